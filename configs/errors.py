@@ -1,0 +1,19 @@
+"""The one exception for a user's mistake, and the nearest valid name for a mistyped one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """What was given, why it cannot work, and what to do instead: shown without a traceback, exit code 2."""
+
+
+def nearest(given: object, known: Iterable[str]) -> str:
+    """A sentence that names the closest entry of `known` to `given`, or lists them all."""
+    names = sorted(known)
+    match = difflib.get_close_matches(str(given), names, n=1, cutoff=0.6)
+    if match:
+        return f"Did you mean '{match[0]}'?"
+    return f"Known: {', '.join(names)}." if names else "There are none."

@@ -1,0 +1,170 @@
+"""The typed shape of a run. Units stand beside every number: an *agent step* is one action of one environment
+copy (what stable-baselines3 counts as a timestep); a *frame* is one emulator frame, `frame_skip` per agent step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from configs.errors import UserError, nearest
+
+
+def _at_least(minimum: float, **values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value >= minimum:
+            raise UserError(f"'{name}' is {value}; it must be at least {minimum:g}.")
+
+
+def _one_of(choices: tuple[str, ...], **values: str) -> None:
+    for name, value in values.items():
+        if value not in choices:
+            raise UserError(
+                f"'{name}' is '{value}', but must be one of {', '.join(choices)}. {nearest(value, choices)}"
+            )
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One task of a sequence, or `count` tasks that differ only in their random draw."""
+
+    env: str
+    """Gymnasium id, for example CartPole-v1 or ALE/Breakout-v5."""
+    name: str | None = None
+    """Shown in tables and TensorBoard; the environment's own name when null."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of gymnasium.make. The value `task_seed` is replaced by an integer drawn anew per task."""
+    shifts: list[dict[str, Any]] = field(default_factory=list)
+    """Transformations of what the agent sees or does: `{name: rotate_observation, seed: task_seed}`."""
+    agent_steps: int | None = None
+    """Length of one visit in agent steps, summed over the environment copies."""
+    frames: int | None = None
+    """Or its length in frames."""
+    count: int = 1
+    """How many tasks to make of this entry, each with its own `task_seed`."""
+
+    def __post_init__(self) -> None:  # noqa: D105
+        _at_least(1, count=self.count, agent_steps=self.agent_steps, frames=self.frames)
+        if (self.agent_steps is None) == (self.frames is None):
+            raise UserError(f"Task '{self.env}' needs a length: either 'agent_steps' or 'frames', not both.")
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """An ordered list of tasks, visited `cycles` times."""
+
+    name: str
+    tasks: list[TaskConfig]
+    cycles: int = 1
+    seed: int | None = None
+    """Seed of the draws that make the tasks; null: the run's seed, so every seed sees its own tasks."""
+    source: str = ""
+    """Where the protocol comes from."""
+    tuning: dict[str, Any] = field(default_factory=dict)
+    """Hyper-parameters of each agent for this family; they replace the agent's defaults, not your overrides."""
+
+    def __post_init__(self) -> None:  # noqa: D105
+        _at_least(1, **{"sequence.cycles": self.cycles})
+        if not self.tasks:
+            raise UserError(f"Sequence '{self.name}' has no tasks.")
+
+
+@dataclass(frozen=True)
+class SwitchConfig:
+    """What happens to the learner's own state when the task switches (not to its weights)."""
+
+    optimizer: str = "keep"
+    """Moments of the optimizer: keep | reset."""
+    replay: str = "clear"
+    """DQN's replay buffer: keep | clear. After clearing, DQN acts at random for `learning_starts` steps."""
+    exploration: str = "visit"
+    """DQN's epsilon schedule runs over each visit, or once over the run: visit | run."""
+    learning_rate: str = "run"
+    """The learning-rate schedule runs once over the run, or anew over each visit: run | visit."""
+    normalizer: str = "keep"
+    """Running statistics of observations and rewards: keep | reset."""
+
+    def __post_init__(self) -> None:  # noqa: D105
+        _one_of(("keep", "reset"), optimizer=self.optimizer, normalizer=self.normalizer)
+        _one_of(("keep", "clear"), replay=self.replay)
+        _one_of(("run", "visit"), exploration=self.exploration, learning_rate=self.learning_rate)
+
+
+@dataclass(frozen=True)
+class NormalizeConfig:
+    """Running normalisation by stable-baselines3's VecNormalize."""
+
+    observations: bool = False
+    rewards: bool = False
+
+
+@dataclass(frozen=True)
+class DiagnosticsConfig:
+    """When and on what the plasticity of the networks is measured."""
+
+    every: int = 10_000
+    """Agent steps between measurements; one more is made at the end of every visit. 0: never."""
+    probe_size: int = 64
+    """Observations in the fixed probe batch of each task."""
+    metrics: list[str] | None = None
+    """Names of the metrics; null: the default set."""
+
+    def __post_init__(self) -> None:  # noqa: D105
+        _at_least(0, **{"diagnostics.every": self.every})
+        _at_least(2, **{"diagnostics.probe_size": self.probe_size})
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Every task is played after every visit; the training's random streams are left untouched."""
+
+    episodes: int = 5
+    """Episodes per task; 0 turns evaluation off."""
+    deterministic: bool = False
+    """Act greedily; false: PPO samples its policy, DQN acts with its final epsilon."""
+    max_episode_steps: int | None = None
+    """Agent steps after which an episode is cut and its return counted as it stands."""
+
+    def __post_init__(self) -> None:  # noqa: D105
+        _at_least(0, **{"evaluation.episodes": self.episodes})
+        _at_least(1, **{"evaluation.max_episode_steps": self.max_episode_steps})
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved so that `resume=RUN_DIR` can continue it."""
+
+    every: int = 100_000
+    """Agent steps between checkpoints; one more is written at the end and on Ctrl-C."""
+    replay: bool = True
+    """Save DQN's replay buffer too. Without it, a resumed run starts with an empty one."""
+
+    def __post_init__(self) -> None:  # noqa: D105
+        _at_least(1, **{"checkpoint.every": self.every})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. The parts without a class here are checked by what they configure."""
+
+    agent: dict[str, Any]
+    network: dict[str, Any]
+    optimizer: dict[str, Any]
+    sequence: SequenceConfig
+    run_dir: str
+    method: dict[str, Any] = field(default_factory=dict)
+    switch: SwitchConfig = field(default_factory=SwitchConfig)
+    normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 1
+    """Torch threads; one is fastest for small networks and on busy machines."""
+    log_every: int = 2_000
+    """Agent steps between two rows of training curves in TensorBoard and metrics.jsonl."""
+
+    def __post_init__(self) -> None:  # noqa: D105
+        _at_least(0, seed=self.seed)
+        _at_least(1, threads=self.threads, log_every=self.log_every)

@@ -1,0 +1,149 @@
+"""The environment an agent trains in: one stable-baselines3 VecEnv that plays a whole sequence of tasks.
+
+A switch is a *truncation* of every copy: `dones` are true, `TimeLimit.truncated` is set and the last observation of
+the old task stands in `terminal_observation`, so learners bootstrap the value from the old task and nothing (GAE,
+n-step target, replayed transition) reaches across. The returned observation is the first of the new task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
+
+from envs.sequence import Sequence, Task, Visit
+from envs.spaces import CommonSpaces, unify
+from envs.task_env import Step, TaskEnv, spaces_of
+
+
+def common_spaces(sequence: Sequence) -> CommonSpaces:
+    """The spaces that all tasks of `sequence` share; making each task once also finds wrong arguments early."""
+    return unify([task.name for task in sequence.tasks], [spaces_of(task) for task in sequence.tasks])
+
+
+class SwitchingVecEnv(VecEnv):
+    """Plays the visits of a sequence one after the other, and stays in the last task when it is over.
+
+    `infos[i]["episode"]` holds the raw return "r", the length "l" in agent steps, "task" and "visit" of an episode
+    that ended by itself; an episode that a switch cut short is no result and is not reported.
+
+    Args:
+        sequence: tasks and schedule, made for `n_envs` copies.
+        n_envs: environment copies.
+        seed: copy i of visit 0 is seeded with seed + i (as stable-baselines3 does); later visits draw from it.
+        common: the common spaces, where they are known already.
+
+    Raises:
+        UserError: tasks that cannot be made or do not fit together.
+    """
+
+    def __init__(self, sequence: Sequence, n_envs: int, seed: int, common: CommonSpaces | None = None) -> None:
+        self.sequence = sequence
+        self.common = common or common_spaces(sequence)
+        self._seed = seed
+        self.visit: Visit = sequence.visits[0]
+        self.agent_steps = 0
+        self._env = TaskEnv(self.visit.task, n_envs)
+        self._actions = np.zeros(n_envs, dtype=np.int64)
+        self.render_mode = None
+        super().__init__(n_envs, self.common.observation, self.common.action)
+
+    def reset(self) -> np.ndarray:
+        """Starts (or restarts) the present visit's task in every copy."""
+        return self._start_task()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Takes the agent's actions, in the common action space."""
+        self._actions = self.common.to_task(actions, self._env.action_space)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """One vector step, and a switch where the visit is over."""
+        step = self._env.step(self._actions)
+        infos = self._infos(step)
+        self.agent_steps += self.num_envs
+        dones = step.terminated | step.truncated
+        if not self._switch_is_due():
+            return self.common.pad(step.observations), step.rewards, dones, infos
+
+        for copy in range(self.num_envs):
+            if not dones[copy]:
+                infos[copy]["terminal_observation"] = self.common.pad(step.final)[copy]
+                infos[copy]["TimeLimit.truncated"] = True
+        self.visit = self.sequence.visits[self.visit.number + 1]
+        return self._start_task(), step.rewards, np.ones(self.num_envs, dtype=bool), infos
+
+    def state_dict(self) -> dict[str, int]:
+        """The cursor in the sequence. Episodes in progress are not part of it."""
+        return {"agent_steps": self.agent_steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes to a saved place in the sequence; episodes start anew there, with other seeds than the visit's."""
+        self.agent_steps = int(state["agent_steps"])
+        self.visit = self.sequence.visit_at(self.agent_steps)
+
+    def _switch_is_due(self) -> bool:
+        return self.agent_steps >= self.visit.end and self.visit.number + 1 < len(self.sequence.visits)
+
+    def _start_task(self) -> np.ndarray:
+        if self._env.task is not self.visit.task:
+            self._env.close()
+            self._env = TaskEnv(self.visit.task, self.num_envs)
+        return self.common.pad(self._env.reset(self._visit_seed()))
+
+    def _visit_seed(self) -> int:
+        if self.agent_steps == 0:
+            return self._seed
+        return int(np.random.SeedSequence([self._seed, self.agent_steps]).generate_state(1)[0] >> 1)
+
+    def _infos(self, step: Step) -> list[dict[str, Any]]:
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for copy in np.flatnonzero(step.terminated | step.truncated):
+            infos[copy]["terminal_observation"] = self.common.pad(step.final)[copy]
+            infos[copy]["TimeLimit.truncated"] = bool(step.truncated[copy] and not step.terminated[copy])
+        for episode in step.episodes:
+            infos[episode.copy]["episode"] = {
+                "r": episode.raw_return,
+                "l": episode.length,
+                "task": self.visit.task.index,
+                "visit": self.visit.number,
+            }
+        return infos
+
+    @property
+    def task(self) -> Task:
+        """The present task."""
+        return self.visit.task
+
+    def close(self) -> None:
+        """Frees the environments."""
+        self._env.close()
+
+    def seed(self, seed: int | None = None) -> SequenceOf[int | None]:
+        """Seeds the next `reset`; stable-baselines3 calls it with the agent's seed."""
+        if seed is not None:
+            self._seed = seed
+        return [self._seed + copy for copy in range(self.num_envs)]
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Attributes of this VecEnv, repeated for each copy: the copies may live in native code."""
+        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Not possible: a task is described by its configuration."""
+        raise AttributeError(f"'{attr_name}' cannot be set on the copies of a task; describe it in the sequence.")
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Not possible: the copies may live in native code."""
+        raise AttributeError(f"'{method_name}' cannot be called on the copies of a task.")
+
+    def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
+        """Whether the copies are wrapped in `wrapper_class`; episodes are counted here as Monitor does."""
+        from stable_baselines3.common.monitor import Monitor
+
+        return [wrapper_class is Monitor] * len(list(self._get_indices(indices)))
+
+
