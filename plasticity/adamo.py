@@ -1,0 +1,245 @@
+"""AdamO: Adam with a decoupled isometry step (Rosseau, Müller & Nowé 2026, arXiv 2606.09762, eq. 16, 19, 20).
+
+Not the optimizers of the same name of arXiv 2602.05136 and arXiv 2405.04376.
+
+    m, v  <- Adam moments of the task gradient alone
+    theta <- theta - eta m_hat / (sqrt(v_hat) + eps) - eta_iso lambda grad R(theta)
+    R(W)   = || W W^T - s I ||_F^2      (some codes have a factor 1/2, which halves the pull of a lambda)
+
+Only weights in groups marked `isometric` feel the second term. `plasticity.parameter_groups` builds the
+groups: hidden weights are isometric; heads, biases and norm layers are free.
+
+    optimizer = AdamO(parameter_groups(network, heads=["head"]), lr=1e-3, iso_lambda=0.1)
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from plasticity.linalg import as_matrix, isometry_descent
+
+_ISOMETRY_KEYS = ("isometric", "iso_lambda", "iso_lr", "iso_target", "iso_every", "iso_updates")
+
+
+class AdamO(Adam):
+    """Adam or AdamW plus the isometry step; with iso_lambda=0 it equals them bit for bit.
+
+    Args:
+        params: parameter groups whose `isometric` flag says which weights the step acts on. If no group
+            states it (a flat list, as Stable-Baselines3 hands over), every weight of two dimensions or more
+            is taken as isometric, output heads included, and a warning says so.
+        lr: eta; also a tensor where torch's Adam allows one.
+        betas: of Adam.
+        eps: of Adam.
+        weight_decay: of Adam, or of AdamW with `decoupled_weight_decay`.
+        amsgrad: of Adam.
+        decoupled_weight_decay: AdamW's decay instead of Adam's.
+        foreach: of Adam.
+        maximize: of Adam; the isometry penalty is minimised all the same.
+        capturable: of Adam. The isometry step can be captured in a CUDA graph when iso_every is 1.
+        fused: of Adam.
+        iso_lambda: strength lambda. What acts is a = iso_lr * iso_lambda; 1e-4 to 1e-3 is useful.
+        iso_lr: eta_iso; None follows the group's current lr and so every schedule.
+        iso_target: s, the squared singular value aimed at: 1, or 2 for ReLU (which zeroes half the signal).
+        iso_every: k: the step is taken at every k-th update with k-fold strength, at a k-th of the cost.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        decoupled_weight_decay: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        fused: bool | None = None,
+        iso_lambda: float = 0.1,
+        iso_lr: float | None = None,
+        iso_target: float = 1.0,
+        iso_every: int = 4,
+    ):
+        params = params if isinstance(params, Tensor) else list(params)  # torch refuses a bare tensor itself
+        stated = any(isinstance(group, dict) and "isometric" in group for group in params)
+        self._isometry_defaults = {
+            "isometric": not stated,
+            "iso_lambda": iso_lambda,
+            "iso_lr": iso_lr,
+            "iso_target": iso_target,
+            "iso_every": iso_every,
+            "iso_updates": 0,
+        }
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
+        self.defaults.update(self._isometry_defaults)
+        if not stated and iso_lambda > 0:
+            _warn_about_flat_list(self.param_groups)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group; keys of the isometry step it does not state take the optimizer's defaults."""
+        if isinstance(param_group, dict):
+            param_group = {**self._isometry_defaults, **param_group}
+        super().add_param_group(param_group)
+        try:
+            _check_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores a state; one saved by plain Adam keeps the isometry settings this optimizer has."""
+        before = getattr(self, "param_groups", [])
+        super().__setstate__(state)
+        for i, group in enumerate(self.param_groups):
+            own = before[i] if i < len(before) else self.defaults
+            for key in _ISOMETRY_KEYS:
+                group.setdefault(key, own[key])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update: the isometry step at theta, then Adam's with moments that never see it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.isometry_step()
+        _unhooked(Adam.step)(self)
+        return loss
+
+    @torch.no_grad()
+    def isometry_step(self) -> None:
+        """At every k-th call theta <- theta - k eta_iso lambda grad R(theta), where a gradient is present."""
+        for group in self.param_groups:
+            k = group["iso_every"]
+            group["iso_updates"] += 1
+            if not group["isometric"] or group["iso_lambda"] == 0 or group["iso_updates"] % k:
+                continue
+            strength = k * isometry_rate(group)
+            found_inf = getattr(self, "found_inf", None)  # from torch.amp.GradScaler with fused=True
+            if found_inf is not None:  # one where Adam's kernel is about to skip the update
+                strength = strength * (1 - found_inf)
+            for theta in group["params"]:
+                if theta.ndim >= 2 and theta.grad is not None:
+                    step = isometry_descent(as_matrix(theta), strength, group["iso_target"])
+                    theta.add_(step.reshape(theta.shape))
+
+    def half_life(self, planned_updates: int | None = None) -> float:
+        """Updates that halve the Gram deviation at the present rates: the slowest isometric group's.
+
+        Warns where it exceeds `planned_updates`, that is where the step cannot act in the time given.
+        """
+        lives = [
+            isometry_half_life(isometry_rate(group), 1.0, group["iso_target"], group["iso_every"])
+            for group in self.param_groups
+            if group["isometric"]
+        ]
+        life = max(lives, default=math.inf)
+        if planned_updates is not None and life > planned_updates:
+            _warn_about_weak_step(life, planned_updates)
+        return life
+
+
+def isometry_rate(group: dict[str, Any]) -> float | Tensor:
+    """The rate a = eta_iso lambda of a parameter group; eta_iso follows its lr unless given."""
+    eta_iso = group["lr"] if group["iso_lr"] is None else group["iso_lr"]
+    return eta_iso * group["iso_lambda"]
+
+
+def isometry_half_life(
+    lr: float | Tensor,
+    iso_lambda: float,
+    iso_target: float = 1.0,
+    iso_every: int = 1,
+    planned_updates: int | None = None,
+) -> float:
+    """Updates after which the Gram deviation |sigma^2 - s| has halved, near s and without a task gradient.
+
+    From sigma <- sigma - 4 a sigma (sigma^2 - s) with a = eta_iso lambda: each update multiplies the
+    deviation by 1 - alpha, alpha = 8 a s, so about ln 2 / alpha updates halve it. Infinite where a = 0.
+    Warns where it exceeds `planned_updates`: at lr 1e-3 and lambda 1e-3 it is 87,000 updates.
+    """
+    alpha = min(8 * float(lr) * iso_lambda * iso_target * iso_every, 1.0)  # the stability cap
+    if alpha <= 0:
+        life = math.inf
+    elif alpha >= 0.5:  # a single application halves it
+        life = float(iso_every)
+    else:
+        life = iso_every * math.log(2) / -math.log1p(-alpha)
+    if planned_updates is not None and life > planned_updates:
+        _warn_about_weak_step(life, planned_updates)
+    return life
+
+
+def _unhooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    # torch wraps `step` of every optimizer class with the registered hooks; through the wrapped Adam.step
+    # they would run twice per update.
+    while getattr(step, "hooked", False):
+        step = step.__wrapped__  # type: ignore[attr-defined]
+    return step
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    """Refuses, in words, what the isometry step cannot mean."""
+    for key in ("iso_lambda", "iso_lr"):
+        value = group[key]
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{key} must be finite and not negative, got {value}; 0 turns the step off")
+    if not (math.isfinite(group["iso_target"]) and group["iso_target"] > 0):
+        raise ValueError(f"iso_target is a squared singular value and positive, got {group['iso_target']}")
+    if not (isinstance(group["iso_every"], int) and group["iso_every"] >= 1):
+        raise ValueError(f"iso_every counts updates and is an int of at least 1, got {group['iso_every']}")
+    if not group["isometric"] or group["iso_lambda"] == 0:
+        return
+    matrices = [theta for theta in group["params"] if theta.ndim >= 2]
+    if not matrices:
+        raise ValueError(
+            "a group marked isometric holds no weight of two dimensions or more, so the step could not act; "
+            "mark it isometric=False or set iso_lambda=0"
+        )
+    for theta in matrices:
+        if theta.is_complex() or theta.layout != torch.strided:
+            raise ValueError(
+                f"the isometry step needs dense real weights, got {theta.dtype}, {theta.layout} of shape "
+                f"{tuple(theta.shape)}; put it in a group with isometric=False"
+            )
+
+
+def _warn_about_flat_list(groups: list[dict[str, Any]]) -> None:
+    count = sum(theta.ndim >= 2 for group in groups for theta in group["params"])
+    warnings.warn(
+        f"AdamO: no parameter group states `isometric`, so all {count} weight matrices count as isometric; "
+        "output heads are better left free. Use plasticity.parameter_groups(module, heads=[...])",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def _warn_about_weak_step(life: float, planned_updates: int) -> None:
+    warnings.warn(
+        f"AdamO: the isometry half-life is {life:,.0f} updates but {planned_updates:,} are planned, so the "
+        f"step cannot act; multiply iso_lambda by at least {life / max(planned_updates, 1):.1f}",
+        UserWarning,
+        stacklevel=3,
+    )

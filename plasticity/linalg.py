@@ -1,0 +1,71 @@
+"""The linear algebra of isometry: Gram residuals, the isometry step and orthogonalisation.
+
+Shapes: W (O, I) a weight matrix, n = min(O, I); E (n, n) its Gram residual.
+
+For a matrix with O != I the Gram matrices W W^T and W^T W give the same gradient 4 (W W^T - s I) W =
+4 W (W^T W - s I), so only the smaller one is ever formed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """A weight (O, ...) as the matrix (O, I) whose isometry is meant, at least in single precision."""
+    if weight.ndim < 2:
+        raise ValueError(f"a weight matrix needs two dimensions or more, got shape {tuple(weight.shape)}")
+    matrix = weight.reshape(weight.shape[0], -1)
+    return matrix.to(_WIDE.get(matrix.dtype, matrix.dtype))
+
+
+def gram_residual(W: Tensor, target: float = 1.0) -> Tensor:
+    """E = W W^T - s I, or W^T W - s I where W (O, I) is tall: shape (n, n) with n = min(O, I)."""
+    E = W @ W.mT if W.shape[-2] <= W.shape[-1] else W.mT @ W
+    E.diagonal(dim1=-2, dim2=-1).sub_(target)
+    return E
+
+
+def isometry_descent(W: Tensor, strength: float | Tensor, target: float = 1.0) -> Tensor:
+    """The step -a grad R(W), R = ||E||_F^2, that pulls the singular values of W (O, I) towards sqrt(s).
+
+    Each singular value moves as sigma <- sigma - 4 a sigma (sigma^2 - s), which overshoots once
+    4 a (sigma_max^2 - s) > 1. So a is capped at 1 / (8 max(s, n)), where n >= max |sigma^2 - s| is the
+    smaller of the infinity and the Frobenius norm of E. At a = 1/8, s = 1 this is one Newton-Schulz step
+    (Bjorck & Bowie 1971): soft and projected orthogonality are one formula. Nothing here waits for a device.
+    """
+    E = gram_residual(W, target)
+    n = torch.minimum(E.abs().sum(-1).amax(), torch.linalg.matrix_norm(E))
+    cap = 1 / (8 * n.clamp(min=target))
+    a = torch.minimum(cap, strength.to(cap)) if isinstance(strength, Tensor) else cap.clamp(max=strength)
+    E = E * (-4 * a)  # grad R = 4 E W, or 4 W E where W is tall
+    return E @ W if W.shape[-2] <= W.shape[-1] else W @ E
+
+
+@torch.no_grad()
+def newton_schulz_(weight: Tensor, gain: float = 1.0, iterations: int = 4) -> Tensor:
+    """Moves `weight` (O, ...) in place towards the nearest matrix whose singular values all equal `gain`.
+
+    With sigma = gain u each iteration maps u to (3 u - u^3) / 2, so a distance d from one becomes 1.5 d^2.
+    """
+    W = as_matrix(weight)
+    for _ in range(iterations):
+        W = W + isometry_descent(W, strength=1 / (8 * gain**2), target=gain**2)
+    return weight.copy_(W.reshape(weight.shape))
+
+
+def orthogonalise(weight: Tensor, gain: float = 1.0) -> Tensor:
+    """The matrix gain L^-1 W, where L L^T = W W^T (Cholesky QR), in the shape of `weight`; differentiable.
+
+    Its singular values are `gain` to rounding for any W of full rank. The factorisation does not check its
+    input, because that would wait for the device: a singular or non-finite W gives non-finite values.
+    """
+    W = as_matrix(weight)
+    V = W if W.shape[0] <= W.shape[1] else W.mT
+    L, _ = torch.linalg.cholesky_ex(V @ V.mT)
+    Q = torch.linalg.solve_triangular(L, V, upper=False)
+    Q = Q if W.shape[0] <= W.shape[1] else Q.mT
+    return (gain * Q).reshape(weight.shape).to(weight.dtype)

@@ -1,0 +1,23 @@
+"""Network bodies and the layers they are made of."""
+
+from plasticity.networks.activations import ACTIVATIONS, Activation, GroupSort, MaxMin
+from plasticity.networks.bodies import Body, build_mlp, build_nature_cnn, initialise_
+from plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift, effective_weight, project_
+from plasticity.networks.spec import NetworkSpec
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Body",
+    "GroupSort",
+    "IsometricLinear",
+    "MaxMin",
+    "NetworkSpec",
+    "PatchConv2d",
+    "Shift",
+    "build_mlp",
+    "build_nature_cnn",
+    "effective_weight",
+    "initialise_",
+    "project_",
+]

@@ -1,0 +1,75 @@
+"""Activations by name. An entry says how to build one along a feature dimension and what its layer needs.
+
+GroupSort and MaxMin (Anil, Lucas & Grosse 2019, arXiv 1811.05381) permute their inputs, so they preserve the
+norm of every gradient; with orthogonal weights they approximate every 1-Lipschitz function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.registry import Registry
+
+
+@dataclass(frozen=True)
+class Activation:
+    """How to build an activation, and what it asks of the layer before it.
+
+    Args:
+        build: from the feature dimension (-1 for vectors, -3 for images) to a module.
+        gain: the gain of an orthogonal weight that keeps the signal's scale.
+        group: the number of features it mixes; a width must be a multiple of it.
+    """
+
+    build: Callable[[int], nn.Module]
+    gain: float = 1.0
+    group: int = 1
+
+
+class GroupSort(nn.Module):
+    """Sorts groups of `size` consecutive features, so its Jacobian is a permutation almost everywhere."""
+
+    def __init__(self, size: int, dim: int = -1):
+        super().__init__()
+        self.size, self.dim = size, dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape as `x`; its size along `dim` must be a multiple of the group."""
+        dim = self.dim % x.ndim
+        return x.unflatten(dim, (-1, self.size)).sort(dim + 1).values.flatten(dim, dim + 1)
+
+    def extra_repr(self) -> str:
+        """The options, for printing."""
+        return f"size={self.size}, dim={self.dim}"
+
+
+class MaxMin(nn.Module):
+    """GroupSort with groups of two: the larger of each pair (i, i + O/2) first, then the smaller ones."""
+
+    def __init__(self, dim: int = -1):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape as `x`; its size along `dim` must be even."""
+        a, b = x.chunk(2, self.dim)
+        return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), self.dim)
+
+    def extra_repr(self) -> str:
+        """The options, for printing."""
+        return f"dim={self.dim}"
+
+
+ACTIVATIONS: Registry[Activation] = Registry("activation")
+# sqrt 2 is also what Stable-Baselines3 and the PPO literature use for tanh.
+ACTIVATIONS.register("relu")(Activation(lambda dim: nn.ReLU(), gain=math.sqrt(2)))
+ACTIVATIONS.register("tanh")(Activation(lambda dim: nn.Tanh(), gain=math.sqrt(2)))
+ACTIVATIONS.register("leaky_relu")(Activation(lambda dim: nn.LeakyReLU(), gain=math.sqrt(2 / (1 + 0.01**2))))
+ACTIVATIONS.register("maxmin")(Activation(MaxMin, group=2))
+ACTIVATIONS.register("groupsort")(Activation(lambda dim: GroupSort(4, dim), group=4))
+ACTIVATIONS.register("identity")(Activation(lambda dim: nn.Identity()))

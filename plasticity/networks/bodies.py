@@ -1,0 +1,113 @@
+"""Network bodies: an MLP, the Nature CNN and its isometric counterpart. Heads are the agents' business.
+
+Plain ReLU and tanh bodies are made of the modules of Stable-Baselines3's MlpExtractor and NatureCNN in their
+order, so that they draw the same random numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift
+from plasticity.networks.spec import NetworkSpec
+
+
+class Body(nn.Sequential):
+    """A sequence of layers that says how many features it gives."""
+
+    def __init__(self, *layers: nn.Module, out_features: int):
+        super().__init__(*layers)
+        self.out_features = out_features
+
+
+def build_mlp(in_features: int, spec: NetworkSpec) -> Body:
+    """(B, in_features) -> (B, spec.widths[-1]); without widths, the identity."""
+    layers: list[nn.Module] = []
+    width = in_features
+    for out_features in spec.widths:
+        layers += [_linear(width, out_features, spec), *_unit(out_features, spec, dim=-1)]
+        width = out_features
+    return _finish(Body(*layers, out_features=width), spec)
+
+
+def build_nature_cnn(in_shape: tuple[int, int, int], spec: NetworkSpec, features: int = 512) -> Body:
+    """(B, C, H, W), already scaled to [0, 1] -> (B, features).
+
+    Plain: the convolutions of Mnih et al. 2015. With any isometry: `isometric_convolutions` below.
+    """
+    channels, height, width = in_shape
+    convolutions = _nature_convolutions if spec.isometry == "none" else _isometric_convolutions
+    if spec.isometry == "none" and min(height, width) < 36:
+        raise ValueError(
+            f"the Nature CNN needs images of at least 36 x 36, got {height} x {width}; "
+            "enlarge them, or choose isometry='soft', whose body takes any size"
+        )
+    spec.check_width(features)
+    layers = [*convolutions(channels, spec), nn.Flatten()]
+    with torch.no_grad():
+        flat = nn.Sequential(*layers)(torch.zeros(1, *in_shape)).shape[1]
+    layers += [_linear(flat, features, spec), *_unit(features, spec, dim=-1)]
+    return _finish(Body(*layers, out_features=features), spec)
+
+
+@torch.no_grad()
+def initialise_(body: nn.Module, spec: NetworkSpec) -> None:
+    """Draws every weight anew, orthogonal with the spec's gain, and sets biases to zero, in SB3's order.
+
+    Does nothing where the spec has no gain (a plain body with gain=None): the caller has decided already.
+    """
+    if spec.orthogonal_gain is None:
+        return
+    for layer in body.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.orthogonal_(layer.weight, spec.orthogonal_gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _nature_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for out_channels, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+        layers += [nn.Conv2d(channels, out_channels, size, stride), *_unit(out_channels, spec, dim=-3)]
+        channels = out_channels
+    return layers
+
+
+def _isometric_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
+    """Patches of 4, then 3, then a 1 x 1 mix, with shifts between: 84 -> 21 -> 7 -> 7 pixels, 64 channels.
+
+    The same 3136 features as the Nature CNN from 60 % of its multiplications.
+    """
+    layers: list[nn.Module] = []
+    for size, step in ((4, 0), (3, 1), (1, 1)):
+        layers += [Shift(step)] if step else []
+        layers += [PatchConv2d(channels, 64, size, spec.isometry, _gain(spec)), *_unit(64, spec, dim=-3)]
+        channels = 64
+    return layers
+
+
+def _linear(in_features: int, out_features: int, spec: NetworkSpec) -> nn.Linear:
+    if spec.isometry in ("projected", "hard"):
+        return IsometricLinear(in_features, out_features, spec.isometry, _gain(spec))
+    return nn.Linear(in_features, out_features)
+
+
+def _unit(features: int, spec: NetworkSpec, dim: int) -> list[nn.Module]:
+    """What follows a weight: LayerNorm if asked for (over channels and pixels for images), the activation."""
+    norm: list[nn.Module] = []
+    if spec.layer_norm:
+        norm = [nn.LayerNorm(features) if dim == -1 else nn.GroupNorm(1, features)]
+    return [*norm, spec.unit.build(dim)]
+
+
+def _gain(spec: NetworkSpec) -> float:
+    gain = spec.orthogonal_gain
+    return 1.0 if gain is None else gain
+
+
+def _finish(body: Body, spec: NetworkSpec) -> Body:
+    # A plain body keeps torch's initialisation: drawing again would shift the random stream of its caller.
+    if spec.isometry != "none":
+        initialise_(body, spec)
+    return body

@@ -1,0 +1,97 @@
+"""Linear and convolution layers whose weight matrix is kept orthogonal: projected or hard.
+
+A hard layer uses gain L^-1 W in place of its parameter W (Cholesky QR), so it is orthogonal at every moment.
+A projected layer uses W itself and `project_` pulls it back after each optimizer step by Newton-Schulz.
+Orthogonal means that all min(O, I) singular values equal the gain; a layer that shrinks dimensions still has
+the others zero, and so is 1-Lipschitz at gain 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plasticity.linalg import newton_schulz_, orthogonalise
+
+
+class IsometricLinear(nn.Linear):
+    """nn.Linear with an orthogonal weight (O, I)."""
+
+    def __init__(self, in_features: int, out_features: int, isometry: str, gain: float = 1.0):
+        super().__init__(in_features, out_features)
+        self.isometry, self.gain = isometry, gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, I) -> (B, O)."""
+        return F.linear(x, effective_weight(self), self.bias)
+
+    def extra_repr(self) -> str:
+        """The options, for printing."""
+        return f"{super().extra_repr()}, isometry={self.isometry}, gain={self.gain:.4g}"
+
+
+class PatchConv2d(nn.Conv2d):
+    """A convolution over non-overlapping patches, which is exactly as isometric as its weight (O, C k k).
+
+    A convolution with overlap is not: an orthogonal reshaped kernel only keeps its Jacobian's singular values
+    below k / stride. Overlap comes from `Shift` instead. Sizes that k does not divide are padded with zeros,
+    which changes no norm.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, isometry: str, gain: float = 1.0):
+        super().__init__(in_channels, out_channels, size, stride=size)
+        self.isometry, self.gain = isometry, gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, O, ceil(H / k), ceil(W / k))."""
+        k = self.kernel_size[0]
+        right, below = -x.shape[-1] % k, -x.shape[-2] % k
+        if right or below:
+            x = F.pad(x, (0, right, 0, below))
+        return F.conv2d(x, effective_weight(self), self.bias, self.stride)
+
+    def extra_repr(self) -> str:
+        """The options, for printing."""
+        return f"{super().extra_repr()}, isometry={self.isometry}, gain={self.gain:.4g}"
+
+
+class Shift(nn.Module):
+    """Rolls a quarter of the channels by `step` down and a quarter to the right: a permutation, an isometry.
+
+    With an orthogonal mix of the channels on either side it is the building block [P, I - P] of orthogonal
+    convolutions (Xiao et al. 2018, arXiv 1806.05393; Li et al. 2019, arXiv 1911.00937), P = Q^T diag(1, 0) Q:
+    patches see past their borders while every weight stays one plain orthogonal matrix.
+    """
+
+    def __init__(self, step: int = 1):
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W), wrapping around at the borders."""
+        quarter = x.shape[-3] // 4
+        down, right, rest = x.split((quarter, quarter, x.shape[-3] - 2 * quarter), dim=-3)
+        return torch.cat((down.roll(self.step, -2), right.roll(self.step, -1), rest), dim=-3)
+
+    def extra_repr(self) -> str:
+        """The options, for printing."""
+        return f"step={self.step}"
+
+
+def effective_weight(layer: nn.Module) -> Tensor:
+    """The weight a linear or convolution layer multiplies by: orthogonalised for a hard one."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    if getattr(layer, "isometry", None) != "hard":
+        return weight
+    return orthogonalise(weight, layer.gain)  # type: ignore[arg-type]
+
+
+def project_(module: nn.Module, iterations: int = 4) -> None:
+    """Pulls every layer of `module` built with isometry="projected" back to its orthogonal manifold.
+
+    Learners call it after each optimizer step; where there is no such layer it does nothing.
+    """
+    for layer in module.modules():
+        if getattr(layer, "isometry", None) == "projected":
+            newton_schulz_(layer.weight, layer.gain, iterations)  # type: ignore[arg-type]

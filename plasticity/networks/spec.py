@@ -1,0 +1,71 @@
+"""What a network body is, as data that a configuration file can hold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from plasticity.networks.activations import ACTIVATIONS, Activation
+from plasticity.registry import unknown_name
+
+ISOMETRIES = ("none", "soft", "projected", "hard")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A body's widths, activation and the way its weights are kept orthogonal.
+
+    Args:
+        widths: hidden widths of an MLP, and of what follows the convolutions of a CNN if anything does.
+        activation: a name in ACTIVATIONS.
+        layer_norm: LayerNorm between each weight and its activation.
+        isometry: none: a plain body. The others start orthogonal: soft is left to AdamO, projected is pulled
+            back by `project_` after each update, hard is orthogonal by parametrization at every moment.
+        gain: singular value of the orthogonal initialisation (and, projected or hard, of every weight ever
+            after). None: the activation's own for an isometric body; a plain body keeps torch's
+            initialisation, for the caller to decide.
+    """
+
+    widths: tuple[int, ...] = (64, 64)
+    activation: str = "relu"
+    layer_norm: bool = False
+    isometry: str = "none"
+    gain: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))  # configuration files give lists
+        if self.isometry not in ISOMETRIES:
+            raise unknown_name("isometry", self.isometry, list(ISOMETRIES))
+        for width in self.widths:
+            self.check_width(width)
+        if self.gain is not None and not (math.isfinite(self.gain) and self.gain > 0):
+            raise ValueError(f"gain is a singular value and must be positive, got {self.gain}")
+        if self.layer_norm and self.isometry in ("projected", "hard"):
+            raise ValueError(
+                f"layer_norm=True undoes isometry={self.isometry!r}: LayerNorm rescales each sample, so the "
+                "body would not be 1-Lipschitz; use isometry='soft' or layer_norm=False"
+            )
+
+    @property
+    def unit(self) -> Activation:
+        """The registered activation."""
+        return ACTIVATIONS[self.activation]
+
+    @property
+    def orthogonal_gain(self) -> float | None:
+        """The gain of the orthogonal initialisation; None where the body keeps torch's own."""
+        if self.gain is None and self.isometry != "none":
+            return self.unit.gain
+        return self.gain
+
+    def check_width(self, width: int) -> None:
+        """Refuses a width that the activation cannot divide, naming the nearest that it can."""
+        group = self.unit.group
+        if width < 1:
+            raise ValueError(f"a width must be at least 1, got {width}")
+        if width % group:
+            nearest = max(group, group * math.floor(width / group + 0.5))
+            raise ValueError(
+                f"{self.activation} sorts groups of {group} features, so a width of {width} leaves a "
+                f"remainder; the nearest that fits is {nearest}"
+            )
