@@ -4,18 +4,31 @@ Depends on torch alone.
 """
 
 from plasticity.adamo import AdamO, isometry_half_life
+from plasticity.controller import AdaptiveStrength
+from plasticity.diagnostics import DEFAULT_METRICS, METRICS, diagnose, empirical_ntk, report, snapshot
 from plasticity.networks import NetworkSpec, build_mlp, build_nature_cnn, initialise_, project_
+from plasticity.penalties import gram_penalty, jacobian_penalty, module_gram_penalty
 from plasticity.roles import Role, parameter_groups, roles
 
 __all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
     "AdamO",
+    "AdaptiveStrength",
     "NetworkSpec",
     "Role",
     "build_mlp",
     "build_nature_cnn",
+    "diagnose",
+    "empirical_ntk",
+    "gram_penalty",
     "initialise_",
     "isometry_half_life",
+    "jacobian_penalty",
+    "module_gram_penalty",
     "parameter_groups",
     "project_",
+    "report",
     "roles",
+    "snapshot",
 ]

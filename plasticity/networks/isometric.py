@@ -45,11 +45,13 @@ class PatchConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, ceil(H / k), ceil(W / k))."""
+        return F.conv2d(self.pad(x), effective_weight(self), self.bias, self.stride)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """`x` with zeros to the right and below, up to whole patches."""
         k = self.kernel_size[0]
         right, below = -x.shape[-1] % k, -x.shape[-2] % k
-        if right or below:
-            x = F.pad(x, (0, right, 0, below))
-        return F.conv2d(x, effective_weight(self), self.bias, self.stride)
+        return F.pad(x, (0, right, 0, below)) if right or below else x
 
     def extra_repr(self) -> str:
         """The options, for printing."""

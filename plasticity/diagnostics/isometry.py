@@ -1,0 +1,174 @@
+"""How far layers are from isometries: their Jacobians under the activation, and their weights.
+
+Shapes: J_l(x) = diag(d(x)) W_l (O, I) with S samples x and n = min(O, I) singular values sigma each.
+
+Norm layers between weight and activation are left out of J_l. A convolution is taken patch by patch: sigma
+are those of its matrix (O, C k k) with the rows scaled by the slopes at a pixel. That is its Jacobian where
+patches do not overlap, and the convention of the paper's penalty where they do.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from plasticity.diagnostics import spectra
+from plasticity.diagnostics.metric import Values, metric, pooled
+from plasticity.diagnostics.probe import Probe
+
+_PAPER = "arXiv 2606.09762"
+
+
+@metric(
+    "layer_jacobian_max",
+    formula="max over samples and i of sigma_i(J_l(x)); pooled: max over layers",
+    range="[0, inf)",
+    healthy="near 1",
+    cost="an eigendecomposition per sample and layer",
+    paper=_PAPER,
+)
+def layer_jacobian_max(probe: Probe) -> Values:
+    """How much a layer can stretch a signal."""
+    return pooled({name: sigma.max() for name, sigma in probe.layer_jacobians.items()}, torch.max)
+
+
+@metric(
+    "layer_jacobian_min",
+    formula="min over samples and i of sigma_i(J_l(x)); pooled: min over layers",
+    range="[0, inf)",
+    healthy="near 1; 0 where ReLU leaves fewer than n units active",
+    cost="shared with layer_jacobian_max",
+    paper=_PAPER,
+)
+def layer_jacobian_min(probe: Probe) -> Values:
+    """Whether a layer loses directions."""
+    return pooled({name: sigma.min() for name, sigma in probe.layer_jacobians.items()}, torch.min)
+
+
+@metric(
+    "layer_jacobian_mean",
+    formula="mean over samples and i of sigma_i(J_l(x)); pooled: mean over layers",
+    range="[0, inf)",
+    healthy="near 1",
+    cost="shared with layer_jacobian_max",
+    paper=_PAPER,
+)
+def layer_jacobian_mean(probe: Probe) -> Values:
+    """The average stretch."""
+    return pooled({name: sigma.mean() for name, sigma in probe.layer_jacobians.items()}, torch.mean)
+
+
+@metric(
+    "layer_jacobian_error",
+    formula="mean over samples and i of (sigma_i(J_l(x)) - 1)^2; pooled: mean over layers",
+    range="[0, inf)",
+    healthy="low",
+    cost="shared with layer_jacobian_max",
+    paper=_PAPER + ", the batch form of the penalty",
+)
+def layer_jacobian_error(probe: Probe) -> Values:
+    """The Jacobian penalty's value."""
+    errors = {name: (sigma - 1).square().mean() for name, sigma in probe.layer_jacobians.items()}
+    return pooled(errors, torch.mean)
+
+
+@metric(
+    "layer_jacobian_spectrum",
+    formula="all sigma_i(J_l(x))",
+    range="[0, inf)",
+    healthy="one narrow peak near 1",
+    cost="shared with layer_jacobian_max",
+    paper=_PAPER,
+)
+def layer_jacobian_spectrum(probe: Probe) -> Values:
+    """The whole distribution, for a histogram."""
+    layers = {name: sigma.flatten() for name, sigma in probe.layer_jacobians.items()}
+    return {"": torch.cat(list(layers.values())), **layers} if layers else {}
+
+
+@metric(
+    "gram_deviation",
+    formula="||W W^T - I||_F^2 / n = mean of (sigma_i(W)^2 - 1)^2; pooled: mean over layers",
+    range="[0, inf)",
+    healthy="low (a ReLU layer held at s = 2 sits at 1)",
+    cost="an eigendecomposition per layer",
+    paper=_PAPER + ", eq. 16 per singular value",
+)
+def gram_deviation(probe: Probe) -> Values:
+    """The isometry penalty per singular value."""
+    return pooled({name: (s.square() - 1).square().mean() for name, s in _weights(probe).items()}, torch.mean)
+
+
+@metric(
+    "gram_anisotropy",
+    formula="std / mean of sigma_i(W)^2; pooled: mean over layers",
+    range="[0, sqrt(n - 1)]",
+    healthy="low",
+    cost="shared with gram_deviation",
+    paper="the scale-free part of gram_deviation",
+)
+def gram_anisotropy(probe: Probe) -> Values:
+    """Deviation from a multiple of an isometry, whatever the multiple."""
+    return pooled({name: spread(s.square()) for name, s in _weights(probe).items()}, torch.mean)
+
+
+@metric(
+    "input_jacobian_max",
+    formula="max over samples of sigma_max(d f / d x)",
+    range="[0, inf)",
+    healthy="at most 1 for a 1-Lipschitz network",
+    cost="C backward passes",
+    paper="Saxe et al. 2014, arXiv 1312.6120",
+)
+def input_jacobian_max(probe: Probe) -> Values:
+    """An empirical lower bound of the Lipschitz constant."""
+    return {"": probe.input_singular_values.max()}
+
+
+@metric(
+    "input_jacobian_condition",
+    formula="median over samples of sigma_max / sigma_min of d f / d x",
+    range="[1, inf)",
+    healthy="low",
+    cost="shared with input_jacobian_max",
+    paper="Saxe et al. 2014, arXiv 1312.6120",
+)
+def input_jacobian_condition(probe: Probe) -> Values:
+    """Whether some output directions hardly feel the input."""
+    sigma = probe.input_singular_values
+    return {"": (sigma.amax(1) / sigma.amin(1)).median()}
+
+
+def spread(values: Tensor) -> Tensor:
+    """Population standard deviation over mean."""
+    return values.std(correction=0) / values.mean()
+
+
+def _weights(probe: Probe) -> dict[str, Tensor]:
+    return {layer.name: probe.weight_singular_values(layer) for layer in probe.tape.layers}
+
+
+@metric(
+    "weight_stable_rank",
+    formula="||W||_F^2 / ||W||_2^2; pooled: mean over layers",
+    range="[1, n]",
+    healthy="high",
+    cost="shared with gram_deviation",
+    paper="Rudelson & Vershynin 2007",
+)
+def weight_stable_rank(probe: Probe) -> Values:
+    """Directions a weight uses, by energy."""
+    return pooled({name: spectra.stable_rank(s) for name, s in _weights(probe).items()}, torch.mean)
+
+
+@metric(
+    "weight_effective_rank",
+    formula="exp H(sigma(W) / sum sigma(W)); pooled: mean over layers",
+    range="[1, n]",
+    healthy="high",
+    cost="shared with gram_deviation",
+    paper="Roy & Vetterli 2007",
+)
+def weight_effective_rank(probe: Probe) -> Values:
+    """Directions a weight uses, by entropy."""
+    return pooled({name: spectra.effective_rank(s) for name, s in _weights(probe).items()}, torch.mean)

@@ -1,0 +1,64 @@
+"""What a metric is: a name, a formula, a range, a healthy direction, a cost, a paper, and how to compute it.
+
+One decorated function adds a metric; the registry, the documentation and `diagnose` see it by itself:
+
+    @metric("weight_norm", formula="||theta||_2", range="[0, inf)", healthy="stable", cost="free", paper="-")
+    def weight_norm(probe): return {"": ...}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plasticity.diagnostics.probe import Probe
+from plasticity.registry import Registry
+
+Values = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number (or spectrum) per network and, where it makes sense, per layer.
+
+    Args:
+        key: its name, also in TensorBoard: plasticity/<key>/<network>[/<layer>].
+        formula: its definition.
+        range: the values it can take.
+        healthy: the direction a plastic network is found in.
+        cost: what it adds to the shared forward pass.
+        paper: where the definition comes from.
+        compute: from a probe to values by layer name; "" is the whole network. Scalars are 0-d, spectra 1-d.
+    """
+
+    key: str
+    formula: str
+    range: str
+    healthy: str
+    cost: str
+    paper: str
+    compute: Callable[[Probe], Values]
+
+
+METRICS: Registry[Metric] = Registry("metric")
+
+
+def metric(
+    key: str, *, formula: str, range: str, healthy: str, cost: str, paper: str
+) -> Callable[[Callable[[Probe], Values]], Metric]:
+    """Registers a function from a probe to values as the metric `key`."""
+
+    def register(compute: Callable[[Probe], Values]) -> Metric:
+        return METRICS.register(key)(Metric(key, formula, range, healthy, cost, paper, compute))
+
+    return register
+
+
+def pooled(values: Mapping[str, Tensor], pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Per-layer scalars with the network's `pool` of them under ""; nothing where there are no layers."""
+    if not values:
+        return {}
+    return {"": pool(torch.stack(list(values.values()))), **values}

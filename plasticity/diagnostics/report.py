@@ -1,0 +1,88 @@
+"""A readable report on any module: `print(report(module, batch))`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from plasticity.diagnostics.diagnose import DEFAULT_METRICS, diagnose
+from plasticity.diagnostics.metric import METRICS
+from plasticity.diagnostics.probe import Probe
+from plasticity.diagnostics.tape import Layer
+
+
+@dataclass(frozen=True)
+class Report:
+    """The measured values, the layers behind them, and what could not be handled.
+
+    Args:
+        values: metric to layer to value; layer "" is the whole network.
+        layers: short name to module path and description.
+        notes: what the report leaves out, in words.
+    """
+
+    values: Mapping[str, Mapping[str, float | Tensor]]
+    layers: Mapping[str, str]
+    notes: Sequence[str]
+
+    def __str__(self) -> str:
+        scalars = {
+            key: row for key, row in self.values.items() if all(isinstance(v, float) for v in row.values())
+        }
+        header = ["metric", "network", *self.layers, "healthy"]
+        table = [header, *(self._row(key, row) for key, row in scalars.items())]
+        widths = [max(len(cells[i]) for cells in table) for i in range(len(header))]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True)).rstrip()
+            for cells in table
+        ]
+        lines.insert(1, "-" * max(map(len, lines)))
+        lines += ["", *(f"{name}: {text}" for name, text in self.layers.items())]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def _row(self, key: str, row: Mapping[str, float | Tensor]) -> list[str]:
+        cells = [f"{row[layer]:.4g}" if layer in row else "" for layer in ("", *self.layers)]
+        return [key, *cells, METRICS[key].healthy]
+
+
+def report(
+    module: nn.Module,
+    batch: Tensor,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    reference: Mapping[str, Tensor] | None = None,
+) -> Report:
+    """Measures any module made of linear and convolution layers, norms and activation modules.
+
+    Args:
+        module: maps `batch` to one tensor.
+        batch: (B, ...).
+        metrics: names in METRICS.
+        reference: earlier values by parameter name, for distances.
+    """
+    start = None if reference is None else {f"module/{name}": value for name, value in reference.items()}
+    flat = diagnose({"module": module}, batch, metrics, start)
+    values: dict[str, dict[str, float | Tensor]] = {}
+    for key, value in flat.items():
+        _, metric, _, *layer = key.split("/")
+        values.setdefault(metric, {})[layer[0] if layer else ""] = value
+    tape = Probe(module, batch).tape
+    layers = {layer.name: f"{layer.path or '(the module)'}, {layer.module}" for layer in tape.layers}
+    return Report(values, layers, _notes(tape.layers, tape.uncovered))
+
+
+def _notes(layers: Sequence[Layer], uncovered: Sequence[str]) -> list[str]:
+    notes = []
+    bare = [layer.name for layer in layers[:-1] if layer.activation is None]
+    if bare:
+        notes.append(
+            f"no activation module follows {', '.join(bare)}: units are not counted there and the Jacobian "
+            "is the weight's. Functional activations (F.relu) are invisible; use modules."
+        )
+    if uncovered:
+        notes.append(f"not part of layer and kernel metrics: {', '.join(uncovered)}")
+    if not layers:
+        notes.append("no linear or convolution layer was called")
+    return notes

@@ -1,0 +1,83 @@
+"""Spectra through the smaller Gram matrix in double precision, and the ranks and spreads read from them.
+
+Shapes: W (O, I), n = min(O, I), S samples. A Gram matrix squares singular values, so in double precision it
+resolves those above 1e-8 of the largest, at a tenth of the cost of svdvals.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def eigenvalues(G: Tensor) -> Tensor:
+    """Eigenvalues of a symmetric positive G (..., n, n), ascending; NaN throughout where G is not finite."""
+    G = G.double()
+    finite = torch.isfinite(G).all(-1).all(-1)
+    values = torch.linalg.eigvalsh(torch.where(finite[..., None, None], G, 0.0)).clamp(min=0)
+    return torch.where(finite[..., None], values, torch.nan)
+
+
+def gram(W: Tensor) -> Tensor:
+    """The smaller of W W^T and W^T W in double precision."""
+    W = W.double()
+    return W @ W.mT if W.shape[-2] <= W.shape[-1] else W.mT @ W
+
+
+def singular_values(W: Tensor) -> Tensor:
+    """The n = min(O, I) singular values of W (..., O, I), ascending, in double precision."""
+    return eigenvalues(gram(W)).sqrt()
+
+
+def masked_singular_values(W: Tensor, slopes: Tensor) -> Tensor:
+    """Singular values (S, n), ascending, of diag(d) W for each row d (S, O) of `slopes`.
+
+    One Gram matrix W W^T serves all samples: scaling its rows and columns by d gives that of diag(d) W, and
+    for ReLU, whose d is 0 or 1, only the submatrix of active units is left.
+    """
+    W, d = W.double(), slopes.double()
+    if W.shape[0] > W.shape[1]:
+        return singular_values(d[:, :, None] * W)
+    G = W @ W.mT
+    if G.device.type != "cpu":  # one batched call; ragged submatrices would wait for the device
+        return eigenvalues(d[:, :, None] * G * d[:, None, :]).sqrt()
+    return torch.stack([_active_singular_values(G, row) for row in d])
+
+
+def _active_singular_values(G: Tensor, d: Tensor) -> Tensor:
+    active = d.nonzero().squeeze(-1)
+    d = d[active]
+    values = eigenvalues(d[:, None] * G[active][:, active] * d).sqrt()
+    return torch.cat([values.new_zeros(len(G) - len(values)), values])
+
+
+def stable_rank(sigma: Tensor) -> Tensor:
+    """The ratio sum sigma^2 / max sigma^2 = ||A||_F^2 / ||A||_2^2; 0 for a zero matrix."""
+    return _zero_where_empty(sigma.square().sum() / sigma.max().square(), sigma)
+
+
+def effective_rank(sigma: Tensor) -> Tensor:
+    """Exp H(p), p = sigma / sum sigma (Roy & Vetterli 2007); 0 for a zero matrix."""
+    p = sigma / sigma.sum()
+    return _zero_where_empty(torch.special.entr(p).sum().exp(), sigma)
+
+
+def srank(sigma: Tensor, delta: float = 0.01) -> Tensor:
+    """The least k whose largest k values hold 1 - delta of the sum (Kumar et al. 2021, arXiv 2010.14498)."""
+    sigma = sigma.sort(descending=True).values
+    share = sigma.cumsum(0) / sigma.sum()
+    k = 1 + (share < 1 - delta).sum() + 0 * share[-1]  # the last term keeps a NaN
+    return _zero_where_empty(k, sigma)
+
+
+def condition(values: Tensor) -> Tensor:
+    """Largest over smallest of (n,) eigenvalues, the smallest taken no lower than single precision resolves.
+
+    Below n eps max(values), eps = 1.2e-7, an eigenvalue is rounding; the result is then a lower bound.
+    """
+    floor = len(values) * torch.finfo(torch.float32).eps * values.max()
+    return values.max() / torch.maximum(values.min(), floor)
+
+
+def _zero_where_empty(rank: Tensor, sigma: Tensor) -> Tensor:
+    return torch.where(sigma.sum() == 0, 0.0, rank)

@@ -1,0 +1,51 @@
+"""The direct measure: how well can a copy of the network still fit something new?"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plasticity.diagnostics.metric import Values, metric
+from plasticity.diagnostics.probe import Probe
+from plasticity.diagnostics.tape import undisturbed
+from plasticity.networks.isometric import project_
+
+
+def fit_random_targets(
+    network: nn.Module, batch: Tensor, steps: int = 100, lr: float = 1e-3, seed: int = 0
+) -> Tensor:
+    """Share of the squared error left after `steps` of Adam on random targets, 0-d; one is no progress.
+
+    Lyle et al. 2023 (arXiv 2303.01486). A clone is trained on the batch; the targets come from a generator
+    of their own: neither the network nor the random streams are touched. Targets are offsets to the present
+    outputs, so that a head that has grown large is no handicap.
+    """
+    with undisturbed(network, batch.device), torch.enable_grad():
+        clone = copy.deepcopy(network).requires_grad_()
+        start = clone(batch).detach()
+        noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
+        target = start + noise.to(start)
+        optimizer = torch.optim.Adam(clone.parameters(), lr)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            F.mse_loss(clone(batch), target).backward()
+            optimizer.step()
+            project_(clone)
+        with torch.no_grad():
+            return F.mse_loss(clone(batch), target) / noise.square().mean().to(start)
+
+
+@metric(
+    "trainability_error",
+    formula="MSE of a clone after 100 Adam steps on f(x) + N(0, 1), over the MSE before",
+    range="[0, inf)",
+    healthy="low",
+    cost="100 updates",
+    paper="Lyle et al. 2023, arXiv 2303.01486",
+)
+def trainability_error(probe: Probe) -> Values:
+    """A trainability probe."""
+    return {"": fit_random_targets(probe.network, probe.batch)}

@@ -1,0 +1,107 @@
+"""Isometry as terms of a loss, coupled to the task gradient and so to Adam's moments; AdamO is decoupled.
+
+Shapes: W (O, I) a weight, J = diag(d) W a layer's Jacobian at one of S samples, n = min(O, I), P projections.
+
+    Gram      R(W) = ||W W^T - s I||_F^2                        weights only (arXiv 2606.09762, eq. 16)
+    Jacobian  mean over layers, samples and i of (sigma_i(J) - 1)^2          on a batch, the abstract's form
+
+The sum of (sigma - 1)^2 holds the nuclear norm, which no finite number of random projections estimates
+without bias. (sigma^2 - 1)^2 / 4 agrees with it to leading order around one and does have an unbiased
+estimate, which serves large layers: E ||(J J^T - I) v||^2 = ||J J^T - I||_F^2 for v ~ N(0, I).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.diagnostics.probe import slopes
+from plasticity.diagnostics.tape import Layer, record, rows, undisturbed
+from plasticity.linalg import as_matrix, gram_residual
+from plasticity.networks.isometric import effective_weight
+from plasticity.roles import Role, roles
+
+
+def gram_penalty(weight: Tensor, target: float = 1.0) -> Tensor:
+    """R(W) of one weight (O, ...), 0-d and differentiable."""
+    return gram_residual(as_matrix(weight), target).square().sum()
+
+
+def gram_gradient(weight: Tensor, target: float = 1.0) -> Tensor:
+    """The gradient of R in closed form, 4 (W W^T - s I) W, in the shape of `weight`."""
+    W = as_matrix(weight.detach())
+    E = gram_residual(W, target)
+    gradient = 4 * (E @ W if W.shape[0] <= W.shape[1] else W @ E)
+    return gradient.reshape(weight.shape).to(weight.dtype)
+
+
+def module_gram_penalty(module: nn.Module, heads: Iterable[str] = (), target: float = 1.0) -> Tensor:
+    """Sum of R(W) over the hidden weights of `module`, 0-d."""
+    hidden = {name for name, role in roles(module, heads).items() if role is Role.hidden}
+    penalties = [gram_penalty(weight, target) for name, weight in module.named_parameters() if name in hidden]
+    if not penalties:
+        raise ValueError("the module has no hidden weight to penalise; check `heads`")
+    return torch.stack(penalties).sum()
+
+
+def jacobian_penalty(
+    network: nn.Module,
+    batch: Tensor,
+    projections: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Mean over layers with an activation of their Jacobians' deviation from isometry over `batch`, 0-d.
+
+    Each layer is judged at its own input, held fixed, so that it answers for its own weight and bias alone.
+    Where the activation is off (ReLU) a row of J is zero whatever the weight: the penalty has a floor there
+    and no gradient for the row. Convolutions count patch by patch.
+
+    Args:
+        network: run in evaluation mode, its random streams and mode untouched.
+        batch: (B, ...).
+        projections: None takes the singular values of every sample's J, for small layers. P projections
+            estimate the mean of (sigma^2 - 1)^2 / 4 instead, at the cost of P products with W per sample.
+        generator: of the projections; None draws from a fresh one seeded with 0, the same at every call.
+    """
+    if projections is not None and projections < 1:
+        raise ValueError(f"projections must be at least 1, or None for the exact penalty, got {projections}")
+    with undisturbed(network, batch.device), torch.no_grad():
+        layers = [layer for layer in record(network, batch).layers if layer.activation is not None]
+    if not layers:
+        raise ValueError(
+            "no layer of the network is followed by an activation module, so none has a Jacobian"
+        )
+    generator = generator or torch.Generator(batch.device).manual_seed(0)
+    with undisturbed(network, batch.device), torch.enable_grad():
+        deviations = [_deviation(*_factors(layer), projections, generator) for layer in layers]
+    return torch.stack(deviations).mean()
+
+
+def _factors(layer: Layer) -> tuple[Tensor, Tensor]:
+    """W (O, I) and the slopes d (S, O) of all samples, as functions of the layer's parameters."""
+    W = as_matrix(effective_weight(layer.module))
+    u = torch.cat([rows(call, layer.channels_first) for call in _pre_activations(layer)])
+    return W, slopes(layer, u, create_graph=True)
+
+
+def _pre_activations(layer: Layer) -> list[Tensor]:
+    """What enters the activation, as functions of the weight and bias; behind a norm layer, as constants."""
+    if all(u is z for u, z in zip(layer.before, layer.outputs, strict=True)):
+        return [layer.module(x.detach()) for x in layer.inputs]
+    return [u.detach().requires_grad_() for u in layer.before]
+
+
+def _deviation(W: Tensor, d: Tensor, projections: int | None, generator: torch.Generator) -> Tensor:
+    """Mean over samples and singular values of J = diag(d) W, exact or estimated."""
+    if projections is None:
+        return (torch.linalg.svdvals(d[:, :, None] * W) - 1).square().mean()
+    n = min(W.shape)
+    v = torch.randn(len(d), projections, n, generator=generator, device=W.device, dtype=W.dtype)
+    d = d[:, None]  # (S, 1, O)
+    if W.shape[0] <= W.shape[1]:
+        Gv = ((v * d) @ W @ W.mT) * d  # J J^T v
+    else:
+        Gv = ((v @ W.mT) * d.square()) @ W  # J^T J v
+    return (Gv - v).square().sum(-1).mean() / (4 * n)
