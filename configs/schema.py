@@ -24,7 +24,7 @@ def _one_of(choices: tuple[str, ...], **values: str) -> None:
             )
 
 
-@dataclass(frozen=True)
+@dataclass
 class TaskConfig:
     """One task of a sequence, or `count` tasks that differ only in their random draw."""
 
@@ -49,7 +49,7 @@ class TaskConfig:
             raise UserError(f"Task '{self.env}' needs a length: either 'agent_steps' or 'frames', not both.")
 
 
-@dataclass(frozen=True)
+@dataclass
 class SequenceConfig:
     """An ordered list of tasks, visited `cycles` times."""
 
@@ -69,7 +69,7 @@ class SequenceConfig:
             raise UserError(f"Sequence '{self.name}' has no tasks.")
 
 
-@dataclass(frozen=True)
+@dataclass
 class SwitchConfig:
     """What happens to the learner's own state when the task switches (not to its weights)."""
 
@@ -90,7 +90,7 @@ class SwitchConfig:
         _one_of(("run", "visit"), exploration=self.exploration, learning_rate=self.learning_rate)
 
 
-@dataclass(frozen=True)
+@dataclass
 class NormalizeConfig:
     """Running normalisation by stable-baselines3's VecNormalize."""
 
@@ -98,7 +98,7 @@ class NormalizeConfig:
     rewards: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class DiagnosticsConfig:
     """When and on what the plasticity of the networks is measured."""
 
@@ -114,7 +114,7 @@ class DiagnosticsConfig:
         _at_least(2, **{"diagnostics.probe_size": self.probe_size})
 
 
-@dataclass(frozen=True)
+@dataclass
 class EvaluationConfig:
     """Every task is played after every visit; the training's random streams are left untouched."""
 
@@ -130,7 +130,7 @@ class EvaluationConfig:
         _at_least(1, **{"evaluation.max_episode_steps": self.max_episode_steps})
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckpointConfig:
     """When the run is saved so that `resume=RUN_DIR` can continue it."""
 
@@ -143,7 +143,7 @@ class CheckpointConfig:
         _at_least(1, **{"checkpoint.every": self.every})
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunConfig:
     """One training run. The parts without a class here are checked by what they configure."""
 

@@ -32,7 +32,9 @@ def typed(schema: type[T], values: Mapping[str, Any] | DictConfig, where: str = 
         if key not in known:
             raise UserError(f"'{prefix}{key}' is not an option. {nearest(key, known)}")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        shape = OmegaConf.structured(schema)
+        OmegaConf.set_readonly(shape, False)  # OmegaConf takes `frozen` for "cannot be filled in"
+        merged = OmegaConf.merge(shape, values)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except MissingMandatoryValue as error:
         raise UserError(f"'{prefix}{error.full_key}' has no value and needs one.") from None

@@ -44,7 +44,8 @@ class Step:
     """What one vector step gave. Rewards are as trained on; raw returns stand in `episodes`."""
 
     observations: np.ndarray  # (n_envs, ...), after autoreset
-    rewards: np.ndarray  # (n_envs,) float32
+    rewards: np.ndarray  # (n_envs,) float32, the sign of the raw ones in Atari
+    raw_rewards: np.ndarray  # (n_envs,)
     terminated: np.ndarray  # (n_envs,) bool
     truncated: np.ndarray  # (n_envs,) bool
     final: np.ndarray  # (n_envs, ...): before autoreset; equals `observations` where nothing ended
@@ -97,6 +98,7 @@ class TaskEnv:
         step = Step(
             observations=observations,
             rewards=np.sign(rewards).astype(np.float32) if self._clip_rewards else rewards.astype(np.float32),
+            raw_rewards=rewards,
             terminated=terminated,
             truncated=truncated,
             final=self._final(observations, done, infos) if done.any() else observations,

@@ -1,0 +1,109 @@
+"""What PPO and DQN share: methods, and what happens at a task switch. A mixin that stands before SB3's class.
+
+The learner is handed a VecEnv and asks it only for its present `visit` (a number, a start and an end in agent
+steps); an environment without visits is one endless visit, and then nothing here acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from configs.schema import SwitchConfig
+from plasticity.methods import Learner, Method, Methods, Projection
+
+OPTIONS_NOT_SAVED = ("methods", "learner", "_last_loss")
+"""They hold the networks themselves; SB3's `save` writes the networks apart."""
+
+
+class Visit(Protocol):
+    """The stay in one task."""
+
+    number: int
+    start: int
+    end: int
+
+
+class Continual(BaseAlgorithm):
+    """Adds `methods` and `switch` to an algorithm of stable-baselines3.
+
+    Args:
+        methods: name -> plasticity method, called in this order.
+        switch: what happens to optimizer, replay, exploration, learning rate and normaliser at a switch.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        methods: Mapping[str, Method] | None = None,
+        switch: SwitchConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.methods = Methods(methods)
+        self.switch = switch or SwitchConfig()
+        self.visit_number = 0
+        self.visit_start = 0
+        self.visit_end: int | None = None
+        super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        policy: Any = self.policy
+        if not hasattr(policy, "networks"):  # a policy of SB3's own: nothing to act on
+            if self.methods:
+                raise ValueError("Methods need policy='NetworkPolicy', whose networks they can see.")
+            return
+        if policy.network.isometry == "projected":
+            self.methods = Methods({**self.methods.by_name, "projection": Projection()})
+        generator = torch.Generator().manual_seed(self.seed if self.seed is not None else 0)
+        self.learner = Learner(policy.networks(), policy.optimizer, policy.targets(), generator)
+        self.methods.start(self.learner)
+
+    def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> Any:
+        """SB3's, after acting on a switch that has happened since the last update."""
+        visit: Visit | None = getattr(env.unwrapped, "visit", None)
+        if visit is not None:
+            if visit.number != self.visit_number:
+                self.on_switch(env)
+            self.visit_number, self.visit_start, self.visit_end = visit.number, visit.start, visit.end
+        return super().collect_rollouts(env, *args, **kwargs)  # type: ignore[misc]
+
+    def on_switch(self, env: VecEnv) -> None:
+        """The switch policy, then the methods. Called once per switch, before the first rollout of the new task."""
+        assert self.ep_info_buffer is not None
+        self.ep_info_buffer.clear()  # SB3's running means belong to the old task
+        if self.switch.optimizer == "reset":
+            self.policy.optimizer.state.clear()
+        normalizer = next(_normalizers(env), None)
+        if self.switch.normalizer == "reset" and normalizer is not None:
+            normalizer.obs_rms = RunningMeanStd(shape=normalizer.observation_space.shape)
+            normalizer.ret_rms = RunningMeanStd(shape=())
+        self.methods.on_switch()
+
+    def progress_remaining(self, horizon: str) -> float:
+        """1 at the start to 0 at the end of the horizon: the "run", or the present "visit"."""
+        if horizon == "run" or self.visit_end is None:
+            return self._current_progress_remaining
+        length = self.visit_end - self.visit_start
+        return min(max(1.0 - (self.num_timesteps - self.visit_start) / length, 0.0), 1.0)
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        run_progress = self._current_progress_remaining
+        self._current_progress_remaining = self.progress_remaining(self.switch.learning_rate)
+        super()._update_learning_rate(optimizers)
+        self._current_progress_remaining = run_progress
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *OPTIONS_NOT_SAVED]
+
+
+def _normalizers(env: VecEnv) -> Iterable[VecNormalize]:
+    while env is not env.unwrapped:
+        if isinstance(env, VecNormalize):
+            yield env
+        env = env.venv  # type: ignore[attr-defined]

@@ -1,0 +1,84 @@
+"""ContinualDQN: stable-baselines3's DQN with the seams that plasticity methods need.
+
+`train` restates SB3's update with two calls added (`methods.add_loss`, `methods.after_update`). Without methods it
+computes exactly what SB3 computes, bit for bit; tests/test_parity.py holds it to that.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from stable_baselines3 import DQN
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+from torch.nn import functional as F
+
+from agents.continual import Continual
+from agents.policies import NetworkDQNPolicy
+
+
+class ContinualDQN(Continual, DQN):
+    """DQN that lives through task switches.
+
+    Takes stable-baselines3's arguments, `methods` and `switch` (see `Continual`), and the policy "NetworkPolicy",
+    whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**DQN.policy_aliases, "NetworkPolicy": NetworkDQNPolicy}
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.warmup = self.learning_starts
+        self._last_loss: Tensor | None = None
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Takes `gradient_steps` steps on minibatches of the replay buffer."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        losses = []
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
+            loss = self._loss(batch)
+            losses.append(loss.detach())
+
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            self.policy.optimizer.step()
+            self.methods.after_update()
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self._last_loss = torch.stack(losses).mean()
+
+    def _loss(self, batch: Any) -> Tensor:
+        """Huber loss of the TD error (Mnih et al. 2015) of a minibatch."""
+        discounts = self.gamma if batch.discounts is None else batch.discounts  # gamma**n for n-step replay
+        with torch.no_grad():
+            next_q = self.q_net_target(batch.next_observations).max(dim=1).values.reshape(-1, 1)
+            target_q = batch.rewards + (1 - batch.dones) * discounts * next_q
+        q = torch.gather(self.q_net(batch.observations), dim=1, index=batch.actions.long())
+        return self.methods.add_loss(F.smooth_l1_loss(q, target_q), batch)
+
+    def dump_logs(self) -> None:
+        """SB3's, with the loss read from the device here and not at every update."""
+        if self._last_loss is not None:
+            self.logger.record("train/loss", self._last_loss.item())
+        super().dump_logs()
+
+    def on_switch(self, env: VecEnv) -> None:
+        """Besides what all agents do: the replay buffer, and the target network where methods changed the online one."""
+        super().on_switch(env)
+        if self.methods:
+            self.q_net_target.load_state_dict(self.q_net.state_dict())
+        if self.switch.replay == "clear":
+            assert self.replay_buffer is not None
+            self.replay_buffer.reset()
+            self.learning_starts = self.num_timesteps + self.warmup  # act at random, learn later, as at the start
+
+    def _on_step(self) -> None:
+        run_progress = self._current_progress_remaining
+        self._current_progress_remaining = self.progress_remaining(self.switch.exploration)
+        super()._on_step()
+        self._current_progress_remaining = run_progress

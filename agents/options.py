@@ -1,0 +1,223 @@
+"""The options of each agent and optimizer as dataclasses, and the factory that reads them from a configuration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents import AGENTS, ContinualDQN, ContinualPPO
+from configs import RunConfig, UserError, nearest, typed
+from plasticity import AdamO, NetworkSpec
+from plasticity.methods import METHODS, Method
+
+
+def _positive(options: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise UserError(f"'agent.{name}' is {value}; it must be above 0.")
+
+
+def _fraction(options: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(options, name) <= 1:
+            raise UserError(f"'agent.{name}' is {getattr(options, name)}; it must lie between 0 and 1.")
+
+
+@dataclass(frozen=True)
+class PPOOptions:
+    """Parameters of stable-baselines3's PPO, and the number of environment copies."""
+
+    name: str = "ppo"
+    n_envs: int = 8
+    learning_rate: float = 3e-4
+    learning_rate_final: float | None = None
+    n_steps: int = 256
+    batch_size: int = 64
+    n_epochs: int = 10
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    clip_range_vf: float | None = None
+    normalize_advantage: bool = True
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    target_kl: float | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, "n_envs", "learning_rate", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
+        _positive(self, "clip_range_vf", "target_kl")
+        _fraction(self, "gamma", "gae_lambda")
+        if self.n_envs * self.n_steps < self.batch_size:
+            raise UserError(
+                f"A rollout has agent.n_envs * agent.n_steps = {self.n_envs * self.n_steps} samples, fewer than "
+                f"'agent.batch_size' = {self.batch_size}."
+            )
+        if self.normalize_advantage and (self.batch_size == 1 or (self.n_envs * self.n_steps) % self.batch_size == 1):
+            raise UserError("A minibatch of one sample has no spread to normalise advantages by: change batch_size.")
+
+    def planned_updates(self, agent_steps: int) -> int:
+        """Optimizer steps in a run of `agent_steps`."""
+        rollout = self.n_envs * self.n_steps
+        return math.ceil(agent_steps / rollout) * self.n_epochs * math.ceil(rollout / self.batch_size)
+
+
+@dataclass(frozen=True)
+class DQNOptions:
+    """Parameters of stable-baselines3's DQN, and the number of environment copies."""
+
+    name: str = "dqn"
+    n_envs: int = 1
+    learning_rate: float = 1e-4
+    learning_rate_final: float | None = None
+    buffer_size: int = 100_000
+    learning_starts: int = 1_000
+    batch_size: int = 32
+    tau: float = 1.0
+    gamma: float = 0.99
+    train_freq: int = 4
+    gradient_steps: int = 1
+    target_update_interval: int = 1_000
+    exploration_fraction: float = 0.1
+    exploration_initial_eps: float = 1.0
+    exploration_final_eps: float = 0.05
+    max_grad_norm: float = 10.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "n_envs", "learning_rate", "buffer_size", "batch_size", "tau", "train_freq", "gradient_steps")
+        _positive(self, "target_update_interval", "max_grad_norm")
+        _fraction(self, "tau", "gamma", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+        if self.learning_starts < 0:
+            raise UserError(f"'agent.learning_starts' is {self.learning_starts}; it must be at least 0.")
+
+    def planned_updates(self, agent_steps: int) -> int:
+        """Optimizer steps in a run of `agent_steps`."""
+        return max(agent_steps - self.learning_starts, 0) // (self.n_envs * self.train_freq) * self.gradient_steps
+
+
+@dataclass(frozen=True)
+class AdamOptions:
+    """Adam (Kingma and Ba 2015)."""
+
+    name: str = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float | None = None
+
+
+@dataclass(frozen=True)
+class AdamWOptions(AdamOptions):
+    """AdamW (Loshchilov and Hutter 2019)."""
+
+    name: str = "adamw"
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class AdamOOptions(AdamOptions):
+    """AdamO (Rosseau et al. 2026)."""
+
+    name: str = "adamo"
+    weight_decay: float = 0.0
+    iso_lambda: float = 0.1
+    iso_lr: float | None = None
+    iso_target: float | None = None
+    iso_every: int = 4
+
+
+AGENT_OPTIONS: dict[str, type] = {"ppo": PPOOptions, "dqn": DQNOptions}
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], type[AdamOptions]]] = {
+    "adam": (torch.optim.Adam, AdamOptions),
+    "adamw": (torch.optim.AdamW, AdamWOptions),
+    "adamo": (AdamO, AdamOOptions),
+}
+
+
+def _named(known: dict[str, Any], options: dict[str, Any], kind: str) -> Any:
+    name = options.get("name")
+    if name not in known:
+        raise UserError(f"There is no {kind} '{name}'. {nearest(name, known)}")
+    return known[name]
+
+
+def agent_options(config: RunConfig) -> PPOOptions | DQNOptions:
+    """The checked options of the agent."""
+    return typed(_named(AGENT_OPTIONS, config.agent, "agent"), config.agent, "agent")
+
+
+def network_spec(config: RunConfig) -> NetworkSpec:
+    """The checked network."""
+    return typed(NetworkSpec, config.network, "network")
+
+
+def make_methods(config: RunConfig) -> dict[str, Method]:
+    """The methods in the order in which they were given."""
+    methods = {}
+    for name, options in config.method.items():
+        if name not in METHODS:
+            raise UserError(f"There is no method '{name}'. {nearest(name, METHODS)}")
+        methods[name] = typed(METHODS[name], options or {}, f"method.{name}")  # type: ignore[arg-type]
+    return methods
+
+
+def optimizer_arguments(
+    config: RunConfig, network: NetworkSpec
+) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """The optimizer's class and its keyword arguments apart from the learning rate."""
+    optimizer, schema = _named(OPTIMIZERS, config.optimizer, "optimizer")
+    options = typed(schema, config.optimizer, "optimizer")
+    kwargs = asdict(options)
+    del kwargs["name"]
+    if options.eps is None:
+        kwargs["eps"] = 1e-5 if config.agent["name"] == "ppo" else 1e-8  # SB3's own for each
+    if isinstance(options, AdamOOptions):
+        kwargs["decoupled_weight_decay"] = True
+        if options.iso_target is None:
+            kwargs["iso_target"] = (network.orthogonal_gain or math.sqrt(2)) ** 2
+    return optimizer, kwargs
+
+
+def make_agent(config: RunConfig, env: VecEnv) -> ContinualPPO | ContinualDQN:
+    """The agent that `config` describes, on `env`.
+
+    Raises:
+        UserError: options that do not exist or do not fit, DQN with continuous actions, CUDA where there is none.
+    """
+    options = agent_options(config)
+    network = network_spec(config)
+    optimizer, optimizer_kwargs = optimizer_arguments(config, network)
+    if isinstance(options, DQNOptions) and not isinstance(env.action_space, spaces.Discrete):
+        raise UserError(
+            f"DQN chooses among discrete actions, but '{config.sequence.name}' has {env.action_space}. Use agent=ppo."
+        )
+    arguments = asdict(options)
+    for ours in ("name", "n_envs", "learning_rate_final"):
+        del arguments[ours]
+    if options.learning_rate_final is not None:
+        arguments["learning_rate"] = LinearSchedule(options.learning_rate, options.learning_rate_final, 1.0)
+    return AGENTS[options.name](
+        "NetworkPolicy",
+        env,
+        policy_kwargs={"network": network, "optimizer_class": optimizer, "optimizer_kwargs": optimizer_kwargs},
+        methods=make_methods(config),
+        switch=config.switch,
+        seed=config.seed,
+        device=checked_device(config.device),
+        **arguments,
+    )
+
+
+def checked_device(name: str) -> str:
+    """`name`, if this machine has it; stable-baselines3 would fall back to the CPU without a word."""
+    kind = name.split(":")[0]
+    if kind not in ("auto", "cpu", "cuda", "mps"):
+        raise UserError(f"There is no device '{name}'. {nearest(kind, ('auto', 'cpu', 'cuda', 'mps'))}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError("'device=cuda' was asked for, but torch sees no CUDA device. Use device=auto or device=cpu.")
+    return name

@@ -1,0 +1,239 @@
+"""Policies of stable-baselines3 with our networks: `policy_kwargs={"network": NetworkSpec(...)}`.
+
+Vectors get an MLP body, images of at least 36x36 the Nature CNN; heads are plain linear layers that no isometry
+touches. With relu or tanh the modules, their order and their random draws are exactly stable-baselines3's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.dqn.policies import DQNPolicy
+from torch import Tensor, nn
+
+from plasticity import AdamO, NetworkSpec, build_mlp, build_nature_cnn, initialise_, parameter_groups
+
+SMALLEST_IMAGE = 36
+"""Below 36 pixels the three strided convolutions of the Nature CNN leave nothing: smaller images are flattened."""
+
+
+def uses_cnn(space: spaces.Space) -> bool:
+    """Whether observations of `space` go through the convolutional body."""
+    return is_image_space(space, check_channels=False) and min(space.shape[1:]) >= SMALLEST_IMAGE  # type: ignore[index]
+
+
+class CnnBody(BaseFeaturesExtractor):
+    """The Nature CNN, shared by actor and critic as in stable-baselines3."""
+
+    def __init__(self, observation_space: spaces.Box, network: NetworkSpec) -> None:
+        super().__init__(observation_space, features_dim=512)
+        self.body = build_nature_cnn(observation_space.shape, network)  # type: ignore[arg-type]
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, 512)."""
+        return self.body(observations)
+
+
+class ActorCriticBodies(nn.Module):
+    """One MLP body for the actor and one for the critic; the interface of SB3's MlpExtractor."""
+
+    def __init__(self, in_features: int, network: NetworkSpec) -> None:
+        super().__init__()
+        self.policy_net = build_mlp(in_features, network)
+        self.value_net = build_mlp(in_features, network)
+        self.latent_dim_pi = self.policy_net.out_features
+        self.latent_dim_vf = self.value_net.out_features
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, I) -> latent of the policy (B, O), latent of the value (B, O)."""
+        return self.policy_net(features), self.value_net(features)
+
+    def forward_actor(self, features: Tensor) -> Tensor:
+        """(B, I) -> (B, O)."""
+        return self.policy_net(features)
+
+    def forward_critic(self, features: Tensor) -> Tensor:
+        """(B, I) -> (B, O)."""
+        return self.value_net(features)
+
+
+class NetworkActorCritic(ActorCriticPolicy):
+    """PPO's policy: actor and critic built from a NetworkSpec, parameters sorted by role."""
+
+    HEADS = ("action_net", "value_net")
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        network: NetworkSpec | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.network = network or NetworkSpec(activation="tanh")
+        self.is_cnn = uses_cnn(observation_space)
+        if self.is_cnn:
+            kwargs.update(features_extractor_class=CnnBody, features_extractor_kwargs={"network": self.network})
+        super().__init__(observation_space, action_space, lr_schedule, net_arch=[] if self.is_cnn else None, **kwargs)
+
+    def _build_mlp_extractor(self) -> None:
+        if self.is_cnn:
+            super()._build_mlp_extractor()  # empty: both heads stand on the shared convolutional body
+        else:
+            self.mlp_extractor = ActorCriticBodies(self.features_dim, self.network)  # type: ignore[assignment]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        with _without_optimizer(self):
+            super()._build(lr_schedule)
+        if self.network.orthogonal_gain is not None:  # else stable-baselines3's orthogonal initialisation with gain sqrt 2 stays
+            for body in _bodies(self):
+                initialise_(body, self.network)
+        self.optimizer = _make_optimizer(self, self, self.HEADS, lr_schedule)
+
+    def networks(self) -> dict[str, nn.Sequential]:
+        """Actor and critic from preprocessed observation to output; the modules are the policy's own."""
+        if self.is_cnn:
+            body = self.features_extractor.body
+            return {
+                "actor": nn.Sequential(body, self.action_net),
+                "critic": nn.Sequential(body, self.value_net),
+            }
+        return {
+            "actor": nn.Sequential(nn.Flatten(), self.mlp_extractor.policy_net, self.action_net),
+            "critic": nn.Sequential(nn.Flatten(), self.mlp_extractor.value_net, self.value_net),
+        }
+
+    def targets(self) -> dict[str, nn.Module]:
+        """PPO has no target network."""
+        return {}
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return _with_network(super()._get_constructor_parameters(), self.network)
+
+
+class NetworkQ(BasePolicy):
+    """A Q-network: body and linear head; the interface of SB3's QNetwork."""
+
+    HEADS = ("q_net.1",)
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        network: NetworkSpec,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        body = nn.Identity() if uses_cnn(observation_space) else build_mlp(features_dim, network)
+        self.q_net = nn.Sequential(body, nn.Linear(getattr(body, "out_features", features_dim), int(action_space.n)))
+
+    def forward(self, obs: PyTorchObs) -> Tensor:
+        """(B, ...) observations -> (B, actions) values."""
+        return self.q_net(self.extract_features(obs, self.features_extractor))  # type: ignore[arg-type]
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
+        return self(observation).argmax(dim=1).reshape(-1)
+
+
+class NetworkDQNPolicy(DQNPolicy):
+    """DQN's policy: online and target network built from a NetworkSpec, parameters sorted by role."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        network: NetworkSpec | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.network = network or NetworkSpec(activation="relu")
+        self.is_cnn = uses_cnn(observation_space)
+        if self.is_cnn:
+            kwargs.update(features_extractor_class=CnnBody, features_extractor_kwargs={"network": self.network})
+        else:
+            kwargs.setdefault("features_extractor_class", FlattenExtractor)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def make_q_net(self) -> NetworkQ:  # type: ignore[override]
+        """A new Q-network with its own features extractor."""
+        arguments = self._update_features_extractor(self.net_args, features_extractor=None)
+        for unused in ("net_arch", "activation_fn"):
+            arguments.pop(unused, None)
+        q_net = NetworkQ(network=self.network, **arguments)
+        if self.network.orthogonal_gain is not None:  # else torch's default initialisation stays, as in stable-baselines3
+            for body in _bodies(q_net):
+                initialise_(body, self.network)
+        return q_net.to(self.device)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        with _without_optimizer(self):
+            super()._build(lr_schedule)
+        self.optimizer = _make_optimizer(self, self.q_net, NetworkQ.HEADS, lr_schedule)
+
+    def networks(self) -> dict[str, nn.Sequential]:
+        """The online network from preprocessed observation to values."""
+        return {"q": _q_sequence(self.q_net)}
+
+    def targets(self) -> dict[str, nn.Module]:
+        """The target network."""
+        return {"q": _q_sequence(self.q_net_target)}
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return _with_network(super()._get_constructor_parameters(), self.network)
+
+
+def preprocess(policy: BasePolicy, observations: Any) -> Tensor:
+    """(B, ...) numpy observations -> the float batch that the networks of `networks()` take."""
+    tensor, _ = policy.obs_to_tensor(observations)
+    return preprocess_obs(tensor, policy.observation_space, normalize_images=policy.normalize_images)  # type: ignore
+
+
+def _q_sequence(q_net: Any) -> nn.Sequential:
+    body = q_net.features_extractor.body if isinstance(q_net.features_extractor, CnnBody) else nn.Flatten()
+    return nn.Sequential(body, *(layer for layer in q_net.q_net if not isinstance(layer, nn.Identity)))
+
+
+def _bodies(policy: nn.Module) -> list[nn.Module]:
+    """Every body that a NetworkSpec built, once each."""
+    found = {id(module): module for module in policy.modules() if hasattr(module, "out_features")}
+    return [module for module in found.values() if not isinstance(module, nn.Linear)]
+
+
+@contextmanager
+def _without_optimizer(policy: Any) -> Iterator[None]:
+    """SB3 builds networks and optimizer in one go; here the optimizer comes after, with groups by role."""
+    given = policy.optimizer_class, policy.optimizer_kwargs
+    policy.optimizer_class, policy.optimizer_kwargs = (lambda parameters, lr: None), {}
+    try:
+        yield
+    finally:
+        policy.optimizer_class, policy.optimizer_kwargs = given
+
+
+def _make_optimizer(
+    policy: BasePolicy, trained: nn.Module, heads: tuple[str, ...], lr_schedule: Schedule
+) -> torch.optim.Optimizer:
+    """SB3 hands its optimizer a flat list; one that treats hidden weights apart gets groups by role."""
+    if issubclass(policy.optimizer_class, AdamO):
+        parameters: Any = parameter_groups(trained, heads=heads)
+    else:
+        parameters = trained.parameters()
+    return policy.optimizer_class(parameters, lr=lr_schedule(1), **policy.optimizer_kwargs)  # type: ignore[call-arg]
+
+
+def _with_network(parameters: dict[str, Any], network: NetworkSpec) -> dict[str, Any]:
+    for unused in ("net_arch", "activation_fn", "features_extractor_class", "features_extractor_kwargs"):
+        parameters.pop(unused, None)
+    return {**parameters, "network": network}

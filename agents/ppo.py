@@ -1,0 +1,110 @@
+"""ContinualPPO: stable-baselines3's PPO with the seams that plasticity methods need.
+
+`train` restates SB3's update with two calls added (`methods.add_loss`, `methods.after_update`) and gathers the
+logged numbers as tensors, so a GPU is not waited for in every minibatch. Without methods it computes exactly what
+SB3 computes, bit for bit; tests/test_parity.py holds it to that.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, ClassVar
+
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import explained_variance
+from torch import Tensor
+from torch.nn import functional as F
+
+from agents.continual import Continual
+from agents.policies import NetworkActorCritic
+
+
+class ContinualPPO(Continual, PPO):
+    """PPO that lives through task switches.
+
+    Takes stable-baselines3's arguments, `methods` and `switch` (see `Continual`), and the policy "NetworkPolicy",
+    whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**PPO.policy_aliases, "NetworkPolicy": NetworkActorCritic}
+
+    def train(self) -> None:
+        """Updates the policy `n_epochs` times over the collected rollout."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        clip_range_vf = self.clip_range_vf and self.clip_range_vf(self._current_progress_remaining)  # type: ignore
+        logged: dict[str, list[Tensor]] = defaultdict(list)
+
+        within_target_kl = True
+        for _ in range(self.n_epochs):
+            logged["approx_kl"].clear()  # SB3 logs the last epoch's
+            for batch in self.rollout_buffer.get(self.batch_size):
+                loss, terms = self._loss(batch, clip_range, clip_range_vf)
+                for name, term in terms.items():
+                    logged[name].append(term)
+                if self.target_kl is not None and terms["approx_kl"] > 1.5 * self.target_kl:
+                    within_target_kl = False
+                    break
+
+                self.policy.optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.policy.optimizer.step()
+                self.methods.after_update()
+            self._n_updates += 1
+            if not within_target_kl:
+                break
+        self._log(logged, clip_range, clip_range_vf)
+
+    def _loss(self, batch: Any, clip_range: float, clip_range_vf: float | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The clipped surrogate loss (Schulman et al. 2017, eq. 9) of a minibatch, and its terms for the log."""
+        actions = batch.actions
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
+        values = values.flatten()
+        advantages = batch.advantages
+        if self.normalize_advantage and len(advantages) > 1:  # one sample has no spread
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+        ratio = torch.exp(log_prob - batch.old_log_prob)
+        clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
+        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+        if clip_range_vf is not None:  # depends on the scale of the rewards
+            values = batch.old_values + torch.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
+        value_loss = F.mse_loss(batch.returns, values)
+        entropy_loss = -torch.mean(-log_prob) if entropy is None else -torch.mean(entropy)
+        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+        loss = self.methods.add_loss(loss, batch)
+
+        with torch.no_grad():
+            log_ratio = log_prob - batch.old_log_prob
+            terms = {
+                "policy_gradient_loss": policy_loss.detach(),
+                "value_loss": value_loss.detach(),
+                "entropy_loss": entropy_loss.detach(),
+                "loss": loss.detach(),
+                "clip_fraction": torch.mean((torch.abs(ratio - 1) > clip_range).float()),
+                # the low-variance estimator of http://joschu.net/blog/kl-approx.html
+                "approx_kl": torch.mean((torch.exp(log_ratio) - 1) - log_ratio),
+            }
+        return loss, terms
+
+    def _log(self, logged: dict[str, list[Tensor]], clip_range: float, clip_range_vf: float | None) -> None:
+        """SB3's keys: means over the update, the last loss."""
+        last_loss = logged.pop("loss")[-1]
+        for name, terms in logged.items():
+            self.logger.record(f"train/{name}", torch.stack(terms).mean().item())
+        self.logger.record("train/loss", last_loss.item())
+        values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
+        self.logger.record("train/explained_variance", explained_variance(values, returns))
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", clip_range)
+        if clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", clip_range_vf)

@@ -1,0 +1,235 @@
+"""What happens while a learner learns: one callback that counts, measures, evaluates, records and saves.
+
+It reads from the agent and never changes it: with or without it, the same weights come out.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+
+from agents.policies import preprocess
+from agents.run import checkpoint, dashboard
+from agents.run.evaluation import Evaluator, random_streams_preserved
+from agents.run.folder import LOG, RunFolder
+from agents.run.progress import ProgressBar
+from agents.run.recording import Recorder
+from agents.run.returns import Returns
+from configs import RunConfig
+from envs.sequence import Sequence, Visit
+from plasticity.diagnostics import DEFAULT_METRICS, diagnose
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved itself."""
+
+    def __init__(self, agent_step: int, signal_number: int) -> None:
+        super().__init__(f"Stopped and saved at agent step {agent_step:,}.")
+        self.exit_code = 128 + signal_number
+
+
+@dataclass
+class RunState:
+    """What a run gathers; saved in its checkpoints."""
+
+    returns: Returns
+    evaluations: list[list[float]] = field(default_factory=list)  # [visit][task]
+    diagnostics: list[dict[str, float]] = field(default_factory=list)  # at the end of each visit
+    seconds: float = 0.0  # of training, in earlier parts of the run
+    measuring_seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {
+            "returns": self.returns.state_dict(),
+            "evaluations": self.evaluations,
+            "diagnostics": self.diagnostics,
+            "seconds": self.seconds,
+            "measuring_seconds": self.measuring_seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.returns.load_state_dict(state["returns"])
+        self.evaluations, self.diagnostics = list(state["evaluations"]), list(state["diagnostics"])
+        self.seconds, self.measuring_seconds = state["seconds"], state["measuring_seconds"]
+
+
+class RunCallback(BaseCallback):
+    """Accompanies one run.
+
+    Args:
+        config: cadences and switches.
+        folder: where checkpoints go.
+        sequence: the schedule.
+        state: what has been gathered so far.
+        recorder: where measurements go.
+        evaluator: plays tasks.
+        probes: probe batch of each task.
+        progress: the bar.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        sequence: Sequence,
+        state: RunState,
+        recorder: Recorder,
+        evaluator: Evaluator,
+        probes: list[np.ndarray],
+        progress: ProgressBar,
+    ) -> None:
+        super().__init__()
+        self.config, self.folder, self.sequence = config, folder, sequence
+        self.state, self.recorder, self.evaluator = state, recorder, evaluator
+        self.probes, self.progress = probes, progress
+        self.visit: Visit = recorder.visit
+        self._shown_return: float | None = None
+        self._signal: int | None = None
+        self._started = time.monotonic()
+
+    def _on_training_start(self) -> None:
+        step = self.model.num_timesteps
+        self._due = {
+            "log": _next_multiple(step, self.config.log_every),
+            "measure": _next_multiple(step, self.config.diagnostics.every),
+            "save": _next_multiple(step, self.config.checkpoint.every),
+        }
+        self._started = time.monotonic()
+        if step == 0:
+            self._begin_visit()
+            self._measure(step)
+
+    def _on_rollout_start(self) -> None:
+        """Between two rollouts the agent is whole: the moment to save, to log and to stop."""
+        step = self.model.num_timesteps
+        if self._is_due("log", step, self.config.log_every):
+            self._record_returns(step)
+            self.model.dump_logs()  # type: ignore[attr-defined]
+        if self._is_due("save", step, self.config.checkpoint.every):
+            self.save()
+        if self._signal is not None:
+            self.save()
+            raise Interrupted(step, self._signal)
+
+    def _on_step(self) -> bool:
+        step = self.model.num_timesteps
+        self.state.returns.add(self.locals["infos"], step)
+        self.progress.update(step, self.visit, len(self.sequence.visits), self._shown_return)
+        now_in: Visit = self.training_env.unwrapped.visit  # type: ignore[attr-defined]
+        if now_in.number != self.visit.number:
+            self._end_visit(step)
+            self.visit = self.recorder.visit = now_in
+            self._begin_visit()
+        elif self._is_due("measure", step, self.config.diagnostics.every):
+            self._measure(step)
+        return True
+
+    def _on_training_end(self) -> None:
+        self._end_visit(self.model.num_timesteps)
+        self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        self.state.seconds += time.monotonic() - self._started
+        self._started = time.monotonic()
+        run_state = self.state.state_dict()
+        checkpoint.save(self.folder.checkpoint, self.model, run_state, self.config.checkpoint.replay)  # type: ignore
+        LOG.info("checkpoint at agent step %d", self.model.num_timesteps)
+
+    def _begin_visit(self) -> None:
+        task = self.visit.task
+        LOG.info("visit %d begins at agent step %d: %s", self.visit.number, self.visit.start, task)
+        self.recorder.record({"task/index": task.index, "task/visit": self.visit.number}, self.visit.start)
+        self._shown_return = None
+
+    def _end_visit(self, step: int) -> None:
+        """The last words of a visit: its returns, a measurement, an evaluation of all tasks, the pictures."""
+        self._record_returns(step)
+        row = self.state.returns.by_visit[self.visit.number].row()
+        name = self.visit.task.name
+        values: dict[str, Any] = {f"visit/return_{part}/{name}": row[part] for part in ("mean", "end")}
+        self.state.diagnostics.append(self._measure(step))
+        if self.config.evaluation.episodes:
+            values |= self._evaluate()
+        returns_so_far = self.state.returns.by_visit[: self.visit.number + 1]
+        values["dashboard/returns"] = dashboard.returns_figure(returns_so_far)
+        self.recorder.record({key: value for key, value in values.items() if not _is_nan(value)}, step)
+        LOG.info("visit %d ends at agent step %d: %s", self.visit.number, step, row)
+
+    def _evaluate(self) -> dict[str, Any]:
+        tasks = self.sequence.tasks
+        scores = [self.evaluator.mean_return(self.model, task) for task in tasks]
+        self.state.evaluations.append(scores)
+        names = [task.name for task in tasks]
+        values: dict[str, Any] = {f"eval/{name}": score for name, score in zip(names, scores, strict=True)}
+        values["eval/mean"] = float(np.mean(scores))
+        values["eval/matrix"] = dashboard.matrix_figure(names, self.state.evaluations)
+        values["eval/table"] = dashboard.matrix_text(names, self.state.evaluations)
+        return values
+
+    def _measure(self, step: int) -> dict[str, float]:
+        """Plasticity of the networks on the probe batch of the present task."""
+        if not self.config.diagnostics.every:
+            return {}
+        begin = time.monotonic()
+        observations: Any = self.probes[self.visit.task.index]
+        normalizer = self.model.get_vec_normalize_env()
+        if normalizer is not None:
+            observations = normalizer.normalize_obs(observations)
+        with random_streams_preserved():
+            values = diagnose(
+                self.model.policy.networks(),  # type: ignore[operator]
+                preprocess(self.model.policy, observations),
+                metrics=self.config.diagnostics.metrics or DEFAULT_METRICS,
+            )
+        self.recorder.record(values, step)
+        self.state.measuring_seconds += time.monotonic() - begin
+        return {key: float(value) for key, value in values.items() if not isinstance(value, Tensor)}
+
+    def _record_returns(self, step: int) -> None:
+        mean = self.state.returns.take_recent()
+        if mean is not None:
+            self._shown_return = mean
+            self.recorder.record({f"return/{self.visit.task.name}": mean, "task/index": self.visit.task.index}, step)
+
+    def _is_due(self, what: str, step: int, every: int) -> bool:
+        if not every or step < self._due[what]:
+            return False
+        self._due[what] = _next_multiple(step, every)
+        return True
+
+    @contextmanager
+    def stopping_at_signals(self) -> Iterator[None]:
+        """Inside, Ctrl-C and SIGTERM save at the end of the present rollout; a second one stops at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            self._signal = number
+            signal.signal(number, before[number])
+
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _next_multiple(step: int, every: int) -> int:
+    return (step // every + 1) * every if every else 0
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value
+

@@ -1,0 +1,97 @@
+"""Plays tasks with the present policy, on environments and random streams of their own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from configs.schema import EvaluationConfig
+from envs.sequence import Task
+from envs.spaces import CommonSpaces
+from envs.task_env import TaskEnv
+
+
+@contextmanager
+def random_streams_preserved() -> Iterator[None]:
+    """Whatever is drawn inside does not move the global streams of Python, numpy and torch."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
+
+
+class Evaluator:
+    """Mean raw return of the policy on a task.
+
+    Args:
+        config: episodes, their cut, greedy or not.
+        common: the spaces that the agent sees.
+        seed: the same episodes' seeds at every evaluation.
+    """
+
+    def __init__(self, config: EvaluationConfig, common: CommonSpaces, seed: int) -> None:
+        self.config = config
+        self.common = common
+        self.seed = seed
+
+    def mean_return(self, agent: BaseAlgorithm, task: Task) -> float:
+        """Mean raw return over `config.episodes` episodes; an episode cut by `max_episode_steps` counts as it is.
+
+        Every copy plays a fixed share of the episodes, so that short ones are not preferred.
+        """
+        n_envs = min(self.config.episodes, 8)
+        shares = np.array([(self.config.episodes + copy) // n_envs for copy in range(n_envs)])
+        env = TaskEnv(task, n_envs)
+        was_training = agent.policy.training
+        with random_streams_preserved():
+            torch.manual_seed(self.seed)
+            try:
+                agent.policy.set_training_mode(False)
+                return float(np.mean(self._play(agent, env, shares)))
+            finally:
+                agent.policy.set_training_mode(was_training)
+                env.close()
+
+    def _play(self, agent: BaseAlgorithm, env: TaskEnv, shares: np.ndarray) -> list[float]:
+        rng = np.random.default_rng(self.seed)
+        returns: list[list[float]] = [[] for _ in shares]
+        running, lengths = np.zeros(len(shares)), np.zeros(len(shares), dtype=int)
+        observations = env.reset(self.seed)
+        while any(len(done) < share for done, share in zip(returns, shares, strict=True)):
+            actions = act(agent, self.common.pad(observations), self.config.deterministic, rng)
+            step = env.step(self.common.to_task(actions, env.action_space))
+            running, lengths = running + step.raw_rewards, lengths + 1
+            observations = step.observations
+            for episode in step.episodes:
+                returns[episode.copy].append(running[episode.copy])
+                running[episode.copy] = lengths[episode.copy] = 0
+            for copy in np.flatnonzero(lengths >= (self.config.max_episode_steps or np.inf)):
+                # the game goes on in the environment; what follows is counted as another episode
+                returns[copy].append(running[copy])
+                running[copy] = lengths[copy] = 0
+        return [value for done, share in zip(returns, shares, strict=True) for value in done[:share]]
+
+
+def act(agent: BaseAlgorithm, observations: np.ndarray, deterministic: bool, rng: np.random.Generator) -> np.ndarray:
+    """Actions as the agent would take them: PPO samples its policy, DQN explores with its final epsilon."""
+    normalizer = agent.get_vec_normalize_env()
+    if isinstance(normalizer, VecNormalize):
+        observations = normalizer.normalize_obs(observations)  # type: ignore[assignment]
+    actions, _ = agent.policy.predict(observations, deterministic=deterministic)  # type: ignore[arg-type]
+    epsilon: Any = getattr(agent, "exploration_final_eps", 0.0)
+    if not deterministic and epsilon > 0:
+        explore = rng.random(len(actions)) < epsilon
+        random_actions = rng.integers(int(agent.action_space.n), size=len(actions))  # type: ignore[attr-defined]
+        actions = np.where(explore, random_actions, actions)
+    return actions

@@ -1,0 +1,163 @@
+"""The life of one run, from the configuration to the summary.
+
+    sequence -> environment -> agent -> (restore) -> learn, accompanied by RunCallback -> summary
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from stable_baselines3.common.logger import HParam
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from agents.options import agent_options, make_agent
+from agents.run import checkpoint, dashboard, summary
+from agents.run.callback import RunCallback, RunState
+from agents.run.evaluation import Evaluator
+from agents.run.folder import LOG, RunFolder
+from agents.run.probes import load_or_collect
+from agents.run.progress import ProgressBar
+from agents.run.recording import Recorder, drop_records_from
+from agents.run.returns import Returns
+from configs import RunConfig, UserError
+from envs import Sequence, SwitchingVecEnv
+from plasticity import AdamO
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    sequence: Sequence
+    env: VecEnv
+    agent: checkpoint.Agent
+
+    @property
+    def switching(self) -> SwitchingVecEnv:
+        """The environment under its normaliser."""
+        return self.env.unwrapped  # type: ignore[return-value]
+
+
+def build(config: RunConfig) -> Parts:
+    """The parts of a run, all checked; nothing is written.
+
+    Raises:
+        UserError: whatever in `config` cannot work.
+    """
+    torch.set_num_threads(config.threads)
+    try:
+        n_envs = agent_options(config).n_envs
+        sequence = Sequence.from_config(config.sequence, config.seed, n_envs)
+        env: VecEnv = SwitchingVecEnv(sequence, n_envs, config.seed)
+        if config.normalize.observations or config.normalize.rewards:
+            gamma = float(config.agent.get("gamma", 0.99))
+            env = VecNormalize(env, norm_obs=config.normalize.observations, norm_reward=config.normalize.rewards,
+                               gamma=gamma)  # fmt: skip
+        return Parts(sequence, env, make_agent(config, env))
+    except UserError:
+        raise
+    except ValueError as error:  # of a network, a method, a space: a value that cannot work
+        raise UserError(str(error)) from error
+
+
+def start(config: RunConfig) -> dict[str, Any]:
+    """Trains from the beginning; gives back the summary."""
+    folder = RunFolder.checked_new(config.run_dir)
+    parts = build(config)
+    folder.create(config)
+    return _train(config, folder, parts, RunState(Returns(parts.sequence.visits)))
+
+
+def resume(run_dir: str) -> dict[str, Any]:
+    """Continues the run in `run_dir` from its newest checkpoint; gives back the summary."""
+    folder = RunFolder.existing(run_dir, "resume")
+    config = folder.load_config()
+    parts = build(config)
+    state = RunState(Returns(parts.sequence.visits))
+    state.load_state_dict(checkpoint.load(folder.checkpoint, parts.agent))
+    if parts.agent.num_timesteps >= parts.sequence.agent_steps:
+        raise UserError(f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps.")
+    drop_records_from(folder.metrics, parts.agent.num_timesteps)
+    return _train(config, folder, parts, state)
+
+
+def _train(config: RunConfig, folder: RunFolder, parts: Parts, state: RunState) -> dict[str, Any]:
+    sequence, env, agent = parts.sequence, parts.env, parts.agent
+    folder.start_log()
+    LOG.info("switch options: %s", config.switch)
+    _announce(config, parts)
+    done = agent.num_timesteps
+    recorder = Recorder(folder.path, sequence.visit_at(done), resumed_at=done if done else None)
+    agent.set_logger(recorder.logger)
+    if not done:
+        _describe(recorder, config, parts)
+    callback = RunCallback(
+        config,
+        folder,
+        sequence,
+        state,
+        recorder,
+        Evaluator(config.evaluation, parts.switching.common, config.seed + 10_000),
+        load_or_collect(folder.probes, sequence, parts.switching.common, config.diagnostics.probe_size, config.seed),
+        ProgressBar(sequence.agent_steps, done),
+    )
+    began = time.monotonic()
+    callback.progress.start()
+    try:
+        with callback.stopping_at_signals():
+            agent.learn(sequence.agent_steps - done, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
+    finally:
+        callback.progress.stop()
+        recorder.close()
+        folder.stop_log()
+        env.close()
+    return summary.write(folder.summary, parts.sequence, state, time.monotonic() - began)
+
+
+def _announce(config: RunConfig, parts: Parts) -> None:
+    """Says, on the terminal and in the log, what a glance at the configuration does not tell."""
+    console = Console(stderr=True)
+    sequence = parts.sequence
+    console.print(
+        f"[bold]{sequence.name}[/bold]: {len(sequence.visits)} visits, {sequence.agent_steps:,} agent steps; "
+        f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}",
+        highlight=False,
+    )
+    optimizer = parts.agent.policy.optimizer
+    if isinstance(optimizer, AdamO):
+        updates = agent_options(config).planned_updates(sequence.agent_steps)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            half_life = optimizer.half_life(planned_updates=updates)
+        acts = "never" if math.isinf(half_life) else f"in {half_life:,.0f}"
+        message = f"AdamO halves a deviation from isometry {acts} of {updates:,} planned updates"
+        LOG.info(message)
+        console.print(message, highlight=False)
+        for warning in caught:
+            LOG.warning(str(warning.message))
+            console.print(f"[yellow]{warning.message}[/yellow]", highlight=False)
+
+
+def _describe(recorder: Recorder, config: RunConfig, parts: Parts) -> None:
+    """Hyper-parameters, the chart layout and the schedule, once per run."""
+    from omegaconf import OmegaConf
+
+    flat = {
+        "agent": config.agent["name"],
+        "network": config.network["activation"],
+        "optimizer": config.optimizer["name"],
+        "method": "+".join(config.method) or "none",
+        "sequence": config.sequence.name,
+        "seed": config.seed,
+        **{f"agent.{key}": value for key, value in config.agent.items() if isinstance(value, (int, float))},
+    }
+    writer = recorder.tensorboard.writer
+    recorder.record({"hparams": HParam(flat, {"visit_mean/return": 0})}, 0)
+    writer.add_text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.structured(config))}```")
+    writer.add_custom_scalars(dashboard.layout(parts.sequence, list(parts.agent.policy.networks())))

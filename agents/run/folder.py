@@ -1,0 +1,135 @@
+"""The folder of a run: what lies where, and how it comes to be.
+
+    config.yaml      the resolved configuration; `resume` and `play` read it
+    run.json         command line, versions, commit, hardware
+    events.*         TensorBoard
+    metrics.jsonl    one record per measurement: key, value, agent_step, task, visit
+    probes.npz       the fixed probe batch of each task
+    checkpoint.pt    the newest checkpoint
+    summary.json     return per task and visit, evaluation of every task after every visit
+    run.log          what happened when
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from configs import RunConfig, UserError, typed
+
+LOG = logging.getLogger("isorl")
+PACKAGES = ("torch", "stable_baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
+
+
+class RunFolder:
+    """Paths of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.probes = self.path / "probes.npz"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.summary = self.path / "summary.json"
+        self.log = self.path / "run.log"
+
+    @classmethod
+    def checked_new(cls, path: str | Path) -> RunFolder:
+        """A folder for a new run, not made yet.
+
+        Raises:
+            UserError: it exists and is not empty, or cannot be made.
+        """
+        folder = cls(path)
+        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            raise UserError(
+                f"run_dir '{path}' is not empty, and a run never writes over another. "
+                f"Continue it with resume={path}, or choose another run_dir."
+            )
+        parent = next(p for p in (folder.path, *folder.path.absolute().parents) if p.exists())
+        if not os.access(parent, os.W_OK):
+            raise UserError(f"run_dir '{path}' cannot be made: '{parent}' is not writable.")
+        return folder
+
+    @classmethod
+    def existing(cls, path: str | Path, option: str) -> RunFolder:
+        """The folder of an earlier run.
+
+        Raises:
+            UserError: there is no run in it.
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            reason = "is not the folder of a run (it has no config.yaml)" if folder.path.exists() else "does not exist"
+            raise UserError(f"{option}={path}: '{path}' {reason}.")
+        return folder
+
+    def create(self, config: RunConfig) -> None:
+        """Makes the folder and writes what is known before training."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.structured(config), self.config)
+        write_json(self.path / "run.json", _provenance())
+
+    def load_config(self) -> RunConfig:
+        """The configuration of the run that made this folder."""
+        return typed(RunConfig, OmegaConf.load(self.config))  # type: ignore[arg-type]
+
+    def start_log(self) -> None:
+        """Sends this project's log to run.log."""
+        handler = logging.FileHandler(self.log)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        LOG.addHandler(handler)
+        LOG.setLevel(logging.INFO)
+        LOG.propagate = False
+
+    def stop_log(self) -> None:
+        """Closes run.log."""
+        for handler in list(LOG.handlers):
+            LOG.removeHandler(handler)
+            handler.close()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes whole or not at all: to a temporary file, then renamed."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def _provenance() -> dict[str, Any]:
+    return {
+        "command": " ".join(sys.argv),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "commit": _git_commit(),
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

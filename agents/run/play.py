@@ -1,0 +1,63 @@
+"""play=RUN_DIR: a video of the trained agent on each task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from gymnasium.utils.save_video import save_video
+
+from agents.run import checkpoint
+from agents.run.evaluation import act, random_streams_preserved
+from agents.run.experiment import build
+from agents.run.folder import RunFolder
+from configs import UserError
+from envs.task_env import TaskEnv
+
+MAX_STEPS = 1_000
+"""Agent steps after which a video ends: about a minute of an Atari game."""
+
+
+def play(run_dir: str) -> list[Path]:
+    """Records one episode per task into RUN_DIR/videos; gives back the files.
+
+    Raises:
+        UserError: no run or no checkpoint there, or an environment that cannot draw itself.
+    """
+    folder = RunFolder.existing(run_dir, "play")
+    config = folder.load_config()
+    parts = build(config)
+    checkpoint.load(folder.checkpoint, parts.agent)
+    parts.agent.policy.set_training_mode(False)
+    videos = folder.path / "videos"
+    files = []
+    for task in parts.sequence.tasks:
+        env = TaskEnv(task, n_envs=1, render=True)
+        try:
+            with random_streams_preserved():
+                frames = _frames(parts, env, config.seed)
+            fps = env.env.metadata.get("render_fps", 30)
+        except Exception as error:
+            raise UserError(f"Task '{task.name}' cannot be drawn: {error}") from error
+        finally:
+            env.close()
+        name = f"task{task.index}-{task.name}"
+        save_video(frames, str(videos), episode_trigger=lambda episode: True, fps=fps, name_prefix=name)
+        files.append(videos / f"{name}-episode-0.mp4")
+    parts.env.close()
+    return files
+
+
+def _frames(parts: object, env: TaskEnv, seed: int) -> list[np.ndarray]:
+    common = parts.switching.common  # type: ignore[attr-defined]
+    rng = np.random.default_rng(seed)
+    observations = env.reset(seed)
+    frames = env.render()
+    for _ in range(MAX_STEPS):
+        actions = act(parts.agent, common.pad(observations), deterministic=False, rng=rng)  # type: ignore[attr-defined]
+        step = env.step(common.to_task(actions, env.action_space))
+        if step.episodes:
+            break
+        observations = step.observations
+        frames += env.render()
+    return frames

@@ -1,0 +1,46 @@
+"""The fixed probe batch of each task, on which plasticity is measured.
+
+Measuring on whatever the agent sees now would mix a change of its data with a change of its network. So the
+observations are collected once, by a random agent on environments of their own, and saved with the run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from envs.sequence import Sequence, Task
+from envs.spaces import CommonSpaces
+from envs.task_env import TaskEnv
+
+STEPS_PER_OBSERVATION = 8
+"""Vector steps between kept observations: neighbours in time are nearly equal."""
+COPIES = 4
+
+
+def collect_probe(task: Task, common: CommonSpaces, size: int, seed: int) -> np.ndarray:
+    """(size, ...) observations of a uniformly random agent, in the common space."""
+    env = TaskEnv(task, COPIES)
+    rng = np.random.default_rng([seed, task.index])
+    space = env.action_space
+    space.seed(int(rng.integers(2**31)))
+    kept = [common.pad(env.reset(seed=int(rng.integers(2**31))))]
+    try:
+        while sum(len(batch) for batch in kept) < size:
+            for _ in range(STEPS_PER_OBSERVATION):
+                step = env.step(np.stack([space.sample() for _ in range(COPIES)]))
+            kept.append(common.pad(step.observations))
+    finally:
+        env.close()
+    return np.concatenate(kept)[:size].copy()
+
+
+def load_or_collect(path: Path, sequence: Sequence, common: CommonSpaces, size: int, seed: int) -> list[np.ndarray]:
+    """One probe batch per task, from `path` if it is there."""
+    if path.exists():
+        with np.load(path, allow_pickle=False) as saved:
+            return [saved[str(task.index)] for task in sequence.tasks]
+    probes = [collect_probe(task, common, size, seed) for task in sequence.tasks]
+    np.savez_compressed(path, **{str(task.index): probe for task, probe in zip(sequence.tasks, probes, strict=True)})
+    return probes

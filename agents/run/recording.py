@@ -1,0 +1,93 @@
+"""One record, many writers: whatever measures calls `record`; TensorBoard and metrics.jsonl both get it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import Figure, KVWriter, Logger, TensorBoardOutputFormat
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from envs.sequence import Visit
+
+
+class JsonLines(KVWriter):
+    """metrics.jsonl: {"key", "value", "agent_step", "task", "visit"} per line; spectra are lists of numbers."""
+
+    def __init__(self, path: Path, visit: Callable[[], Visit]) -> None:
+        self._file = path.open("a")
+        self._visit = visit
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """One line per number or spectrum; pictures and texts are TensorBoard's alone."""
+        visit = self._visit()
+        place = {"agent_step": step, "task": visit.task.name, "visit": visit.number}
+        for key, value in sorted(key_values.items()):
+            number = _jsonable(value)
+            if number is not None:
+                self._file.write(json.dumps({"key": key, "value": number, **place}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoard(TensorBoardOutputFormat):
+    """SB3's writer, which forgets what a resumed run will write again: events at or after `purge_step`."""
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
+        self._is_closed = False
+
+
+class Recorder:
+    """The writers of one run.
+
+    Attributes:
+        logger: for the agent (`agent.set_logger`); its pending values are written at its own `dump`.
+        visit: the visit to which records belong; the run keeps it up to date.
+    """
+
+    def __init__(self, folder: Path, visit: Visit, resumed_at: int | None = None) -> None:
+        self.visit = visit
+        self.tensorboard = TensorBoard(folder, resumed_at)
+        self.jsonl = JsonLines(folder / "metrics.jsonl", lambda: self.visit)
+        self.logger = Logger(str(folder), [self.tensorboard, self.jsonl])
+
+    def record(self, values: Mapping[str, Any], step: int) -> None:
+        """Writes numbers, spectra (tensors become histograms), figures, texts at once."""
+        for writer in self.logger.output_formats:
+            writer.write(dict(values), {key: () for key in values}, step)
+
+    def close(self) -> None:
+        """Flushes and closes all writers."""
+        self.logger.close()
+
+
+def drop_records_from(path: Path, agent_step: int) -> None:
+    """Removes the records of metrics.jsonl at or after `agent_step`: a resumed run writes them again."""
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # the last may be torn
+    kept = [line for line in lines if json.loads(line)["agent_step"] < agent_step]
+    path.write_text("".join(line + "\n" for line in kept))
+
+
+def figure(picture: Any) -> Figure:
+    """A matplotlib figure as a value to record."""
+    return Figure(picture, close=True)
+
+
+def _jsonable(value: Any) -> float | int | list[float] | None:
+    if isinstance(value, torch.Tensor):
+        return [float(number) for number in value.flatten().tolist()]
+    if isinstance(value, (bool, int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value)
+    return None

@@ -1,0 +1,69 @@
+"""summary.json, and the table with which a run ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from agents.run.callback import RunState
+from agents.run.folder import write_json
+from envs.sequence import Sequence
+
+
+def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> dict[str, Any]:
+    """Writes and gives back the summary of a finished run.
+
+    `returns`: per visit, raw returns of the training episodes (`mean` over the visit, `end` over the last fifth of its episodes).
+    `evaluation`: `after_visit[v][t]` is the mean return of task t after visit v.
+    """
+    measured = max(state.seconds, seconds)
+    content = {
+        "sequence": sequence.name,
+        "agent_steps": sequence.agent_steps,
+        "seconds": round(measured, 1),
+        "diagnostics_share_of_time": state.measuring_seconds / max(measured, 1e-9),
+        "returns": [visit.row() for visit in state.returns.by_visit],
+        "evaluation": {"tasks": [task.name for task in sequence.tasks], "after_visit": state.evaluations},
+        "diagnostics": state.diagnostics,
+    }
+    write_json(path, _without_nan(content))
+    return content
+
+
+SHOWN = {
+    "dormant units": "plasticity/dormant_units/",
+    "σ min": "plasticity/layer_jacobian_min/",
+    "σ max": "plasticity/layer_jacobian_max/",
+}
+"""Columns of the table: largest value over the networks (smallest for σ min) at the end of each visit."""
+
+
+def table(content: dict[str, Any]) -> Table:
+    """Return per visit, with the state of the networks at its end."""
+    result = Table(title=f"{content['sequence']}: raw return of training episodes, by visit")
+    for column in ("visit", "task", "episodes", "mean", "last fifth", *SHOWN):
+        result.add_column(column, justify="left" if column == "task" else "right")
+    diagnostics = content["diagnostics"] + [{}] * len(content["returns"])
+    for row, measured in zip(content["returns"], diagnostics, strict=False):
+        cells = [str(row["visit"] + 1), row["task"], f"{row['episodes']:,}", _number(row["mean"]), _number(row["end"])]
+        for title, prefix in SHOWN.items():
+            values = [value for key, value in measured.items() if key.startswith(prefix) and key.count("/") == 2]
+            extreme = min if title == "σ min" else max
+            cells.append(_number(extreme(values)) if values else "")
+        result.add_row(*cells)
+    return result
+
+
+def _number(value: float) -> str:
+    return "none ended" if value != value else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,74 @@
+"""The command line: `python train.py --help`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from configs.command_line import check_overrides, register_resolvers, resolve
+from configs.errors import UserError
+
+register_resolvers()
+
+
+@hydra.main(version_base=None, config_path="configs", config_name="config")
+def run(composed: DictConfig) -> dict[str, Any] | None:
+    """Does what the composed configuration asks for; a user's mistake ends with one message and exit code 2."""
+    from agents.run.callback import Interrupted  # torch is imported only when something runs: --help is quick
+
+    try:
+        return _dispatch(composed)
+    except UserError as error:
+        _refuse(error)
+    except Interrupted as stopped:
+        run_dir = composed.resume or composed.run_dir
+        print(f"{stopped} Continue with: python train.py resume={run_dir}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
+
+
+def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
+    from rich.console import Console
+
+    from agents.run import experiment, summary
+
+    if composed.play:
+        from agents.run.play import play
+
+        for file in play(composed.play):
+            print(file)
+        return None
+    if composed.resume:
+        run_dir, content = composed.resume, experiment.resume(composed.resume)
+    else:
+        config = resolve(composed)
+        if composed.dry_run:
+            from agents.run import plan
+
+            plan.show(config)
+            return None
+        run_dir, content = config.run_dir, experiment.start(config)
+    console = Console()
+    console.print(summary.table(content))
+    console.print(f"Watch it with: tensorboard --logdir {run_dir}", highlight=False)
+    return content
+
+
+def _refuse(error: UserError) -> None:
+    print(f"train.py: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main() -> None:
+    """Checks what can be checked before anything heavy is imported, then hands over to Hydra."""
+    try:
+        sys.argv[1:] = check_overrides(sys.argv[1:])
+    except UserError as error:
+        _refuse(error)
+    run()
+
+
+if __name__ == "__main__":
+    main()
