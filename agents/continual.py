@@ -15,7 +15,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from configs.schema import SwitchConfig
-from plasticity.methods import Learner, Method, Methods, Projection
+from plasticity.methods import Learner, Method, Methods
+from plasticity.methods.projection import Projection
 
 OPTIONS_NOT_SAVED = ("methods", "learner", "_last_loss")
 """They hold the networks themselves; SB3's `save` writes the networks apart."""

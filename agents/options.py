@@ -160,9 +160,7 @@ def make_methods(config: RunConfig) -> dict[str, Method]:
     """The methods in the order in which they were given."""
     methods = {}
     for name, options in config.method.items():
-        if name not in METHODS:
-            raise UserError(f"There is no method '{name}'. {nearest(name, METHODS)}")
-        methods[name] = typed(METHODS[name], options or {}, f"method.{name}")  # type: ignore[arg-type]
+        methods[name] = typed(METHODS[name], options or {}, f"method.{name}")
     return methods
 
 

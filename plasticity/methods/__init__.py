@@ -1,16 +1,16 @@
-"""Methods that keep a network plastic. One file and one line in METHODS adds one."""
+"""Methods that keep a network plastic: one file and one registration each, found by themselves.
 
-from collections.abc import Callable, Mapping
+A new one needs `plasticity/methods/<name>.py` with a dataclass under `@METHODS.register("<name>")`, and
+`configs/method/<name>.yaml` with its options for the command line.
+"""
+
+import importlib
+import pkgutil
 
 from plasticity.methods.base import Learner, Method, Methods
-from plasticity.methods.l2_init import L2Init
-from plasticity.methods.projection import Projection
-from plasticity.methods.shrink_and_perturb import ShrinkAndPerturb
+from plasticity.methods.registry import METHODS
 
-METHODS: Mapping[str, Callable[..., Method]] = {
-    "l2_init": L2Init,
-    "shrink_and_perturb": ShrinkAndPerturb,
-}
-"""Name on the command line (`method=[NAME, ...]`) -> dataclass with its options."""
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["METHODS", "L2Init", "Learner", "Method", "Methods", "Projection", "ShrinkAndPerturb"]
+__all__ = ["METHODS", "Learner", "Method", "Methods"]

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from plasticity.methods.base import Learner, Method, initial_weights
+from plasticity.methods.registry import METHODS
 
 
+@METHODS.register("l2_init")
 @dataclass
 class L2Init(Method):
     """Adds strength * ||theta - theta_0||^2 to the loss, theta_0 being the weights at the start of the run.

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from plasticity.methods.base import Learner, Method
+from plasticity.methods.registry import METHODS
 
 
+@METHODS.register("shrink_and_perturb")
 @dataclass
 class ShrinkAndPerturb(Method):
     """theta <- shrink * theta + noise * std(theta_0) * N(0, 1), with fresh noise, at each switch or each update.
