@@ -6,7 +6,7 @@ steps); an environment without visits is one endless visit, and then nothing her
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -53,7 +53,7 @@ class Continual(BaseAlgorithm):
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
-        super()._setup_model()
+        super()._setup_model()  # type: ignore[safe-super]
         policy: Any = self.policy
         if not hasattr(policy, "networks"):  # a policy of SB3's own: nothing to act on
             if self.methods:
@@ -80,7 +80,7 @@ class Continual(BaseAlgorithm):
         self.ep_info_buffer.clear()  # SB3's running means belong to the old task
         if self.switch.optimizer == "reset":
             self.policy.optimizer.state.clear()
-        normalizer = next(_normalizers(env), None)
+        normalizer: Any = next(_normalizers(env), None)
         if self.switch.normalizer == "reset" and normalizer is not None:
             normalizer.obs_rms = RunningMeanStd(shape=normalizer.observation_space.shape)
             normalizer.ret_rms = RunningMeanStd(shape=())
@@ -103,7 +103,7 @@ class Continual(BaseAlgorithm):
         return [*super()._excluded_save_params(), *OPTIONS_NOT_SAVED]
 
 
-def _normalizers(env: VecEnv) -> Iterable[VecNormalize]:
+def _normalizers(env: VecEnv) -> Iterator[VecNormalize]:
     while env is not env.unwrapped:
         if isinstance(env, VecNormalize):
             yield env

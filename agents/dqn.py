@@ -26,7 +26,10 @@ class ContinualDQN(Continual, DQN):
     whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**DQN.policy_aliases, "NetworkPolicy": NetworkDQNPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        **DQN.policy_aliases,
+        "NetworkPolicy": NetworkDQNPolicy,
+    }
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -68,14 +71,16 @@ class ContinualDQN(Continual, DQN):
         super().dump_logs()
 
     def on_switch(self, env: VecEnv) -> None:
-        """Besides what all agents do: the replay buffer, and the target network where methods changed the online one."""
+        """Besides what all agents do: the replay buffer, and the target network where methods acted."""
         super().on_switch(env)
         if self.methods:
             self.q_net_target.load_state_dict(self.q_net.state_dict())
         if self.switch.replay == "clear":
             assert self.replay_buffer is not None
             self.replay_buffer.reset()
-            self.learning_starts = self.num_timesteps + self.warmup  # act at random, learn later, as at the start
+            self.learning_starts = (
+                self.num_timesteps + self.warmup
+            )  # act at random, learn later, as at the start
 
     def _on_step(self) -> None:
         run_progress = self._current_progress_remaining

@@ -52,7 +52,16 @@ class PPOOptions:
     target_kl: float | None = None
 
     def __post_init__(self) -> None:
-        _positive(self, "n_envs", "learning_rate", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
+        _positive(
+            self,
+            "n_envs",
+            "learning_rate",
+            "n_steps",
+            "batch_size",
+            "n_epochs",
+            "clip_range",
+            "max_grad_norm",
+        )
         _positive(self, "clip_range_vf", "target_kl")
         _fraction(self, "gamma", "gae_lambda")
         if self.n_envs * self.n_steps < self.batch_size:
@@ -60,8 +69,12 @@ class PPOOptions:
                 f"A rollout has agent.n_envs * agent.n_steps = {self.n_envs * self.n_steps} samples, fewer than "
                 f"'agent.batch_size' = {self.batch_size}."
             )
-        if self.normalize_advantage and (self.batch_size == 1 or (self.n_envs * self.n_steps) % self.batch_size == 1):
-            raise UserError("A minibatch of one sample has no spread to normalise advantages by: change batch_size.")
+        if self.normalize_advantage and (
+            self.batch_size == 1 or (self.n_envs * self.n_steps) % self.batch_size == 1
+        ):
+            raise UserError(
+                "A minibatch of one sample has no spread to normalise advantages by: change batch_size."
+            )
 
     def planned_updates(self, agent_steps: int) -> int:
         """Optimizer steps in a run of `agent_steps`."""
@@ -91,15 +104,30 @@ class DQNOptions:
     max_grad_norm: float = 10.0
 
     def __post_init__(self) -> None:
-        _positive(self, "n_envs", "learning_rate", "buffer_size", "batch_size", "tau", "train_freq", "gradient_steps")
+        _positive(
+            self,
+            "n_envs",
+            "learning_rate",
+            "buffer_size",
+            "batch_size",
+            "tau",
+            "train_freq",
+            "gradient_steps",
+        )
         _positive(self, "target_update_interval", "max_grad_norm")
-        _fraction(self, "tau", "gamma", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+        _fraction(
+            self, "tau", "gamma", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"
+        )
         if self.learning_starts < 0:
             raise UserError(f"'agent.learning_starts' is {self.learning_starts}; it must be at least 0.")
 
     def planned_updates(self, agent_steps: int) -> int:
         """Optimizer steps in a run of `agent_steps`."""
-        return max(agent_steps - self.learning_starts, 0) // (self.n_envs * self.train_freq) * self.gradient_steps
+        return (
+            max(agent_steps - self.learning_starts, 0)
+            // (self.n_envs * self.train_freq)
+            * self.gradient_steps
+        )
 
 
 @dataclass(frozen=True)
@@ -199,10 +227,14 @@ def make_agent(config: RunConfig, env: VecEnv) -> ContinualPPO | ContinualDQN:
         del arguments[ours]
     if options.learning_rate_final is not None:
         arguments["learning_rate"] = LinearSchedule(options.learning_rate, options.learning_rate_final, 1.0)
-    return AGENTS[options.name](
+    return AGENTS[options.name](  # type: ignore[return-value]
         "NetworkPolicy",
         env,
-        policy_kwargs={"network": network, "optimizer_class": optimizer, "optimizer_kwargs": optimizer_kwargs},
+        policy_kwargs={
+            "network": network,
+            "optimizer_class": optimizer,
+            "optimizer_kwargs": optimizer_kwargs,
+        },
         methods=make_methods(config),
         switch=config.switch,
         seed=config.seed,
@@ -217,5 +249,7 @@ def checked_device(name: str) -> str:
     if kind not in ("auto", "cpu", "cuda", "mps"):
         raise UserError(f"There is no device '{name}'. {nearest(kind, ('auto', 'cpu', 'cuda', 'mps'))}")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("'device=cuda' was asked for, but torch sees no CUDA device. Use device=auto or device=cpu.")
+        raise UserError(
+            "'device=cuda' was asked for, but torch sees no CUDA device. Use device=auto or device=cpu."
+        )
     return name

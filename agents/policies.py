@@ -81,8 +81,12 @@ class NetworkActorCritic(ActorCriticPolicy):
         self.network = network or NetworkSpec(activation="tanh")
         self.is_cnn = uses_cnn(observation_space)
         if self.is_cnn:
-            kwargs.update(features_extractor_class=CnnBody, features_extractor_kwargs={"network": self.network})
-        super().__init__(observation_space, action_space, lr_schedule, net_arch=[] if self.is_cnn else None, **kwargs)
+            kwargs.update(
+                features_extractor_class=CnnBody, features_extractor_kwargs={"network": self.network}
+            )
+        super().__init__(
+            observation_space, action_space, lr_schedule, net_arch=[] if self.is_cnn else None, **kwargs
+        )
 
     def _build_mlp_extractor(self) -> None:
         if self.is_cnn:
@@ -93,7 +97,9 @@ class NetworkActorCritic(ActorCriticPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         with _without_optimizer(self):
             super()._build(lr_schedule)
-        if self.network.orthogonal_gain is not None:  # else stable-baselines3's orthogonal initialisation with gain sqrt 2 stays
+        if (
+            self.network.orthogonal_gain is not None
+        ):  # else stable-baselines3's orthogonal initialisation with gain sqrt 2 stays
             for body in _bodies(self):
                 initialise_(body, self.network)
         self.optimizer = _make_optimizer(self, self, self.HEADS, lr_schedule)
@@ -101,7 +107,7 @@ class NetworkActorCritic(ActorCriticPolicy):
     def networks(self) -> dict[str, nn.Sequential]:
         """Actor and critic from preprocessed observation to output; the modules are the policy's own."""
         if self.is_cnn:
-            body = self.features_extractor.body
+            body: Any = self.features_extractor.body
             return {
                 "actor": nn.Sequential(body, self.action_net),
                 "critic": nn.Sequential(body, self.value_net),
@@ -134,14 +140,19 @@ class NetworkQ(BasePolicy):
         normalize_images: bool = True,
     ) -> None:
         super().__init__(
-            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
         )
         body = nn.Identity() if uses_cnn(observation_space) else build_mlp(features_dim, network)
-        self.q_net = nn.Sequential(body, nn.Linear(getattr(body, "out_features", features_dim), int(action_space.n)))
+        self.q_net = nn.Sequential(
+            body, nn.Linear(getattr(body, "out_features", features_dim), int(action_space.n))
+        )
 
     def forward(self, obs: PyTorchObs) -> Tensor:
         """(B, ...) observations -> (B, actions) values."""
-        return self.q_net(self.extract_features(obs, self.features_extractor))  # type: ignore[arg-type]
+        return self.q_net(self.extract_features(obs, self.features_extractor))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
         return self(observation).argmax(dim=1).reshape(-1)
@@ -161,7 +172,9 @@ class NetworkDQNPolicy(DQNPolicy):
         self.network = network or NetworkSpec(activation="relu")
         self.is_cnn = uses_cnn(observation_space)
         if self.is_cnn:
-            kwargs.update(features_extractor_class=CnnBody, features_extractor_kwargs={"network": self.network})
+            kwargs.update(
+                features_extractor_class=CnnBody, features_extractor_kwargs={"network": self.network}
+            )
         else:
             kwargs.setdefault("features_extractor_class", FlattenExtractor)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
@@ -172,7 +185,9 @@ class NetworkDQNPolicy(DQNPolicy):
         for unused in ("net_arch", "activation_fn"):
             arguments.pop(unused, None)
         q_net = NetworkQ(network=self.network, **arguments)
-        if self.network.orthogonal_gain is not None:  # else torch's default initialisation stays, as in stable-baselines3
+        if (
+            self.network.orthogonal_gain is not None
+        ):  # else torch's default initialisation stays, as in stable-baselines3
             for body in _bodies(q_net):
                 initialise_(body, self.network)
         return q_net.to(self.device)

@@ -29,7 +29,10 @@ class ContinualPPO(Continual, PPO):
     whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {**PPO.policy_aliases, "NetworkPolicy": NetworkActorCritic}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        **PPO.policy_aliases,
+        "NetworkPolicy": NetworkActorCritic,
+    }
 
     def train(self) -> None:
         """Updates the policy `n_epochs` times over the collected rollout."""
@@ -60,7 +63,9 @@ class ContinualPPO(Continual, PPO):
                 break
         self._log(logged, clip_range, clip_range_vf)
 
-    def _loss(self, batch: Any, clip_range: float, clip_range_vf: float | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, batch: Any, clip_range: float, clip_range_vf: float | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped surrogate loss (Schulman et al. 2017, eq. 9) of a minibatch, and its terms for the log."""
         actions = batch.actions
         if isinstance(self.action_space, spaces.Discrete):

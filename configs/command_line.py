@@ -73,10 +73,12 @@ def check_overrides(arguments: list[str]) -> list[str]:
     for alone in ALONE:
         others = [key for key in keys if key != alone and not key.startswith("hydra")]
         if alone in keys and others:
-            raise UserError(f"'{alone}' takes everything from the run folder; it cannot be combined with '{others[0]}'.")
+            raise UserError(
+                f"'{alone}' takes everything from the run folder; it cannot be combined with '{others[0]}'."
+            )
     if "-m" not in flags and "--multirun" not in flags:
         _check_composition(words)
-    return arguments + ["--resolve"] if "--cfg" in flags or "-c" in flags else arguments
+    return [*arguments, "--resolve"] if "--cfg" in flags or "-c" in flags else arguments
 
 
 def _parsed(words: list[str]) -> list[Any]:
@@ -110,7 +112,9 @@ def _check_composition(words: list[str]) -> None:
 
 def _explained(message: str, words: list[str]) -> str:
     """Hydra's message, or for an unknown key the nearest one."""
-    unknown = next((line.split("full_key: ")[1] for line in message.splitlines() if "full_key: " in line), None)
+    unknown = next(
+        (line.split("full_key: ")[1] for line in message.splitlines() if "full_key: " in line), None
+    )
     if unknown is None:
         return message.splitlines()[0]
     with initialize_config_dir(version_base=None, config_dir=str(FOLDER)):

@@ -1,5 +1,7 @@
-"""The typed shape of a run. Units stand beside every number: an *agent step* is one action of one environment
-copy (what stable-baselines3 counts as a timestep); a *frame* is one emulator frame, `frame_skip` per agent step.
+"""The typed shape of a run, with the unit of every number.
+
+An *agent step* is one action of one environment copy (what stable-baselines3 counts as a timestep); a *frame* is one
+emulator frame, `frame_skip` of them per agent step.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class TaskConfig:
     count: int = 1
     """How many tasks to make of this entry, each with its own `task_seed`."""
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         _at_least(1, count=self.count, agent_steps=self.agent_steps, frames=self.frames)
         if (self.agent_steps is None) == (self.frames is None):
             raise UserError(f"Task '{self.env}' needs a length: either 'agent_steps' or 'frames', not both.")
@@ -63,7 +65,7 @@ class SequenceConfig:
     tuning: dict[str, Any] = field(default_factory=dict)
     """Hyper-parameters of each agent for this family; they replace the agent's defaults, not your overrides."""
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         _at_least(1, **{"sequence.cycles": self.cycles})
         if not self.tasks:
             raise UserError(f"Sequence '{self.name}' has no tasks.")
@@ -84,7 +86,7 @@ class SwitchConfig:
     normalizer: str = "keep"
     """Running statistics of observations and rewards: keep | reset."""
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         _one_of(("keep", "reset"), optimizer=self.optimizer, normalizer=self.normalizer)
         _one_of(("keep", "clear"), replay=self.replay)
         _one_of(("run", "visit"), exploration=self.exploration, learning_rate=self.learning_rate)
@@ -109,7 +111,7 @@ class DiagnosticsConfig:
     metrics: list[str] | None = None
     """Names of the metrics; null: the default set."""
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         _at_least(0, **{"diagnostics.every": self.every})
         _at_least(2, **{"diagnostics.probe_size": self.probe_size})
 
@@ -125,7 +127,7 @@ class EvaluationConfig:
     max_episode_steps: int | None = None
     """Agent steps after which an episode is cut and its return counted as it stands."""
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         _at_least(0, **{"evaluation.episodes": self.episodes})
         _at_least(1, **{"evaluation.max_episode_steps": self.max_episode_steps})
 
@@ -139,7 +141,7 @@ class CheckpointConfig:
     replay: bool = True
     """Save DQN's replay buffer too. Without it, a resumed run starts with an empty one."""
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         _at_least(1, **{"checkpoint.every": self.every})
 
 
@@ -165,6 +167,6 @@ class RunConfig:
     log_every: int = 2_000
     """Agent steps between two rows of training curves in TensorBoard and metrics.jsonl."""
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         _at_least(0, seed=self.seed)
         _at_least(1, threads=self.threads, log_every=self.log_every)

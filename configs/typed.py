@@ -28,7 +28,7 @@ def typed(schema: type[T], values: Mapping[str, Any] | DictConfig, where: str = 
     """
     prefix = f"{where}." if where else ""
     known = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
-    for key in values:
+    for key in map(str, values):
         if key not in known:
             raise UserError(f"'{prefix}{key}' is not an option. {nearest(key, known)}")
     try:
@@ -37,13 +37,13 @@ def typed(schema: type[T], values: Mapping[str, Any] | DictConfig, where: str = 
         merged = OmegaConf.merge(shape, values)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except MissingMandatoryValue as error:
-        raise UserError(f"'{prefix}{error.full_key}' has no value and needs one.") from None
+        raise UserError(f"'{prefix}{error.full_key!s}' has no value and needs one.") from None
     except ConfigKeyError as error:
         key = str(error.key)
-        raise UserError(f"'{prefix}{error.full_key}' is not an option. {_near_child(error, key)}") from None
+        raise UserError(f"'{prefix}{error.full_key!s}' is not an option. {_near_child(error, key)}") from None
     except ValidationError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"'{prefix}{error.full_key or ''}' does not fit: {reason}") from None
+        raise UserError(f"'{prefix}{error.full_key!s}' does not fit: {reason}") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{where or 'the configuration'}: {str(error).splitlines()[0]}") from None
 

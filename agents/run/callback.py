@@ -114,7 +114,7 @@ class RunCallback(BaseCallback):
         step = self.model.num_timesteps
         if self._is_due("log", step, self.config.log_every):
             self._record_returns(step)
-            self.model.dump_logs()  # type: ignore[attr-defined]
+            self.model.dump_logs()
         if self._is_due("save", step, self.config.checkpoint.every):
             self.save()
         if self._signal is not None:
@@ -143,7 +143,8 @@ class RunCallback(BaseCallback):
         self.state.seconds += time.monotonic() - self._started
         self._started = time.monotonic()
         run_state = self.state.state_dict()
-        checkpoint.save(self.folder.checkpoint, self.model, run_state, self.config.checkpoint.replay)  # type: ignore
+        agent: Any = self.model
+        checkpoint.save(self.folder.checkpoint, agent, run_state, self.config.checkpoint.replay)
         LOG.info("checkpoint at agent step %d", self.model.num_timesteps)
 
     def _begin_visit(self) -> None:
@@ -200,7 +201,9 @@ class RunCallback(BaseCallback):
         mean = self.state.returns.take_recent()
         if mean is not None:
             self._shown_return = mean
-            self.recorder.record({f"return/{self.visit.task.name}": mean, "task/index": self.visit.task.index}, step)
+            self.recorder.record(
+                {f"return/{self.visit.task.name}": mean, "task/index": self.visit.task.index}, step
+            )
 
     def _is_due(self, what: str, step: int, every: int) -> bool:
         if not every or step < self._due[what]:
@@ -216,7 +219,7 @@ class RunCallback(BaseCallback):
             self._signal = number
             signal.signal(number, before[number])
 
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number in before:
             signal.signal(number, ask)
         try:
@@ -232,4 +235,3 @@ def _next_multiple(step: int, every: int) -> int:
 
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and value != value
-

@@ -126,10 +126,12 @@ def _load_replay(agent: Agent, state: dict[str, Any] | None) -> None:
 
 def _random_state(agent: Agent) -> dict[str, Any]:
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    generator: Any = np.random.get_state(legacy=False)
+    key = torch.from_numpy(generator["state"]["key"].astype(np.int64))
+    generator = {**generator, "state": {**generator["state"], "key": key}}
     return {
         "python": [version, list(words), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": generator,
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "actions": agent.action_space.np_random.bit_generator.state,
@@ -140,8 +142,9 @@ def _random_state(agent: Agent) -> dict[str, Any]:
 def _load_random(agent: Agent, state: dict[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+    generator = state["numpy"]
+    key = generator["state"]["key"].cpu().numpy().astype(np.uint32)
+    np.random.set_state({**generator, "state": {**generator["state"], "key": key}})
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])

@@ -18,7 +18,10 @@ def layout(sequence: Sequence, networks: SequenceOf[str]) -> dict[str, dict[str,
     names = "|".join(sorted({task.name.split("-")[0] for task in sequence.tasks}))
 
     def charts(*metrics: tuple[str, str]) -> dict[str, list[Any]]:
-        return {title: ["Multiline", [f"plasticity/{metric}/({'|'.join(networks)})$"]] for title, metric in metrics}
+        return {
+            title: ["Multiline", [f"plasticity/{metric}/({'|'.join(networks)})$"]]
+            for title, metric in metrics
+        }
 
     return {
         "Learning": {
@@ -79,5 +82,7 @@ def matrix_figure(names: SequenceOf[str], rows: SequenceOf[SequenceOf[float]]) -
 def matrix_text(names: SequenceOf[str], rows: SequenceOf[SequenceOf[float]]) -> str:
     """The same as a Markdown table."""
     lines = ["| after visit | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    lines += [f"| {visit + 1} | " + " | ".join(f"{v:.4g}" for v in row) + " |" for visit, row in enumerate(rows)]
+    lines += [
+        f"| {visit + 1} | " + " | ".join(f"{v:.4g}" for v in row) + " |" for visit, row in enumerate(rows)
+    ]
     return "\n".join(lines)

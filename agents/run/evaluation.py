@@ -83,12 +83,14 @@ class Evaluator:
         return [value for done, share in zip(returns, shares, strict=True) for value in done[:share]]
 
 
-def act(agent: BaseAlgorithm, observations: np.ndarray, deterministic: bool, rng: np.random.Generator) -> np.ndarray:
+def act(
+    agent: BaseAlgorithm, observations: np.ndarray, deterministic: bool, rng: np.random.Generator
+) -> np.ndarray:
     """Actions as the agent would take them: PPO samples its policy, DQN explores with its final epsilon."""
     normalizer = agent.get_vec_normalize_env()
     if isinstance(normalizer, VecNormalize):
         observations = normalizer.normalize_obs(observations)  # type: ignore[assignment]
-    actions, _ = agent.policy.predict(observations, deterministic=deterministic)  # type: ignore[arg-type]
+    actions, _ = agent.policy.predict(observations, deterministic=deterministic)
     epsilon: Any = getattr(agent, "exploration_final_eps", 0.0)
     if not deterministic and epsilon > 0:
         explore = rng.random(len(actions)) < epsilon

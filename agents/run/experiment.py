@@ -1,6 +1,6 @@
 """The life of one run, from the configuration to the summary.
 
-    sequence -> environment -> agent -> (restore) -> learn, accompanied by RunCallback -> summary
+sequence -> environment -> agent -> (restore) -> learn, accompanied by RunCallback -> summary
 """
 
 from __future__ import annotations
@@ -104,20 +104,24 @@ def _train(config: RunConfig, folder: RunFolder, parts: Parts, state: RunState) 
         state,
         recorder,
         Evaluator(config.evaluation, parts.switching.common, config.seed + 10_000),
-        load_or_collect(folder.probes, sequence, parts.switching.common, config.diagnostics.probe_size, config.seed),
+        load_or_collect(
+            folder.probes, sequence, parts.switching.common, config.diagnostics.probe_size, config.seed
+        ),
         ProgressBar(sequence.agent_steps, done),
     )
     began = time.monotonic()
     callback.progress.start()
     try:
         with callback.stopping_at_signals():
-            agent.learn(sequence.agent_steps - done, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
+            remaining = sequence.agent_steps - done
+            # log_interval None: RunCallback says when SB3 writes its rows
+            agent.learn(remaining, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
     finally:
         callback.progress.stop()
         recorder.close()
         folder.stop_log()
         env.close()
-    return summary.write(folder.summary, parts.sequence, state, time.monotonic() - began)
+    return summary.write(folder.summary, sequence, state, time.monotonic() - began)
 
 
 def _announce(config: RunConfig, parts: Parts) -> None:
@@ -160,4 +164,4 @@ def _describe(recorder: Recorder, config: RunConfig, parts: Parts) -> None:
     writer = recorder.tensorboard.writer
     recorder.record({"hparams": HParam(flat, {"visit_mean/return": 0})}, 0)
     writer.add_text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.structured(config))}```")
-    writer.add_custom_scalars(dashboard.layout(parts.sequence, list(parts.agent.policy.networks())))
+    writer.add_custom_scalars(dashboard.layout(parts.sequence, list(parts.agent.learner.networks)))

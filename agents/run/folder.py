@@ -1,13 +1,13 @@
 """The folder of a run: what lies where, and how it comes to be.
 
-    config.yaml      the resolved configuration; `resume` and `play` read it
-    run.json         command line, versions, commit, hardware
-    events.*         TensorBoard
-    metrics.jsonl    one record per measurement: key, value, agent_step, task, visit
-    probes.npz       the fixed probe batch of each task
-    checkpoint.pt    the newest checkpoint
-    summary.json     return per task and visit, evaluation of every task after every visit
-    run.log          what happened when
+config.yaml      the resolved configuration; `resume` and `play` read it
+run.json         command line, versions, commit, hardware
+events.*         TensorBoard
+metrics.jsonl    one record per measurement: key, value, agent_step, task, visit
+probes.npz       the fixed probe batch of each task
+checkpoint.pt    the newest checkpoint
+summary.json     return per task and visit, evaluation of every task after every visit
+run.log          what happened when
 """
 
 from __future__ import annotations
@@ -71,7 +71,11 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.config.is_file():
-            reason = "is not the folder of a run (it has no config.yaml)" if folder.path.exists() else "does not exist"
+            reason = (
+                "is not the folder of a run (it has no config.yaml)"
+                if folder.path.exists()
+                else "does not exist"
+            )
             raise UserError(f"{option}={path}: '{path}' {reason}.")
         return folder
 

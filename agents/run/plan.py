@@ -24,7 +24,12 @@ def show(config: RunConfig) -> None:
     for visit in sequence.visits:
         task = visit.task
         frames = visit.agent_steps * task.frame_skip if task.is_atari else None
-        numbers = [f"{visit.agent_steps:,}", "" if frames is None else f"{frames:,}", f"{visit.start:,}", f"{visit.end:,}"]
+        numbers = [
+            f"{visit.agent_steps:,}",
+            "" if frames is None else f"{frames:,}",
+            f"{visit.start:,}",
+            f"{visit.end:,}",
+        ]
         table.add_row(str(visit.number + 1), task.name, task.env, *numbers)
     console.print(table)
     options = agent_options(config)

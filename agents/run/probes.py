@@ -7,6 +7,7 @@ observations are collected once, by a random agent on environments of their own,
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,11 +37,16 @@ def collect_probe(task: Task, common: CommonSpaces, size: int, seed: int) -> np.
     return np.concatenate(kept)[:size].copy()
 
 
-def load_or_collect(path: Path, sequence: Sequence, common: CommonSpaces, size: int, seed: int) -> list[np.ndarray]:
+def load_or_collect(
+    path: Path, sequence: Sequence, common: CommonSpaces, size: int, seed: int
+) -> list[np.ndarray]:
     """One probe batch per task, from `path` if it is there."""
     if path.exists():
         with np.load(path, allow_pickle=False) as saved:
             return [saved[str(task.index)] for task in sequence.tasks]
     probes = [collect_probe(task, common, size, seed) for task in sequence.tasks]
-    np.savez_compressed(path, **{str(task.index): probe for task, probe in zip(sequence.tasks, probes, strict=True)})
+    by_task: dict[str, Any] = {
+        str(task.index): probe for task, probe in zip(sequence.tasks, probes, strict=True)
+    }
+    np.savez_compressed(path, **by_task)
     return probes

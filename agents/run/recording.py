@@ -22,7 +22,9 @@ class JsonLines(KVWriter):
         self._file = path.open("a")
         self._visit = visit
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
         """One line per number or spectrum; pictures and texts are TensorBoard's alone."""
         visit = self._visit()
         place = {"agent_step": step, "task": visit.task.name, "visit": visit.number}

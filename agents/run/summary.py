@@ -15,7 +15,7 @@ from envs.sequence import Sequence
 def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> dict[str, Any]:
     """Writes and gives back the summary of a finished run.
 
-    `returns`: per visit, raw returns of the training episodes (`mean` over the visit, `end` over the last fifth of its episodes).
+    `returns`: per visit, raw returns of the training episodes; `mean` over the visit, `end` over its last fifth.
     `evaluation`: `after_visit[v][t]` is the mean return of task t after visit v.
     """
     measured = max(state.seconds, seconds)
@@ -47,9 +47,17 @@ def table(content: dict[str, Any]) -> Table:
         result.add_column(column, justify="left" if column == "task" else "right")
     diagnostics = content["diagnostics"] + [{}] * len(content["returns"])
     for row, measured in zip(content["returns"], diagnostics, strict=False):
-        cells = [str(row["visit"] + 1), row["task"], f"{row['episodes']:,}", _number(row["mean"]), _number(row["end"])]
+        cells = [
+            str(row["visit"] + 1),
+            row["task"],
+            f"{row['episodes']:,}",
+            _number(row["mean"]),
+            _number(row["end"]),
+        ]
         for title, prefix in SHOWN.items():
-            values = [value for key, value in measured.items() if key.startswith(prefix) and key.count("/") == 2]
+            values = [
+                value for key, value in measured.items() if key.startswith(prefix) and key.count("/") == 2
+            ]
             extreme = min if title == "σ min" else max
             cells.append(_number(extreme(values)) if values else "")
         result.add_row(*cells)

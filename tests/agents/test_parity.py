@@ -65,7 +65,9 @@ def test_ppo_equals_sb3(make, name, policy):
     assert_same_weights(ours, theirs)
 
 
-@pytest.mark.parametrize("options", [{"target_kl": 1e-4}, {"clip_range_vf": 0.1}, {"normalize_advantage": False}])
+@pytest.mark.parametrize(
+    "options", [{"target_kl": 1e-4}, {"clip_range_vf": 0.1}, {"normalize_advantage": False}]
+)
 def test_ppo_equals_sb3_with_options(options):
     theirs = PPO("MlpPolicy", cartpole(2), **PPO_ARGUMENTS, **options).learn(256)
     ours = ContinualPPO("MlpPolicy", cartpole(2), **PPO_ARGUMENTS, **options).learn(256)
@@ -112,7 +114,9 @@ def test_isometry_changes_the_weights(agent):
         return agent("NetworkPolicy", cartpole(1), policy_kwargs=kwargs, **arguments).learn(256)
 
     off, on = trained(0.0), trained(1.0)
-    assert not all(torch.equal(a, b) for a, b in zip(off.policy.parameters(), on.policy.parameters(), strict=True))
+    assert not all(
+        torch.equal(a, b) for a, b in zip(off.policy.parameters(), on.policy.parameters(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
@@ -124,6 +128,7 @@ def test_save_load_predict(agent, tmp_path):
     loaded = agent.load(tmp_path / "agent.zip", env=DummyVecEnv([lambda: gymnasium.make("CartPole-v1")]))
     observations = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
     np.testing.assert_array_equal(
-        saved.predict(observations, deterministic=True)[0], loaded.predict(observations, deterministic=True)[0]
+        saved.predict(observations, deterministic=True)[0],
+        loaded.predict(observations, deterministic=True)[0],
     )
     loaded.learn(128)

@@ -1,0 +1,41 @@
+# Each target does its own set-up: a virtual environment in .venv with the versions of constraints.txt.
+# PYTHON is the interpreter that makes it (3.11 to 3.13); PIP_ARGS goes to pip, e.g. PIP_ARGS="--index-url ...".
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: train test slow lint format tensorboard docs clean
+
+train: $(READY)            ## the default experiment: PPO, AEI network and AdamO on nine rooms
+	$(BIN)/python train.py
+
+test: $(READY)             ## the tests, a few minutes
+	$(BIN)/python -m pytest -q -n 2
+
+slow: $(READY)             ## the tests that take longer
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY)             ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)           ## puts the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tensorboard: $(READY)      ## watch the runs at http://localhost:6006
+	$(BIN)/tensorboard --logdir runs
+
+docs: $(READY)             ## the pages that are generated from the code
+	$(BIN)/python -m agents.run.keys > docs/logged_keys.md
+
+clean:                     ## removes the virtual environment and caches, never runs/
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, but {sys.executable} is {v[0]}.{v[1]}. Choose another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[box2d,mujoco,minigrid,dev]'
+	@touch $(READY)
