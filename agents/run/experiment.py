@@ -162,6 +162,6 @@ def _describe(recorder: Recorder, config: RunConfig, parts: Parts) -> None:
         **{f"agent.{key}": value for key, value in config.agent.items() if isinstance(value, (int, float))},
     }
     writer = recorder.tensorboard.writer
-    recorder.record({"hparams": HParam(flat, {"visit_mean/return": 0})}, 0)
+    recorder.record({"hparams": HParam(flat, {"eval/mean": 0, "rollout/ep_rew_mean": 0})}, 0)
     writer.add_text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.structured(config))}```")
     writer.add_custom_scalars(dashboard.layout(parts.sequence, list(parts.agent.learner.networks)))
