@@ -1,0 +1,76 @@
+"""An interrupted run goes on from its checkpoint, and its records stay whole."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from agents.run import experiment
+from agents.run.callback import Interrupted, RunCallback
+from configs import UserError
+
+
+def interrupt_at(monkeypatch, step):
+    """Sends this process SIGINT once the run has made `step` agent steps."""
+    on_step = RunCallback._on_step
+    sent = []
+
+    def watched(self):
+        if self.model.num_timesteps >= step and not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return on_step(self)
+
+    monkeypatch.setattr(RunCallback, "_on_step", watched)
+    return sent
+
+
+@pytest.mark.parametrize("agent", ["ppo", "dqn"])
+def test_interrupted_run_continues(configured, tmp_path, monkeypatch, agent):
+    folder = tmp_path / "run"
+    config = configured("sequence=nine_rooms-smoke", f"agent={agent}", f"run_dir={folder}", "log_every=128")
+    sent = interrupt_at(monkeypatch, 2500)
+    with pytest.raises(Interrupted) as stopped:
+        experiment.start(config)
+    assert sent
+    assert stopped.value.exit_code == 130
+    assert not (folder / "summary.json").exists()
+    halfway = torch.load(folder / "checkpoint.pt", weights_only=True)["counters"]["num_timesteps"]
+    assert 2500 <= halfway < 4096
+
+    summary = experiment.resume(str(folder))
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["counters"]["num_timesteps"] == 4096
+    assert [row["visit"] for row in summary["returns"]] == [0, 1]
+    assert len(summary["evaluation"]["after_visit"]) == 2
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    places = [(record["key"], record["agent_step"], record["visit"]) for record in records]
+    assert len(places) == len(set(places)), "no record is doubled"
+    rows = [record["agent_step"] for record in records if record["key"] == "time/fps"]
+    assert max(right - left for left, right in zip(rows, rows[1:], strict=False)) <= 256, "no row is missing"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_finished_run_is_not_resumed(configured, tmp_path):
+    folder = tmp_path / "run"
+    experiment.start(configured("sequence=cartpole-smoke", f"run_dir={folder}"))
+    with pytest.raises(UserError, match="is finished"):
+        experiment.resume(str(folder))
+
+
+def test_damaged_checkpoint_is_refused(configured, tmp_path):
+    folder = tmp_path / "run"
+    experiment.start(configured("sequence=cartpole-smoke", f"run_dir={folder}"))
+    content = (folder / "checkpoint.pt").read_bytes()
+    (folder / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cannot be used"):
+        experiment.resume(str(folder))
+
+
+def test_checkpoint_of_another_network_is_refused(configured, tmp_path):
+    experiment.start(configured("sequence=cartpole-smoke", f"run_dir={tmp_path / 'a'}"))
+    experiment.start(configured("sequence=cartpole-smoke", "network.widths=[8,8]", f"run_dir={tmp_path / 'b'}"))
+    (tmp_path / "b" / "checkpoint.pt").write_bytes((tmp_path / "a" / "checkpoint.pt").read_bytes())
+    with pytest.raises(UserError, match="cannot be used"):
+        experiment.resume(str(tmp_path / "b"))
