@@ -67,14 +67,14 @@ def jacobian_penalty(
     """
     if projections is not None and projections < 1:
         raise ValueError(f"projections must be at least 1, or None for the exact penalty, got {projections}")
-    with undisturbed(network, batch.device), torch.no_grad():
+    with undisturbed(network, batch.device):
         layers = [layer for layer in record(network, batch).layers if layer.activation is not None]
     if not layers:
         raise ValueError(
             "no layer of the network is followed by an activation module, so none has a Jacobian"
         )
     generator = generator or torch.Generator(batch.device).manual_seed(0)
-    with undisturbed(network, batch.device), torch.enable_grad():
+    with undisturbed(network, batch.device, grad=True):
         deviations = [_deviation(*_factors(layer), projections, generator) for layer in layers]
     return torch.stack(deviations).mean()
 
@@ -100,8 +100,6 @@ def _deviation(W: Tensor, d: Tensor, projections: int | None, generator: torch.G
     n = min(W.shape)
     v = torch.randn(len(d), projections, n, generator=generator, device=W.device, dtype=W.dtype)
     d = d[:, None]  # (S, 1, O)
-    if W.shape[0] <= W.shape[1]:
-        Gv = ((v * d) @ W @ W.mT) * d  # J J^T v
-    else:
-        Gv = ((v @ W.mT) * d.square()) @ W  # J^T J v
+    wide = W.shape[0] <= W.shape[1]
+    Gv = (v * d @ W @ W.mT) * d if wide else (v @ W.mT * d.square()) @ W  # J J^T v, or J^T J v
     return (Gv - v).square().sum(-1).mean() / (4 * n)

@@ -26,7 +26,7 @@ def empirical_ntk(network: nn.Module, x: Tensor) -> Tensor:
     Over the weights and biases of linear and convolution layers and the affine parameters of layer and group
     norms. Of a hard isometric layer the orthogonal weight counts as the parameter.
     """
-    with undisturbed(network, x.device), torch.enable_grad():
+    with undisturbed(network, x.device, grad=True):
         tape = record(network, x.detach().clone().requires_grad_())
         return kernel(tape, backward_signals(tape))
 
@@ -46,7 +46,8 @@ def backward_signals(tape: Tape) -> dict[int, Tensor]:
 def kernel(tape: Tape, signals: dict[int, Tensor]) -> Tensor:
     """K (N C, N C) as the sum of the layers' parts."""
     f = tape.output.flatten(1)
-    K = f.new_zeros(f.numel(), f.numel(), dtype=torch.promote_types(f.dtype, torch.float32))
+    # Zero, but NaN where the output is: masks of ReLU would hide a NaN from the derivatives.
+    K = (0 * f.sum()).expand(f.numel(), f.numel()).to(torch.promote_types(f.dtype, torch.float32)).clone()
     for layer in tape.layers:
         if is_plain(layer.module):
             K += _layer_part(layer, signals)

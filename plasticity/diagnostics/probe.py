@@ -6,6 +6,7 @@ Shapes: B batch, N samples of the kernel, C outputs, S samples per layer Jacobia
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -45,16 +46,19 @@ class Probe:
         self.batch = _prepared(self.network, batch)
         self._cache = {} if cache is None else cache
 
+    def _undisturbed(self, grad: bool = False) -> AbstractContextManager[None]:
+        return undisturbed(self.network, self.batch.device, grad)
+
     @cached_property
     def tape(self) -> Tape:
         """The recorded forward pass over the whole batch, without a graph."""
-        with undisturbed(self.network, self.batch.device), torch.no_grad():
+        with self._undisturbed():
             return record(self.network, self.batch)
 
     @cached_property
     def _differentiable(self) -> tuple[Tape, Tensor, dict[int, Tensor]]:
         """The tape of the first N samples, their input and the backward signals of all outputs."""
-        with undisturbed(self.network, self.batch.device), torch.enable_grad():
+        with self._undisturbed(grad=True):
             outputs = self.tape.output.flatten(1).shape[1]
             samples = min(KERNEL_SAMPLES, max(1, KERNEL_ROWS // outputs))
             x = self.batch[:samples].clone().requires_grad_()
@@ -65,25 +69,28 @@ class Probe:
     def ntk_eigenvalues(self) -> Tensor:
         """Eigenvalues of the empirical NTK, ascending, (N C,)."""
         tape, _, signals = self._differentiable
-        return spectra.eigenvalues(ntk.kernel(tape, signals))
+        with self._undisturbed():
+            return spectra.eigenvalues(ntk.kernel(tape, signals))
 
     @cached_property
     def input_singular_values(self) -> Tensor:
         """Singular values of the input-output Jacobian of each of the first N samples, (N, min(C, I))."""
         tape, x, _ = self._differentiable
-        f = tape.output.flatten(1)
-        J = [torch.autograd.grad(f[:, c].sum(), x, retain_graph=True)[0] for c in range(f.shape[1])]
-        return spectra.singular_values(torch.stack(J, 1).flatten(2))
+        with self._undisturbed(grad=True):
+            f = tape.output.flatten(1)
+            J = [torch.autograd.grad(f[:, c].sum(), x, retain_graph=True)[0] for c in range(f.shape[1])]
+            return spectra.singular_values(torch.stack(J, 1).flatten(2))
 
     @cached_property
     def feature_singular_values(self) -> Tensor:
         """Singular values of the features (B, F) that the last layer reads."""
-        return spectra.singular_values(self.tape.features())
+        with self._undisturbed():
+            return spectra.singular_values(self.tape.features())
 
     @cached_property
     def layer_jacobians(self) -> dict[str, Tensor]:
         """Singular values (S, n) of diag(d) W per layer; see `slopes`. Convolutions count patch by patch."""
-        with undisturbed(self.network, self.batch.device):
+        with self._undisturbed():
             return {layer.name: self._layer_jacobian(layer) for layer in self.tape.layers}
 
     def _layer_jacobian(self, layer: Layer) -> Tensor:
@@ -98,7 +105,8 @@ class Probe:
         """Singular values of the layer's weight as (O, I), ascending."""
         key = id(layer.module)
         if key not in self._cache:
-            self._cache[key] = spectra.singular_values(layer.weight())
+            with self._undisturbed():
+                self._cache[key] = spectra.singular_values(layer.weight())
         return self._cache[key]
 
 
@@ -114,8 +122,11 @@ def slopes(layer: Layer, u: Tensor, create_graph: bool = False) -> Tensor:
         u = u[:, :, None, None]  # image activations look for features in dimension -3
     with torch.enable_grad():
         u = u if create_graph else u.detach().requires_grad_()
-        h, J1 = torch.func.jvp(activation, (u,), (torch.ones_like(u),))[:2]
-        (JJ1,) = torch.autograd.grad(h, u, J1 if create_graph else J1.detach(), create_graph=create_graph)
+        h = activation(u)
+        v = torch.zeros_like(h, requires_grad=True)
+        (Jv,) = torch.autograd.grad(h, u, v, create_graph=True)  # J^T v, linear in v: its gradient by v is J
+        (J1,) = torch.autograd.grad(Jv, v, torch.ones_like(Jv), create_graph=create_graph)
+        (JJ1,) = torch.autograd.grad(h, u, J1, create_graph=create_graph)
     return JJ1.clamp(min=0).sqrt().flatten(1)
 
 

@@ -89,7 +89,7 @@ def rows(x: Tensor, channels_first: bool) -> Tensor:
 
 
 def record(network: nn.Module, batch: Tensor) -> Tape:
-    """Runs `network` on `batch` and records it. The caller decides about gradients; see `undisturbed`."""
+    """Runs `network` on `batch` and records it. See `undisturbed`."""
     recorder = _Recorder(network)
     with recorder.listening():
         output = network(batch)
@@ -99,10 +99,10 @@ def record(network: nn.Module, batch: Tensor) -> Tape:
 
 
 @contextlib.contextmanager
-def undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, no autocast and no in-place activations inside; everything as it was outside.
+def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) -> Iterator[None]:
+    """Evaluation mode, no autocast and no in-place activations inside; graphs only if `grad`.
 
-    The global random streams are put back, so that a measurement never shifts a training run.
+    Outside everything is as it was, the global random streams too: a measurement never shifts a training run.
     """
     modules = list(network.modules())
     training = [module.training for module in modules]
@@ -116,6 +116,7 @@ def undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
             torch.random.fork_rng(devices),
             torch.inference_mode(False),
             torch.autocast(device.type, enabled=False),
+            torch.set_grad_enabled(grad),
         ):
             yield
     finally:

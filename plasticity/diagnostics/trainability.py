@@ -23,7 +23,7 @@ def fit_random_targets(
     of their own: neither the network nor the random streams are touched. Targets are offsets to the present
     outputs, so that a head that has grown large is no handicap.
     """
-    with undisturbed(network, batch.device), torch.enable_grad():
+    with undisturbed(network, batch.device, grad=True):
         clone = copy.deepcopy(network).requires_grad_()
         start = clone(batch).detach()
         noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))

@@ -16,9 +16,7 @@ from plasticity.networks.spec import NetworkSpec
 class Body(nn.Sequential):
     """A sequence of layers that says how many features it gives."""
 
-    def __init__(self, *layers: nn.Module, out_features: int):
-        super().__init__(*layers)
-        self.out_features = out_features
+    out_features: int
 
 
 def build_mlp(in_features: int, spec: NetworkSpec) -> Body:
@@ -28,13 +26,13 @@ def build_mlp(in_features: int, spec: NetworkSpec) -> Body:
     for out_features in spec.widths:
         layers += [_linear(width, out_features, spec), *_unit(out_features, spec, dim=-1)]
         width = out_features
-    return _finish(Body(*layers, out_features=width), spec)
+    return _finish(Body(*layers), width, spec)
 
 
 def build_nature_cnn(in_shape: tuple[int, int, int], spec: NetworkSpec, features: int = 512) -> Body:
     """(B, C, H, W), already scaled to [0, 1] -> (B, features).
 
-    Plain: the convolutions of Mnih et al. 2015. With any isometry: `isometric_convolutions` below.
+    Plain: the convolutions of Mnih et al. 2015. With any isometry: `_isometric_convolutions` below.
     """
     channels, height, width = in_shape
     convolutions = _nature_convolutions if spec.isometry == "none" else _isometric_convolutions
@@ -48,7 +46,7 @@ def build_nature_cnn(in_shape: tuple[int, int, int], spec: NetworkSpec, features
     with torch.no_grad():
         flat = nn.Sequential(*layers)(torch.zeros(1, *in_shape)).shape[1]
     layers += [_linear(flat, features, spec), *_unit(features, spec, dim=-1)]
-    return _finish(Body(*layers, out_features=features), spec)
+    return _finish(Body(*layers), features, spec)
 
 
 @torch.no_grad()
@@ -106,7 +104,8 @@ def _gain(spec: NetworkSpec) -> float:
     return 1.0 if gain is None else gain
 
 
-def _finish(body: Body, spec: NetworkSpec) -> Body:
+def _finish(body: Body, out_features: int, spec: NetworkSpec) -> Body:
+    body.out_features = out_features
     # A plain body keeps torch's initialisation: drawing again would shift the random stream of its caller.
     if spec.isometry != "none":
         initialise_(body, spec)

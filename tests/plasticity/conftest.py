@@ -1,0 +1,16 @@
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("suite", derandomize=True, max_examples=15, deadline=None, database=None)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    return torch.device(request.param)

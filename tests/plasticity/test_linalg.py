@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plasticity.linalg import as_matrix, gram_residual, isometry_descent, newton_schulz_, orthogonalise
+
+
+def with_spectrum(sigma, rows, columns, dtype=torch.double):
+    """A random matrix with the given singular values."""
+    U = torch.linalg.qr(torch.randn(rows, len(sigma), dtype=dtype))[0]
+    V = torch.linalg.qr(torch.randn(columns, len(sigma), dtype=dtype))[0]
+    return U @ torch.diag(torch.as_tensor(sigma, dtype=dtype)) @ V.T
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (8, 3), (4, 4)])
+def test_the_smaller_gram(shape):
+    W = torch.randn(shape)
+    assert gram_residual(W, 2.0).shape == (min(shape), min(shape))
+    sigma = torch.linalg.svdvals(W)
+    torch.testing.assert_close(gram_residual(W, 2.0).square().sum(), (sigma**2 - 2).square().sum())
+
+
+@given(st.lists(st.floats(0.05, 1.7), min_size=2, max_size=5), st.floats(1e-4, 0.1), st.booleans())
+def test_each_singular_value_moves_on_its_own(sigma, a, tall):
+    """Sigma <- sigma - 4 a sigma (sigma^2 - s) below the cap, and singular vectors stay."""
+    torch.manual_seed(0)
+    sigma = sorted(sigma, reverse=True)
+    W = with_spectrum(sigma, 9, 6) if tall else with_spectrum(sigma, 6, 9)
+    s = 1.3
+    E = gram_residual(W, s)
+    a = min(a, 1 / (8 * max(s, min(E.abs().sum(1).max(), E.norm()).item())))
+    moved = torch.linalg.svdvals(W + isometry_descent(W, a, s))[: len(sigma)]
+    x = torch.tensor(sigma, dtype=torch.double)
+    expected = (x - 4 * a * x * (x**2 - s)).sort(descending=True).values
+    torch.testing.assert_close(moved, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_newton_schulz_is_the_step_at_one_eighth():
+    W = with_spectrum([1.2, 0.9, 0.7], 3, 5)
+    bjorck = 1.5 * W - 0.5 * W @ W.T @ W
+    torch.testing.assert_close(W + isometry_descent(W, 1 / 8), bjorck)
+
+
+@pytest.mark.parametrize("gain", [1.0, math.sqrt(2)])
+def test_newton_schulz_finds_the_polar_factor(gain):
+    W = with_spectrum([1.3, 1.0, 0.8, 0.6], 4, 7) * gain
+    U, _, Vh = torch.linalg.svd(W, full_matrices=False)
+    torch.testing.assert_close(newton_schulz_(W.clone(), gain, iterations=8), gain * U @ Vh)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (8, 3), (4, 4), (4, 2, 3, 3)])
+def test_orthogonalise_gives_the_gain_whatever_the_weight(shape):
+    W = torch.randn(shape, dtype=torch.double, requires_grad=True)
+    Q = orthogonalise(W, 1.5)
+    sigma = torch.linalg.svdvals(as_matrix(Q))
+    torch.testing.assert_close(sigma, torch.full_like(sigma, 1.5))
+    assert torch.autograd.gradcheck(orthogonalise, (W,))
+
+
+def test_orthogonalise_spans_the_same_rows_and_ignores_scale():
+    W = torch.randn(3, 8, dtype=torch.double)
+    Q = orthogonalise(W)
+    torch.testing.assert_close(Q, orthogonalise(7 * W))
+    torch.testing.assert_close(W @ Q.T @ Q, W)
+
+
+def test_a_singular_weight_gives_a_defined_result():
+    assert not torch.isfinite(orthogonalise(torch.full((2, 3), torch.nan))).any()
+
+
+def test_vectors_are_refused():
+    with pytest.raises(ValueError, match="two dimensions or more, got shape"):
+        as_matrix(torch.zeros(3))

@@ -1,0 +1,153 @@
+import pytest
+import torch
+from torch import nn
+
+from plasticity import METRICS, NetworkSpec, build_mlp, diagnose
+from plasticity.diagnostics.probe import Probe, slopes
+from plasticity.diagnostics.tape import Layer, record
+
+
+def state_of(network):
+    return (
+        {name: value.clone() for name, value in network.state_dict().items()},
+        [(p.requires_grad, None if p.grad is None else p.grad.clone()) for p in network.parameters()],
+        [module.training for module in network.modules()],
+        [getattr(module, "inplace", None) for module in network.modules()],
+        [len(module._forward_hooks) for module in network.modules()],
+        torch.get_rng_state(),
+    )
+
+
+def assert_same(before, after):
+    for a, b in zip(before[0].values(), after[0].values(), strict=True):
+        assert torch.equal(a, b)
+    for (a, g), (b, h) in zip(before[1], after[1], strict=True):
+        assert a == b
+        assert (g is None and h is None) or torch.equal(g, h)
+    assert before[2:5] == after[2:5]
+    assert torch.equal(before[5], after[5])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_probe_leaves_no_trace(training):
+    layers = [nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(8, 2)]
+    network = nn.Sequential(*layers).train(training)
+    network[0].bias.requires_grad_(False)
+    network(torch.randn(5, 4)).sum().backward()
+    network[3].eval()
+    before = state_of(network)
+    with torch.no_grad():
+        values = diagnose(
+            {"net": network}, torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), list(METRICS)
+        )
+    assert_same(before, state_of(network))
+    assert all(value == value for value in values.values() if isinstance(value, float))
+
+
+@pytest.mark.parametrize(
+    "context", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_it_measures_the_same_in_any_context(context):
+    network = nn.Sequential(build_mlp(4, NetworkSpec((8, 8))), nn.Linear(8, 2))
+    x = torch.randn(6, 4)
+    expected = diagnose({"net": network}, x)
+    with context():
+        found = diagnose({"net": network}, x)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
+
+
+def test_layers_units_and_names_of_a_nested_network():
+    body = nn.Sequential(
+        nn.Conv2d(1, 4, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6), nn.Tanh()
+    )
+    tape = record(nn.Sequential(body, nn.Linear(6, 2)), torch.randn(5, 1, 3, 3))
+    assert [(layer.name, layer.path) for layer in tape.layers] == [
+        ("conv1", "0.0"),
+        ("linear2", "0.4"),
+        ("linear3", "1"),
+    ]
+    assert [type(layer.activation) for layer in tape.layers] == [nn.ReLU, nn.Tanh, type(None)]
+    assert tape.layers[0].units().shape == (5 * 4, 4)
+    assert tape.features().shape == (5, 6)
+    assert tape.uncovered == []
+
+
+def test_in_place_activations_do_not_hide_what_they_overwrite():
+    tape = Probe(nn.Sequential(nn.Linear(3, 50), nn.ReLU(inplace=True)), torch.randn(20, 3)).tape
+    assert (tape.layers[0].before[0] < 0).any()
+    assert (tape.layers[0].outputs[0] < 0).any()
+
+
+@pytest.mark.parametrize(
+    ("activation", "slope"),
+    [
+        (nn.ReLU(), lambda u: (u > 0).double()),
+        (nn.Tanh(), lambda u: 1 - u.tanh() ** 2),
+        (nn.LeakyReLU(0.1), lambda u: torch.where(u > 0, 1.0, 0.1)),
+        (nn.PReLU(init=-0.5), lambda u: torch.where(u > 0, 1.0, 0.5)),
+    ],
+    ids=str,
+)
+def test_slopes_of_elementwise_activations(activation, slope):
+    u = torch.randn(7, 6, dtype=torch.double)
+    layer = Layer("linear1", "0", nn.Linear(6, 6), activation=activation.double())
+    torch.testing.assert_close(slopes(layer, u), slope(u).double())
+
+
+def test_slopes_make_the_layer_jacobian_also_where_units_mix():
+    class CReLU(nn.Module):
+        def forward(self, x):
+            return torch.cat((x.relu(), (-x).relu()), -1)
+
+    for network in (
+        build_mlp(5, NetworkSpec((6,), "maxmin")),
+        build_mlp(5, NetworkSpec((8,), "groupsort")),
+        nn.Sequential(nn.Linear(5, 6), CReLU()),
+        build_mlp(5, NetworkSpec((6,), "tanh")),
+        build_mlp(5, NetworkSpec((6,))),
+    ):
+        network = network.double()
+        x = torch.randn(1, 5, dtype=torch.double)
+        J = torch.autograd.functional.jacobian(lambda v, net=network: net(v[None])[0], x[0])
+        found = Probe(network, x).layer_jacobians["linear1"][0]
+        torch.testing.assert_close(found.flip(0), torch.linalg.svdvals(J), atol=1e-7, rtol=1e-7)
+
+
+def test_the_input_jacobian():
+    network = nn.Sequential(build_mlp(5, NetworkSpec((8, 8), "tanh")), nn.Linear(8, 3)).double()
+    x = torch.randn(4, 5, dtype=torch.double)
+    J = torch.func.vmap(torch.func.jacrev(network))(x)
+    found = Probe(network, x).input_singular_values
+    torch.testing.assert_close(found.flip(1), torch.linalg.svdvals(J), atol=1e-7, rtol=1e-7)
+
+
+def test_compiled_modules_are_looked_through():
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+
+    class Compiled(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self._orig_mod = inner
+
+    assert len(Probe(Compiled(network), torch.randn(2, 3)).tape.layers) == 2
+
+
+@pytest.mark.parametrize("batch", [torch.zeros(0, 3), torch.zeros(3), None, [1.0]], ids=str)
+def test_a_batch_that_is_none(batch):
+    with pytest.raises(ValueError, match="need a batch tensor"):
+        Probe(nn.Linear(3, 1), batch)
+
+
+def test_a_batch_that_is_not_finite():
+    with pytest.raises(ValueError, match="not finite"):
+        Probe(nn.Linear(3, 1), torch.full((2, 3), float("inf")))
+
+
+def test_integer_batches_are_converted():
+    assert Probe(nn.Linear(3, 1), torch.ones(2, 3, dtype=torch.uint8)).tape.output.dtype == torch.float32
+
+
+def test_a_network_of_several_outputs_is_refused():
+    with pytest.raises(ValueError, match="returns one tensor, got tuple"):
+        _ = Probe(nn.GRU(3, 3), torch.zeros(2, 4, 3)).tape
