@@ -16,7 +16,7 @@ from rich.console import Console
 from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from agents.options import agent_options, make_agent
+from agents.options import agent_options, make_agent, make_methods, network_spec
 from agents.run import checkpoint, dashboard, summary
 from agents.run.callback import RunCallback, RunState
 from agents.run.evaluation import Evaluator
@@ -52,6 +52,7 @@ def build(config: RunConfig) -> Parts:
     """
     torch.set_num_threads(config.threads)
     try:
+        network_spec(config), make_methods(config)  # cheap to check before environments are made
         n_envs = agent_options(config).n_envs
         sequence = Sequence.from_config(config.sequence, config.seed, n_envs)
         env: VecEnv = SwitchingVecEnv(sequence, n_envs, config.seed)

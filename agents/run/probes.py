@@ -15,26 +15,34 @@ from envs.sequence import Sequence, Task
 from envs.spaces import CommonSpaces
 from envs.task_env import TaskEnv
 
-STEPS_PER_OBSERVATION = 8
-"""Vector steps between kept observations: neighbours in time are nearly equal."""
+SPACING = 8
+"""Vector steps between looks: neighbours in time are nearly equal."""
 COPIES = 4
+PATIENCE = 20
+"""Looks per wanted observation after which a task that shows few different ones is taken as it is."""
 
 
 def collect_probe(task: Task, common: CommonSpaces, size: int, seed: int) -> np.ndarray:
-    """(size, ...) observations of a uniformly random agent, in the common space."""
+    """Up to `size` different observations of a uniformly random agent, (size, ...) in the common space.
+
+    Two equal observations would make the neural tangent kernel singular, whatever the network.
+    """
     env = TaskEnv(task, COPIES)
     rng = np.random.default_rng([seed, task.index])
     space = env.action_space
     space.seed(int(rng.integers(2**31)))
-    kept = [common.pad(env.reset(seed=int(rng.integers(2**31))))]
+    different: dict[bytes, np.ndarray] = {}
+    observations = env.reset(seed=int(rng.integers(2**31)))
     try:
-        while sum(len(batch) for batch in kept) < size:
-            for _ in range(STEPS_PER_OBSERVATION):
-                step = env.step(np.stack([space.sample() for _ in range(COPIES)]))
-            kept.append(common.pad(step.observations))
+        for _ in range(PATIENCE * size // COPIES):
+            different |= {row.tobytes(): row for row in common.pad(observations).copy()}
+            if len(different) >= size:
+                break
+            for _ in range(SPACING):
+                observations = env.step(np.stack([space.sample() for _ in range(COPIES)])).observations
     finally:
         env.close()
-    return np.concatenate(kept)[:size].copy()
+    return np.stack(list(different.values())[:size])
 
 
 def load_or_collect(

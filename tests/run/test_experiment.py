@@ -56,7 +56,11 @@ def test_run_leaves_what_it_promises(run, overrides):
 def test_diagnostics_and_evaluation_leave_training_alone(run):
     _, measured = run("sequence=nine_rooms-smoke", folder="measured")
     _, bare = run(
-        "sequence=nine_rooms-smoke", "diagnostics.every=0", "evaluation.episodes=0", "log_every=100000", folder="bare"
+        "sequence=nine_rooms-smoke",
+        "diagnostics.every=0",
+        "evaluation.episodes=0",
+        "log_every=100000",
+        folder="bare",
     )
     with_, without = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (measured, bare))
     for name, value in with_["policy"].items():
@@ -67,7 +71,7 @@ def test_diagnostics_and_evaluation_leave_training_alone(run):
 def test_one_task_without_mechanisms_is_sb3_ppo(run):
     """The whole machinery around the agent changes nothing: the same weights as a plain SB3 script."""
     _, folder = run("sequence=cartpole-smoke", "network=tanh", "optimizer=adam", "seed=5")
-    options = dict(n_steps=128, batch_size=256, n_epochs=4, learning_rate=1e-3, ent_coef=0.01)
+    options = dict(n_steps=128, batch_size=256, n_epochs=10, learning_rate=1e-3, ent_coef=0.01)
     theirs = PPO("MlpPolicy", make_vec_env("CartPole-v1", 8), seed=5, device="cpu", **options).learn(2048)
     assert_same(folder, theirs)
 

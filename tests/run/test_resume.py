@@ -70,7 +70,9 @@ def test_damaged_checkpoint_is_refused(configured, tmp_path):
 
 def test_checkpoint_of_another_network_is_refused(configured, tmp_path):
     experiment.start(configured("sequence=cartpole-smoke", f"run_dir={tmp_path / 'a'}"))
-    experiment.start(configured("sequence=cartpole-smoke", "network.widths=[8,8]", f"run_dir={tmp_path / 'b'}"))
+    experiment.start(
+        configured("sequence=cartpole-smoke", "network.widths=[8,8]", f"run_dir={tmp_path / 'b'}")
+    )
     (tmp_path / "b" / "checkpoint.pt").write_bytes((tmp_path / "a" / "checkpoint.pt").read_bytes())
     with pytest.raises(UserError, match="cannot be used"):
         experiment.resume(str(tmp_path / "b"))
