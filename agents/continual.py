@@ -6,6 +6,7 @@ steps); an environment without visits is one endless visit, and then nothing her
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -15,8 +16,10 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from configs.schema import SwitchConfig
-from plasticity.methods import Learner, Method, Methods
+from plasticity.methods import Batch, Learner, Method, Methods
 from plasticity.methods.projection import Projection
+
+LOG = logging.getLogger("isorl")
 
 OPTIONS_NOT_SAVED = ("methods", "learner", "_last_loss")
 """They hold the networks themselves; SB3's `save` writes the networks apart."""
@@ -53,17 +56,29 @@ class Continual(BaseAlgorithm):
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
-        super()._setup_model()  # type: ignore[safe-super]
-        policy: Any = self.policy
-        if not hasattr(policy, "networks"):  # a policy of SB3's own: nothing to act on
-            if self.methods:
+        ours: Any = self.policy_class
+        if self.methods:
+            if not hasattr(ours, "networks"):
                 raise ValueError("Methods need policy='NetworkPolicy', whose networks they can see.")
-            return
+            self.policy_kwargs = _as_methods_want(self.methods, ours, self.policy_kwargs)
+        super()._setup_model()  # type: ignore[safe-super]
+        if hasattr(ours, "networks"):
+            self._start_methods(self.policy)
+
+    def _start_methods(self, policy: Any) -> None:
         if policy.network.isometry == "projected":
             self.methods = Methods({**self.methods.by_name, "projection": Projection()})
         generator = torch.Generator().manual_seed(self.seed if self.seed is not None else 0)
-        self.learner = Learner(policy.networks(), policy.optimizer, policy.targets(), generator)
+        self.learner = Learner(
+            policy.networks(), policy.optimizer, policy, policy.fresh, policy.targets(), generator
+        )
         self.methods.start(self.learner)
+        LOG.info("methods, in order: %s", self.methods)
+
+    def _seen(self, batch: Any) -> Batch:
+        """What methods see of a minibatch of SB3's."""
+        policy: Any = self.policy
+        return Batch(lambda: policy.inputs(batch.observations))
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> Any:
         """SB3's, after acting on a switch that has happened since the last update."""
@@ -101,6 +116,17 @@ class Continual(BaseAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *OPTIONS_NOT_SAVED]
+
+
+def _as_methods_want(methods: Methods, policy: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The policy's arguments with the network and the optimizer of the methods."""
+    cls = given.get("optimizer_class", torch.optim.Adam)
+    options = dict(given.get("optimizer_kwargs") or {})
+    if cls is torch.optim.Adam:
+        options.setdefault("eps", policy.ADAM_EPS)  # stable-baselines3 gives it to plain Adam alone
+    cls, options = methods.optimizer(cls, options)
+    network = methods.network(given.get("network") or policy.NETWORK)
+    return {**given, "network": network, "optimizer_class": cls, "optimizer_kwargs": options}
 
 
 def _normalizers(env: VecEnv) -> Iterator[VecNormalize]:

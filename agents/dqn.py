@@ -43,14 +43,15 @@ class ContinualDQN(Continual, DQN):
         losses = []
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
-            loss = self._loss(batch)
+            seen = self._seen(batch)
+            loss = self.methods.add_loss(self._loss(batch), seen)
             losses.append(loss.detach())
 
             self.policy.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
-            self.methods.after_update()
+            self.methods.after_update(seen)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self._last_loss = torch.stack(losses).mean()
@@ -62,7 +63,7 @@ class ContinualDQN(Continual, DQN):
             next_q = self.q_net_target(batch.next_observations).max(dim=1).values.reshape(-1, 1)
             target_q = batch.rewards + (1 - batch.dones) * discounts * next_q
         q = torch.gather(self.q_net(batch.observations), dim=1, index=batch.actions.long())
-        return self.methods.add_loss(F.smooth_l1_loss(q, target_q), batch)
+        return F.smooth_l1_loss(q, target_q)
 
     def dump_logs(self) -> None:
         """SB3's, with the loss read from the device here and not at every update."""
@@ -71,10 +72,8 @@ class ContinualDQN(Continual, DQN):
         super().dump_logs()
 
     def on_switch(self, env: VecEnv) -> None:
-        """Besides what all agents do: the replay buffer, and the target network where methods acted."""
+        """Besides what all agents do: the replay buffer. Methods that redraw weights see to the target network."""
         super().on_switch(env)
-        if self.methods:
-            self.q_net_target.load_state_dict(self.q_net.state_dict())
         if self.switch.replay == "clear":
             assert self.replay_buffer is not None
             self.replay_buffer.reset()

@@ -65,10 +65,25 @@ class ActorCriticBodies(nn.Module):
         return self.value_net(features)
 
 
-class NetworkActorCritic(ActorCriticPolicy):
+class ForMethods(BasePolicy):
+    """What plasticity methods ask of a policy besides its networks."""
+
+    def inputs(self, observations: PyTorchObs) -> Tensor:
+        """(B, ...) observations of a minibatch -> what the networks of `networks()` take."""
+        space, normalize = self.observation_space, self.normalize_images
+        return preprocess_obs(observations, space, normalize_images=normalize)  # type: ignore
+
+    def fresh(self) -> BasePolicy:
+        """A newly initialised twin, as at the beginning of a run; its optimizer is not used."""
+        return type(self)(**self._get_constructor_parameters()).to(self.device)
+
+
+class NetworkActorCritic(ForMethods, ActorCriticPolicy):
     """PPO's policy: actor and critic built from a NetworkSpec, parameters sorted by role."""
 
     HEADS = ("action_net", "value_net")
+    NETWORK = NetworkSpec(activation="tanh")
+    ADAM_EPS = 1e-5
 
     def __init__(
         self,
@@ -78,7 +93,7 @@ class NetworkActorCritic(ActorCriticPolicy):
         network: NetworkSpec | None = None,
         **kwargs: Any,
     ) -> None:
-        self.network = network or NetworkSpec(activation="tanh")
+        self.network = network or self.NETWORK
         self.is_cnn = uses_cnn(observation_space)
         if self.is_cnn:
             kwargs.update(
@@ -158,8 +173,11 @@ class NetworkQ(BasePolicy):
         return self(observation).argmax(dim=1).reshape(-1)
 
 
-class NetworkDQNPolicy(DQNPolicy):
+class NetworkDQNPolicy(ForMethods, DQNPolicy):
     """DQN's policy: online and target network built from a NetworkSpec, parameters sorted by role."""
+
+    NETWORK = NetworkSpec(activation="relu")
+    ADAM_EPS = 1e-8
 
     def __init__(
         self,
@@ -169,7 +187,7 @@ class NetworkDQNPolicy(DQNPolicy):
         network: NetworkSpec | None = None,
         **kwargs: Any,
     ) -> None:
-        self.network = network or NetworkSpec(activation="relu")
+        self.network = network or self.NETWORK
         self.is_cnn = uses_cnn(observation_space)
         if self.is_cnn:
             kwargs.update(
@@ -240,8 +258,8 @@ def _without_optimizer(policy: Any) -> Iterator[None]:
 def _make_optimizer(
     policy: BasePolicy, trained: nn.Module, heads: tuple[str, ...], lr_schedule: Schedule
 ) -> torch.optim.Optimizer:
-    """SB3 hands its optimizer a flat list; one that treats hidden weights apart gets groups by role."""
-    if issubclass(policy.optimizer_class, AdamO):
+    """SB3 hands its optimizer a flat list; one that treats hidden weights apart (`by_role`) gets groups."""
+    if issubclass(policy.optimizer_class, AdamO) or getattr(policy.optimizer_class, "by_role", False):
         parameters: Any = parameter_groups(trained, heads=heads)
     else:
         parameters = trained.parameters()

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from agents.continual import Continual
 from agents.policies import NetworkActorCritic
+from plasticity.methods import Batch
 
 
 class ContinualPPO(Continual, PPO):
@@ -46,7 +47,8 @@ class ContinualPPO(Continual, PPO):
         for _ in range(self.n_epochs):
             logged["approx_kl"].clear()  # SB3 logs the last epoch's
             for batch in self.rollout_buffer.get(self.batch_size):
-                loss, terms = self._loss(batch, clip_range, clip_range_vf)
+                seen = self._seen(batch)
+                loss, terms = self._loss(batch, seen, clip_range, clip_range_vf)
                 for name, term in terms.items():
                     logged[name].append(term)
                 if self.target_kl is not None and terms["approx_kl"] > 1.5 * self.target_kl:
@@ -57,14 +59,14 @@ class ContinualPPO(Continual, PPO):
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 self.policy.optimizer.step()
-                self.methods.after_update()
+                self.methods.after_update(seen)
             self._n_updates += 1
             if not within_target_kl:
                 break
         self._log(logged, clip_range, clip_range_vf)
 
     def _loss(
-        self, batch: Any, clip_range: float, clip_range_vf: float | None
+        self, batch: Any, seen: Batch, clip_range: float, clip_range_vf: float | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped surrogate loss (Schulman et al. 2017, eq. 9) of a minibatch, and its terms for the log."""
         actions = batch.actions
@@ -84,7 +86,7 @@ class ContinualPPO(Continual, PPO):
         value_loss = F.mse_loss(batch.returns, values)
         entropy_loss = -torch.mean(-log_prob) if entropy is None else -torch.mean(entropy)
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        loss = self.methods.add_loss(loss, batch)
+        loss = self.methods.add_loss(loss, seen)
 
         with torch.no_grad():
             log_ratio = log_prob - batch.old_log_prob

@@ -1,16 +1,18 @@
 """Methods that keep a network plastic: one file and one registration each, found by themselves.
 
 A new one needs `plasticity/methods/<name>.py` with a dataclass under `@METHODS.register("<name>")`, and
-`configs/method/<name>.yaml` with its options for the command line.
+`configs/method/<name>.yaml` with its options for the command line. docs/methods.md is written from these files.
 """
 
 import importlib
 import pkgutil
 
-from plasticity.methods.base import Learner, Method, Methods
+from plasticity.methods.base import Act, Method
+from plasticity.methods.composition import Methods
+from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.registry import METHODS
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["METHODS", "Learner", "Method", "Methods"]
+__all__ = ["METHODS", "Act", "Batch", "Learner", "Method", "Methods"]

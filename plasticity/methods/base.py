@@ -1,63 +1,64 @@
-"""The seam between a learner and the methods that act on it: four hooks, all no-ops unless overridden.
+"""The seam between a learner and the methods that act on it: hooks that do nothing unless overridden.
 
 A learner calls them in this order, for the methods in the order in which they were given:
 
-    start(learner)              once, when the networks exist
+    network(spec)               before the networks exist: another network
+    optimizer(cls, options)     before the optimizer exists: another one, or other options
+    start(learner)              once, when both exist
     loss(batch)                 per minibatch, before backward: a term to add to the loss
-    after_update()              per minibatch, after optimizer.step()
+    after_update(batch)         per minibatch, after optimizer.step()
     on_switch()                 when the task has switched, before the first update on the new task
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-
-@dataclass(frozen=True)
-class Learner:
-    """What a method may see and change.
-
-    Attributes:
-        networks: the trained networks by name: "actor" and "critic", or "q". They may share modules.
-        optimizer: the one that trains them; a method that replaces weights handles their moments here.
-        targets: network name -> its slowly following copy ("q" for DQN, none for PPO).
-        generator: randomness for methods, apart from the agent's own stream.
-    """
-
-    networks: Mapping[str, nn.Module]
-    optimizer: Optimizer
-    targets: Mapping[str, nn.Module] = field(default_factory=dict)
-    generator: torch.Generator = field(default_factory=torch.Generator)
-
-    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(name, parameter) of every trained parameter, shared ones once."""
-        seen: set[int] = set()
-        for network_name, network in self.networks.items():
-            for name, parameter in network.named_parameters():
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield f"{network_name}.{name}", parameter
+from plasticity.methods.learner import Batch, Learner
+from plasticity.networks.spec import NetworkSpec
 
 
 class Method:
-    """Base of all methods. `claims` names what can only be had once, for example "network" or "optimizer"."""
+    """Base of all methods.
 
-    claims: frozenset[str] = frozenset()
+    The page of methods (docs/methods.md) is written from the modules: the first line of the module names the
+    paper, the class docstring the formula, its `Attributes` the defaults and their sources, and `resets` what
+    the method sets anew, moments included.
+    """
+
+    resets: ClassVar[str] = "nothing"
+    saved: ClassVar[tuple[str, ...]] = ()
+    """Names of the attributes (tensors, plain values, lists and dicts of them) that a resumed run needs."""
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """What only one method of a run can decide, for example "the activation"."""
+        return frozenset()
+
+    def network(self, spec: NetworkSpec) -> NetworkSpec:
+        """The network that this method wants instead of `spec`."""
+        return spec
+
+    def optimizer(
+        self, cls: type[Optimizer], options: dict[str, Any]
+    ) -> tuple[type[Optimizer], dict[str, Any]]:
+        """The optimizer's class and keyword arguments that this method wants instead."""
+        return cls, options
 
     def start(self, learner: Learner) -> None:
         """Remember what is needed later: initial weights, layers to watch."""
 
-    def loss(self, batch: Any) -> Tensor | None:
+    def loss(self, batch: Batch) -> Tensor | None:
         """A scalar to add to the loss of this minibatch, or None."""
         return None
 
-    def after_update(self) -> None:
+    def after_update(self, batch: Batch) -> None:
         """Act on the weights after an optimizer step."""
 
     def on_switch(self) -> None:
@@ -65,77 +66,57 @@ class Method:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values that a resumed run needs."""
-        return {}
+        return {name: getattr(self, name) for name in self.saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Takes back what `state_dict` gave; `start` has been called."""
+        for name in self.saved:
+            setattr(self, name, copy.deepcopy(state[name]))
 
 
-class Methods:
-    """The methods of one run, called in order.
+@dataclass
+class Act(Method):
+    """A method that acts now and then: at each task switch, or at every N-th update.
 
-    Raises:
-        ValueError: two methods claim the same thing.
+    Attributes:
+        every: 0 acts at each task switch; N acts at every N-th update instead, for tasks without known ends.
     """
 
-    def __init__(self, methods: Mapping[str, Method] | None = None) -> None:
-        self.by_name = dict(methods or {})
-        claimed: dict[str, str] = {}
-        for name, method in self.by_name.items():
-            for claim in method.claims:
-                if claim in claimed:
-                    raise ValueError(
-                        f"Methods '{claimed[claim]}' and '{name}' cannot combine: both set the {claim}."
-                    )
-                claimed[claim] = name
+    every: int = 0
 
-    def __bool__(self) -> bool:
-        return bool(self.by_name)
+    saved: ClassVar[tuple[str, ...]] = ("_updates",)
 
-    def __iter__(self) -> Iterator[Method]:
-        return iter(self.by_name.values())
+    def __post_init__(self) -> None:
+        check(self, every=self.every >= 0 or "a number of updates, at least 0")
 
     def start(self, learner: Learner) -> None:
-        """Shows every method the networks."""
-        for method in self:
-            method.start(learner)
+        """Counts from here."""
+        self.learner = learner
+        self._updates = 0
 
-    def add_loss(self, loss: Tensor, batch: Any) -> Tensor:
-        """`loss` plus every method's term."""
-        for method in self:
-            term = method.loss(batch)
-            if term is not None:
-                loss = loss + term
-        return loss
+    def act(self) -> None:
+        """What the method does."""
+        raise NotImplementedError
 
-    def after_update(self) -> None:
-        """After an optimizer step."""
-        for method in self:
-            method.after_update()
+    def after_update(self, batch: Batch) -> None:
+        """Acts at every N-th update."""
+        self._updates += 1
+        if self.every and self._updates % self.every == 0:
+            self.act()
 
     def on_switch(self) -> None:
-        """After a task switch."""
-        for method in self:
-            method.on_switch()
-
-    def state_dict(self) -> dict[str, dict[str, Any]]:
-        """State of every method by name."""
-        return {name: method.state_dict() for name, method in self.by_name.items()}
-
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Takes back what `state_dict` gave.
-
-        Raises:
-            ValueError: the state belongs to other methods.
-        """
-        if list(state) != list(self.by_name):
-            raise ValueError(
-                f"The saved state is of methods {list(state)}, but this run has {list(self.by_name)}."
-            )
-        for name, method in self.by_name.items():
-            method.load_state_dict(state[name])
+        """Acts at a switch."""
+        if not self.every:
+            self.act()
 
 
-def initial_weights(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Tensor]:
-    """A frozen copy of every parameter by name."""
-    return {name: parameter.detach().clone() for name, parameter in parameters}
+def check(method: Method, **conditions: bool | str) -> None:
+    """Refuses options: `check(self, strength=self.strength >= 0 or "at least 0")`.
+
+    Raises:
+        ValueError: names the option, its value and what it must be.
+    """
+    for name, outcome in conditions.items():
+        if outcome is not True:
+            module = type(method).__module__.rpartition(".")[2]
+            raise ValueError(f"{module}.{name} is {getattr(method, name)!r}; it must be {outcome}.")

@@ -1,12 +1,17 @@
-"""The projected form of isometric layers: Newton-Schulz after every optimizer step."""
+"""The projected form of isometric layers: Newton-Schulz after every optimizer step. Not an option of its own."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import nn
 
-from plasticity.methods.base import Learner, Method
+from plasticity.methods.base import Method
+from plasticity.methods.learner import Batch, Learner
+from plasticity.networks import project_
 
 
+@dataclass
 class Projection(Method):
     """Keeps the layers that were built with isometry="projected" on the orthogonal manifold."""
 
@@ -14,8 +19,6 @@ class Projection(Method):
         """Remembers the networks."""
         self._networks = nn.ModuleList(learner.networks.values())
 
-    def after_update(self) -> None:
+    def after_update(self, batch: Batch) -> None:
         """One projection."""
-        from plasticity.networks import project_
-
         project_(self._networks)

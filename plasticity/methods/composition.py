@@ -1,0 +1,95 @@
+"""Several methods as one: called in the order in which they were given, refused where they contradict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from plasticity.methods.base import Method
+from plasticity.methods.learner import Batch, Learner
+from plasticity.networks.spec import NetworkSpec
+
+
+class Methods:
+    """The methods of one run.
+
+    Raises:
+        ValueError: two methods claim the same thing.
+    """
+
+    def __init__(self, methods: Mapping[str, Method] | None = None) -> None:
+        self.by_name = dict(methods or {})
+        claimed: dict[str, str] = {}
+        for name, method in self.by_name.items():
+            for claim in sorted(method.claims):
+                if claim in claimed:
+                    raise ValueError(
+                        f"Methods '{claimed[claim]}' and '{name}' cannot combine: both decide {claim}. Leave one out."
+                    )
+                claimed[claim] = name
+
+    def __bool__(self) -> bool:
+        return bool(self.by_name)
+
+    def __iter__(self) -> Iterator[Method]:
+        return iter(self.by_name.values())
+
+    def __str__(self) -> str:
+        return ", then ".join(map(str, self.by_name.values())) or "none"
+
+    def network(self, spec: NetworkSpec) -> NetworkSpec:
+        """`spec` as every method in turn wants it."""
+        for method in self:
+            spec = method.network(spec)
+        return spec
+
+    def optimizer(
+        self, cls: type[Optimizer], options: dict[str, Any]
+    ) -> tuple[type[Optimizer], dict[str, Any]]:
+        """The optimizer as every method in turn wants it."""
+        for method in self:
+            cls, options = method.optimizer(cls, options)
+        return cls, options
+
+    def start(self, learner: Learner) -> None:
+        """Shows every method the networks."""
+        for method in self:
+            method.start(learner)
+
+    def add_loss(self, loss: Tensor, batch: Batch) -> Tensor:
+        """`loss` plus every method's term."""
+        for method in self:
+            term = method.loss(batch)
+            if term is not None:
+                loss = loss + term
+        return loss
+
+    def after_update(self, batch: Batch) -> None:
+        """After an optimizer step."""
+        for method in self:
+            method.after_update(batch)
+
+    def on_switch(self) -> None:
+        """After a task switch."""
+        for method in self:
+            method.on_switch()
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """State of every method by name."""
+        return {name: method.state_dict() for name, method in self.by_name.items()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Takes back what `state_dict` gave.
+
+        Raises:
+            ValueError: the state belongs to other methods.
+        """
+        if list(state) != list(self.by_name):
+            raise ValueError(
+                f"The saved state is of methods {list(state)}, but this run has {list(self.by_name)}."
+            )
+        for name, method in self.by_name.items():
+            method.load_state_dict(state[name])

@@ -1,0 +1,84 @@
+"""What a method sees of the learner it acts on, and the acts that touch weights, moments and targets together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plasticity.methods.surgery import forget
+
+
+class Batch:
+    """The minibatch of an update as methods see it; nothing is computed before it is asked for."""
+
+    def __init__(self, inputs: Callable[[], Tensor]) -> None:
+        self._inputs = inputs
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        """(B, ...): what the networks read."""
+        return self._inputs()
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """What a method may see and change.
+
+    Attributes:
+        networks: the trained networks by name, from input to output: "actor" and "critic", or "q". They may
+            share modules.
+        optimizer: the one that trains them; whoever replaces weights handles their moments here.
+        root: the module that holds everything: networks, targets and parameters outside them (`log_std`).
+        fresh: builds a twin of `root` initialised as at the beginning of a run.
+        targets: network name -> its slowly following copy ("q" for DQN, none for PPO).
+        generator: randomness for methods, apart from the agent's own stream.
+    """
+
+    networks: Mapping[str, nn.Sequential]
+    optimizer: Optimizer
+    root: nn.Module
+    fresh: Callable[[], nn.Module]
+    targets: Mapping[str, nn.Module] = field(default_factory=dict)
+    generator: torch.Generator = field(default_factory=torch.Generator)
+
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of every parameter of the trained networks, shared ones once."""
+        seen: set[int] = set()
+        for network_name, network in self.networks.items():
+            for name, parameter in network.named_parameters():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield f"{network_name}.{name}", parameter
+
+    def outside(self) -> list[nn.Parameter]:
+        """Trained parameters that belong to no network, such as the spread of Gaussian actions."""
+        inside = {id(parameter) for _, parameter in self.parameters()}
+        held = {id(parameter) for parameter in self.root.parameters()}
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return [parameter for parameter in trained if id(parameter) in held - inside]
+
+    @torch.no_grad()
+    def redraw(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Draws `parameters` as at the beginning of a run, forgets their moments, and makes the targets follow."""
+        names = {id(parameter): name for name, parameter in self.root.named_parameters()}
+        fresh = dict(self._twin().named_parameters())
+        for parameter in parameters:
+            parameter.copy_(fresh[names[id(parameter)]])
+            forget(self.optimizer, parameter)
+        self.sync_targets()
+
+    def sync_targets(self) -> None:
+        """Makes every target equal to its network: an online network redrawn apart from it would chase noise."""
+        for name, target in self.targets.items():
+            target.load_state_dict(self.networks[name].state_dict())
+
+    def _twin(self) -> nn.Module:
+        seed = torch.randint(2**31, (), generator=self.generator)
+        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn on the CPU
+            torch.manual_seed(int(seed))
+            return self.fresh()

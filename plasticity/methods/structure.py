@@ -1,0 +1,126 @@
+"""Which layer makes which units, and which columns of which next layers read them.
+
+Shapes: O outputs, I inputs of a layer, U units of a hidden layer, c copies of each unit that its activation
+gives out (2 for CReLU, else 1), p positions of a unit that the next layer reads (pixels after a flatten, taps of
+a kernel, else 1), S samples times copies times positions.
+
+    columns of unit u in a reader's weight (O, I, ...):   weight.view(O, c, U, p)[:, :, u, :]
+
+The one view serves a linear layer after a linear one, a convolution after a convolution, and a linear layer
+after a flatten, which lays pixels innermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from plasticity.networks.activations import GroupSort, MaxMin
+from plasticity.networks.isometric import Shift
+
+WEIGHTED = (nn.Linear, nn.Conv2d)
+NORMS = (nn.LayerNorm, nn.GroupNorm)
+_PASSING = (nn.Flatten, nn.Identity, Shift)
+
+
+@dataclass(eq=False)
+class Hidden:
+    """A hidden layer: the module that makes its units, its norm and activation, and the modules that read it.
+
+    A body under two heads has one such layer with two readers.
+    """
+
+    name: str
+    maker: nn.Linear | nn.Conv2d
+    norm: nn.Module | None = None
+    activation: nn.Module | None = None
+    readers: list[nn.Module] = field(default_factory=list)
+
+    @property
+    def units(self) -> int:
+        """U."""
+        return self.maker.weight.shape[0]
+
+    @property
+    def copies(self) -> int:
+        """c."""
+        return getattr(self.activation, "copies", 1)
+
+    def columns(self, tensor: Tensor) -> Tensor:
+        """A reader's weight (O, I, ...), or a moment of it, as a view (O, c, U, p)."""
+        return tensor.view(tensor.shape[0], self.copies, self.units, -1)
+
+    def by_unit(self, h: Tensor) -> Tensor:
+        """Outputs of the activation, (B, c U) or (B, c U, H, W), as (S, U)."""
+        return h.reshape(len(h), self.copies, self.units, -1).movedim(2, -1).reshape(-1, self.units)
+
+
+def leaves(network: nn.Sequential, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """(path, module) along a network in the order of its forward pass."""
+    for name, module in network.named_children():
+        here = f"{path}.{name}" if path else name
+        if isinstance(module, nn.Sequential):
+            yield from leaves(module, here)
+        else:
+            yield here, module
+
+
+def head(network: nn.Sequential) -> nn.Module:
+    """The last layer with a weight."""
+    return [module for _, module in leaves(network) if isinstance(module, WEIGHTED)][-1]
+
+
+def hidden_layers(networks: Mapping[str, nn.Sequential]) -> list[Hidden]:
+    """The hidden layers of all networks in order, shared ones once."""
+    layers: dict[int, Hidden] = {}
+    for network_name, network in networks.items():
+        below: Hidden | None = None
+        for path, module in leaves(network):
+            if isinstance(module, WEIGHTED):
+                if below is not None and not any(reader is module for reader in below.readers):
+                    below.readers.append(module)
+                below = layers.setdefault(id(module), Hidden(f"{network_name}.{path}", module))
+            elif below is not None and isinstance(module, NORMS):
+                below.norm = module
+            elif below is not None and not isinstance(module, _PASSING):
+                below.activation = module
+    return [layer for layer in layers.values() if layer.readers]
+
+
+def check_separable(layers: list[Hidden], method: str) -> None:
+    """Refuses layers whose units cannot be replaced one by one.
+
+    Raises:
+        ValueError: names the layer and says why.
+    """
+    for layer in layers:
+        if isinstance(layer.activation, GroupSort | MaxMin):
+            raise ValueError(
+                f"Method '{method}' replaces single units, but {type(layer.activation).__name__} of layer "
+                f"{layer.name} sorts them in groups, so none has an output of its own. Use network=relu or tanh."
+            )
+        if getattr(layer.maker, "isometry", "soft") != "soft":
+            raise ValueError(
+                f"Method '{method}' replaces rows of a weight, but layer {layer.name} ties all its rows together "
+                f"(isometry='{layer.maker.isometry}'). Use isometry=none or soft."
+            )
+
+
+@torch.no_grad()
+def unit_outputs(networks: Mapping[str, nn.Sequential], layers: list[Hidden], inputs: Tensor) -> list[Tensor]:
+    """Outputs (S, U) of each hidden layer for `inputs` (B, ...), by one plain pass; shared layers run once."""
+    owner = {id(layer.activation or layer.norm or layer.maker): layer for layer in layers}
+    found: dict[int, Tensor] = {}
+    seen: dict[int, Tensor] = {}
+    for network in networks.values():
+        x = inputs
+        for _, module in leaves(network):
+            if id(module) not in seen:
+                seen[id(module)] = module(x)
+            x = seen[id(module)]
+            if id(module) in owner:
+                found[id(owner[id(module)])] = x
+    return [layer.by_unit(found[id(layer)]) for layer in layers]
