@@ -1,0 +1,170 @@
+"""What happens at a switch: each option acts, and acts only when asked for."""
+
+import pytest
+import torch
+
+from agents import ContinualDQN, ContinualPPO
+from agents.continual import Continual
+from configs import SequenceConfig, TaskConfig
+from configs.schema import SwitchConfig
+from envs import Sequence, SwitchingVecEnv
+from stable_baselines3.common.vec_env import VecNormalize
+
+STEPS = 128
+
+
+def two_tasks(n_envs=1, env="CartPole-v1"):
+    config = SequenceConfig(name="two", tasks=[TaskConfig(env=env, agent_steps=STEPS)] * 2)
+    return SwitchingVecEnv(Sequence.from_config(config, seed=0, n_envs=n_envs), n_envs, seed=0)
+
+
+def ppo(env, **options):
+    return ContinualPPO("NetworkPolicy", env, n_steps=32, batch_size=32, seed=0, device="cpu", **options)
+
+
+def dqn(env, **options):
+    arguments = dict(learning_starts=20, buffer_size=1000, exploration_fraction=0.5, seed=0, device="cpu")
+    return ContinualDQN("NetworkPolicy", env, **arguments | options)
+
+
+@pytest.fixture
+def at_switch(monkeypatch):
+    """Calls `look(agent)` before and after each switch is acted on; gives the pairs of answers."""
+
+    def watch(look):
+        seen = []
+        act = Continual.on_switch
+
+        def watched(self, env):
+            before = look(self)
+            act(self, env)
+            seen.append((before, look(self)))
+
+        monkeypatch.setattr(Continual, "on_switch", watched)
+        return seen
+
+    return watch
+
+
+@pytest.mark.parametrize("make", [ppo, dqn])
+@pytest.mark.parametrize(("option", "kept"), [("keep", True), ("reset", False)])
+def test_optimizer_moments(at_switch, make, option, kept):
+    seen = at_switch(lambda agent: len(agent.policy.optimizer.state))
+    make(two_tasks(), switch=SwitchConfig(optimizer=option)).learn(2 * STEPS)
+    ((before, after),) = seen
+    assert before > 0
+    assert after == (before if kept else 0)
+
+
+def test_replay_is_cleared_and_warmed_up_again():
+    agent = dqn(two_tasks(), switch=SwitchConfig(replay="clear")).learn(2 * STEPS)
+    assert agent.replay_buffer.size() == STEPS, "only the second task's transitions"
+    assert agent.learning_starts == STEPS + 20
+
+
+def test_replay_is_kept():
+    agent = dqn(two_tasks(), switch=SwitchConfig(replay="keep")).learn(2 * STEPS)
+    assert agent.replay_buffer.size() == 2 * STEPS
+    assert agent.learning_starts == 20
+
+
+def epsilon_by_step(option):
+    rates = []
+
+    class Watched(ContinualDQN):
+        def _on_step(self):
+            super()._on_step()
+            rates.append(self.exploration_rate)
+
+    arguments = dict(learning_starts=20, buffer_size=1000, exploration_fraction=0.5, seed=0, device="cpu")
+    Watched("NetworkPolicy", two_tasks(), switch=SwitchConfig(exploration=option), **arguments).learn(2 * STEPS)
+    return rates
+
+
+def test_exploration_restarts_with_each_visit():
+    """Worked by hand: over half a visit of 128 steps, epsilon falls from 1 to 0.05: 1 - 0.95 * (n / 64)."""
+    rates = epsilon_by_step("visit")
+    for start in (0, STEPS):
+        assert rates[start + 15] == pytest.approx(1 - 0.95 * 16 / 64, abs=0.03)
+        assert rates[start + 100] == pytest.approx(0.05)
+
+
+def test_exploration_over_the_run():
+    """Worked by hand: over half of 256 steps; the second task begins with almost no exploration."""
+    rates = epsilon_by_step("run")
+    assert rates[63] == pytest.approx(1 - 0.95 * 64 / 128)
+    assert rates[STEPS + 1] == pytest.approx(0.05)
+
+
+def learning_rates(option):
+    rates = []
+
+    class Watched(ContinualPPO):
+        def train(self):
+            super().train()
+            rates.append(self.policy.optimizer.param_groups[0]["lr"])
+
+    Watched(
+        "NetworkPolicy",
+        two_tasks(),
+        learning_rate=lambda progress: 1e-3 * progress,
+        n_steps=32,
+        batch_size=32,
+        n_epochs=1,
+        device="cpu",
+        switch=SwitchConfig(learning_rate=option),
+    ).learn(2 * STEPS)
+    return [1e3 * rate for rate in rates]
+
+
+def test_learning_rate_horizon():
+    """Eight updates, four per visit, each after 32 of 256 (of 128) agent steps."""
+    assert learning_rates("run") == pytest.approx([7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0])
+    assert learning_rates("visit") == pytest.approx([3 / 4, 2 / 4, 1 / 4, 0] * 2)
+
+
+@pytest.mark.parametrize(("option", "kept"), [("keep", True), ("reset", False)])
+def test_normalizer(at_switch, option, kept):
+    seen = at_switch(lambda agent: agent.get_vec_normalize_env().obs_rms.count)
+    ppo(VecNormalize(two_tasks()), switch=SwitchConfig(normalizer=option)).learn(2 * STEPS)
+    ((before, after),) = seen
+    assert before > STEPS
+    assert (after == before) is kept
+
+
+def test_running_means_belong_to_one_task(at_switch):
+    seen = at_switch(lambda agent: len(agent.ep_info_buffer))
+    ppo(two_tasks()).learn(2 * STEPS)
+    ((before, after),) = seen
+    assert before > 0
+    assert after == 0
+
+
+def test_switch_in_the_middle_of_a_rollout_is_acted_on_before_the_next(at_switch):
+    """The rollout that contains the switch is finished and learned from with the weights that collected it."""
+    config = SequenceConfig(name="two", tasks=[TaskConfig(env="CartPole-v1", agent_steps=40)] * 2)
+    env = SwitchingVecEnv(Sequence.from_config(config, seed=0), 1, seed=0)
+    seen = at_switch(lambda agent: agent.num_timesteps)
+    ppo(env).learn(96)
+    assert seen == [(64, 64)]
+
+
+def test_methods_without_their_networks_are_refused():
+    from plasticity.methods import METHODS
+
+    with pytest.raises(ValueError, match="NetworkPolicy"):
+        ContinualPPO("MlpPolicy", two_tasks(), methods={"l2_init": METHODS["l2_init"]()})
+
+
+def test_heads_are_free_and_hidden_weights_isometric():
+    from plasticity import AdamO
+
+    agent = ppo(two_tasks(), policy_kwargs={"optimizer_class": AdamO})
+    heads = {id(agent.policy.action_net.weight), id(agent.policy.value_net.weight)}
+    for group in agent.policy.optimizer.param_groups:
+        for parameter in group["params"]:
+            is_hidden_weight = parameter.ndim == 2 and id(parameter) not in heads
+            assert group["isometric"] is is_hidden_weight
+    counted = sum(len(group["params"]) for group in agent.policy.optimizer.param_groups)
+    assert counted == len(list(agent.policy.parameters()))
+    assert torch.is_tensor(agent.policy.action_net.weight)
