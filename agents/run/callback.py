@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -125,17 +125,20 @@ class RunCallback(BaseCallback):
         step = self.model.num_timesteps
         self.state.returns.add(self.locals["infos"], step)
         self.progress.update(step, self.visit, len(self.sequence.visits), self._shown_return)
-        now_in: Visit = self.training_env.unwrapped.visit  # type: ignore[attr-defined]
+        env: Any = self.training_env.unwrapped
+        now_in: Visit = env.visit
         if now_in.number != self.visit.number:
-            self._end_visit(step)
+            self._end_visit(step, now_in.start)
             self.visit = self.recorder.visit = now_in
             self._begin_visit()
         elif self._is_due("measure", step, self.config.diagnostics.every):
             self._measure(step)
-        return True
+        ended_early = env.finished and step < self.sequence.agent_steps
+        return not ended_early
 
     def _on_training_end(self) -> None:
-        self._end_visit(self.model.num_timesteps)
+        step = self.model.num_timesteps
+        self._end_visit(step, min(step, self.visit.end))
         self.save()
 
     def save(self) -> None:
@@ -153,10 +156,12 @@ class RunCallback(BaseCallback):
         self.recorder.record({"task/index": task.index, "task/visit": self.visit.number}, self.visit.start)
         self._shown_return = None
 
-    def _end_visit(self, step: int) -> None:
+    def _end_visit(self, step: int, end: int) -> None:
         """The last words of a visit: its returns, a measurement, an evaluation of all tasks, the pictures."""
         self._record_returns(step)
-        row = self.state.returns.by_visit[self.visit.number].row()
+        returns = self.state.returns.by_visit[self.visit.number]
+        returns.visit = replace(self.visit, end=end)
+        row = returns.row()
         name = self.visit.task.name
         values: dict[str, Any] = {f"visit/return_{part}/{name}": row[part] for part in ("mean", "end")}
         self.state.diagnostics.append(self._measure(step))

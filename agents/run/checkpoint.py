@@ -1,7 +1,7 @@
 """Everything a resumed run needs, in one file of tensors and plain values.
 
-`torch.load(weights_only=True)` opens it: nothing in it can run code. Episodes in progress are not saved; a resumed
-run starts new ones in the same visit.
+`torch.load(weights_only=True)` opens it: nothing in it can run code. A resumed run goes on in the middle of the
+episodes that were being played.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ COUNTERS = (
 )
 
 
+SEEN = ("_last_obs", "_last_episode_starts", "_last_original_obs")
+"""What the learner saw last; with it stable-baselines3 goes on instead of resetting the environment."""
+
+
 def save(path: Path, agent: Agent, run: dict[str, Any], with_replay: bool = True) -> None:
     """Writes the state of `agent`, of its environment and of `run` to `path`, whole or not at all."""
     state = {
@@ -42,7 +46,8 @@ def save(path: Path, agent: Agent, run: dict[str, Any], with_replay: bool = True
         "optimizer": agent.policy.optimizer.state_dict(),
         "counters": {name: getattr(agent, name) for name in COUNTERS if hasattr(agent, name)},
         "methods": agent.methods.state_dict(),
-        "environment": agent.env.unwrapped.state_dict(),  # type: ignore[union-attr]
+        "environment": _tensors(agent.env.unwrapped.state_dict()),  # type: ignore[union-attr]
+        "seen": _tensors({name: getattr(agent, name) for name in SEEN}),
         "normalizer": _normalizer_state(agent),
         "replay": _replay_state(agent) if with_replay else None,
         "random": _random_state(agent),
@@ -73,11 +78,31 @@ def load(path: Path, agent: Agent) -> dict[str, Any]:
     for name, value in state["counters"].items():
         setattr(agent, name, value)
     agent.methods.load_state_dict(state["methods"])
-    agent.env.unwrapped.load_state_dict(state["environment"])  # type: ignore[union-attr]
+    agent.env.unwrapped.load_state_dict(_arrays(state["environment"]))  # type: ignore[union-attr]
+    for name, value in state["seen"].items():
+        setattr(agent, name, _arrays(value))
     _load_normalizer(agent, state["normalizer"])
     _load_replay(agent, state["replay"])
     _load_random(agent, state["random"])
     return state["run"]
+
+
+def _tensors(value: Any) -> Any:
+    """Arrays become tensors, which `torch.load(weights_only=True)` opens."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, dict):
+        return {key: _tensors(entry) for key, entry in value.items()}
+    return [_tensors(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _arrays(value: Any) -> Any:
+    """Tensors become arrays."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu().numpy()
+    if isinstance(value, dict):
+        return {key: _arrays(entry) for key, entry in value.items()}
+    return [_arrays(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _normalizer_state(agent: Agent) -> dict[str, Any] | None:

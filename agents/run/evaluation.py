@@ -52,7 +52,7 @@ class Evaluator:
         """
         n_envs = min(self.config.episodes, 8)
         shares = np.array([(self.config.episodes + copy) // n_envs for copy in range(n_envs)])
-        env = TaskEnv(task, n_envs)
+        env = TaskEnv(task.for_evaluation(), n_envs, self.common)
         was_training = agent.policy.training
         with random_streams_preserved():
             torch.manual_seed(self.seed)
@@ -69,8 +69,8 @@ class Evaluator:
         running, lengths = np.zeros(len(shares)), np.zeros(len(shares), dtype=int)
         observations = env.reset(self.seed)
         while any(len(done) < share for done, share in zip(returns, shares, strict=True)):
-            actions = act(agent, self.common.pad(observations), self.config.deterministic, rng)
-            step = env.step(self.common.to_task(actions, env.action_space))
+            actions = act(agent, observations, self.config.deterministic, rng)
+            step = env.step(actions)
             running, lengths = running + step.raw_rewards, lengths + 1
             observations = step.observations
             for episode in step.episodes:

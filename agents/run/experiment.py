@@ -23,7 +23,7 @@ from agents.run.evaluation import Evaluator
 from agents.run.folder import LOG, RunFolder
 from agents.run.probes import load_or_collect
 from agents.run.progress import ProgressBar
-from agents.run.recording import Recorder, drop_records_from
+from agents.run.recording import Recorder, drop_records_after
 from agents.run.returns import Returns
 from configs import RunConfig, UserError
 from envs import Sequence, SwitchingVecEnv
@@ -82,9 +82,9 @@ def resume(run_dir: str) -> dict[str, Any]:
     parts = build(config)
     state = RunState(Returns(parts.sequence.visits))
     state.load_state_dict(checkpoint.load(folder.checkpoint, parts.agent))
-    if parts.agent.num_timesteps >= parts.sequence.agent_steps:
+    if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
         raise UserError(f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps.")
-    drop_records_from(folder.metrics, parts.agent.num_timesteps)
+    drop_records_after(folder.metrics, parts.agent.num_timesteps)
     return _train(config, folder, parts, state)
 
 
@@ -94,7 +94,7 @@ def _train(config: RunConfig, folder: RunFolder, parts: Parts, state: RunState) 
     LOG.info("switch options: %s", config.switch)
     _announce(config, parts)
     done = agent.num_timesteps
-    recorder = Recorder(folder.path, sequence.visit_at(done), resumed_at=done if done else None)
+    recorder = Recorder(folder.path, parts.switching.visit, resumed_at=done if done else None)
     agent.set_logger(recorder.logger)
     if not done:
         _describe(recorder, config, parts)

@@ -32,7 +32,7 @@ def play(run_dir: str) -> list[Path]:
     videos = folder.path / "videos"
     files = []
     for task in parts.sequence.tasks:
-        env = TaskEnv(task, n_envs=1, render=True)
+        env = TaskEnv(task.for_evaluation(), 1, parts.switching.common, render=True)
         try:
             with random_streams_preserved():
                 frames = _frames(parts, env, config.seed)
@@ -49,13 +49,12 @@ def play(run_dir: str) -> list[Path]:
 
 
 def _frames(parts: object, env: TaskEnv, seed: int) -> list[np.ndarray]:
-    common = parts.switching.common  # type: ignore[attr-defined]
     rng = np.random.default_rng(seed)
     observations = env.reset(seed)
     frames = env.render()
     for _ in range(MAX_STEPS):
-        actions = act(parts.agent, common.pad(observations), deterministic=False, rng=rng)  # type: ignore[attr-defined]
-        step = env.step(common.to_task(actions, env.action_space))
+        actions = act(parts.agent, observations, deterministic=False, rng=rng)  # type: ignore[attr-defined]
+        step = env.step(actions)
         if step.episodes:
             break
         observations = step.observations

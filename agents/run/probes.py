@@ -27,7 +27,7 @@ def collect_probe(task: Task, common: CommonSpaces, size: int, seed: int) -> np.
 
     Two equal observations would make the neural tangent kernel singular, whatever the network.
     """
-    env = TaskEnv(task, COPIES)
+    env = TaskEnv(task, COPIES, common)
     rng = np.random.default_rng([seed, task.index])
     space = env.action_space
     space.seed(int(rng.integers(2**31)))
@@ -35,7 +35,7 @@ def collect_probe(task: Task, common: CommonSpaces, size: int, seed: int) -> np.
     observations = env.reset(seed=int(rng.integers(2**31)))
     try:
         for _ in range(PATIENCE * size // COPIES):
-            different |= {row.tobytes(): row for row in common.pad(observations).copy()}
+            different |= {row.tobytes(): row for row in observations.copy()}
             if len(different) >= size:
                 break
             for _ in range(SPACING):

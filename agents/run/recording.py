@@ -40,7 +40,7 @@ class JsonLines(KVWriter):
 
 
 class TensorBoard(TensorBoardOutputFormat):
-    """SB3's writer, which forgets what a resumed run will write again: events at or after `purge_step`."""
+    """SB3's writer, which forgets what a resumed run will write again: events from `purge_step` on."""
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
@@ -57,7 +57,7 @@ class Recorder:
 
     def __init__(self, folder: Path, visit: Visit, resumed_at: int | None = None) -> None:
         self.visit = visit
-        self.tensorboard = TensorBoard(folder, resumed_at)
+        self.tensorboard = TensorBoard(folder, None if resumed_at is None else resumed_at + 1)
         self.jsonl = JsonLines(folder / "metrics.jsonl", lambda: self.visit)
         self.logger = Logger(str(folder), [self.tensorboard, self.jsonl])
 
@@ -71,12 +71,12 @@ class Recorder:
         self.logger.close()
 
 
-def drop_records_from(path: Path, agent_step: int) -> None:
-    """Removes the records of metrics.jsonl at or after `agent_step`: a resumed run writes them again."""
+def drop_records_after(path: Path, agent_step: int) -> None:
+    """Removes the records of metrics.jsonl after `agent_step`: a run resumed there writes them again."""
     if not path.exists():
         return
     lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # the last may be torn
-    kept = [line for line in lines if json.loads(line)["agent_step"] < agent_step]
+    kept = [line for line in lines if json.loads(line)["agent_step"] <= agent_step]
     path.write_text("".join(line + "\n" for line in kept))
 
 

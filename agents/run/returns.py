@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,9 +76,12 @@ class Returns:
         return {
             "at": [visit.at for visit in self.by_visit],
             "returns": [visit.returns for visit in self.by_visit],
+            "spans": [[visit.visit.start, visit.visit.end] for visit in self.by_visit],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
-        for visit, at, returns in zip(self.by_visit, state["at"], state["returns"], strict=True):
+        saved = zip(state["at"], state["returns"], state["spans"], strict=True)
+        for visit, (at, returns, (start, end)) in zip(self.by_visit, saved, strict=True):
             visit.at, visit.returns = list(at), list(returns)
+            visit.visit = replace(visit.visit, start=start, end=end)
