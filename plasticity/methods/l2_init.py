@@ -35,7 +35,7 @@ class L2Init(Method):
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
 
     def loss(self, batch: Batch) -> Tensor:
-        """strength * ||theta - theta_0||^2."""
+        """The term strength * ||theta - theta_0||^2."""
         pairs = zip(self._parameters, self._initial, strict=True)
         return (
             self.strength * torch.stack([(theta - theta_0).square().sum() for theta, theta_0 in pairs]).sum()

@@ -41,12 +41,12 @@ class Hidden:
 
     @property
     def units(self) -> int:
-        """U."""
+        """How many units: U."""
         return self.maker.weight.shape[0]
 
     @property
     def copies(self) -> int:
-        """c."""
+        """How many outputs each unit has: c."""
         return getattr(self.activation, "copies", 1)
 
     def columns(self, tensor: Tensor) -> Tensor:

@@ -1,20 +1,25 @@
 """Network bodies and the layers they are made of."""
 
-from plasticity.networks.activations import ACTIVATIONS, Activation, GroupSort, MaxMin
+from plasticity.networks.activations import ACTIVATIONS, Activation, CReLU, DeepFourier, GroupSort, MaxMin
 from plasticity.networks.bodies import Body, build_mlp, build_nature_cnn, initialise_
 from plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift, effective_weight, project_
 from plasticity.networks.spec import NetworkSpec
+from plasticity.networks.spectral import SpectralConv2d, SpectralLinear
 
 __all__ = [
     "ACTIVATIONS",
     "Activation",
     "Body",
+    "CReLU",
+    "DeepFourier",
     "GroupSort",
     "IsometricLinear",
     "MaxMin",
     "NetworkSpec",
     "PatchConv2d",
     "Shift",
+    "SpectralConv2d",
+    "SpectralLinear",
     "build_mlp",
     "build_nature_cnn",
     "effective_weight",

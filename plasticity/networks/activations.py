@@ -24,11 +24,14 @@ class Activation:
         build: from the feature dimension (-1 for vectors, -3 for images) to a module.
         gain: the gain of an orthogonal weight that keeps the signal's scale.
         group: the number of features it mixes; a width must be a multiple of it.
+        copies: how many features it gives out for each that it reads; its layer is that much narrower, so
+            that a width always counts the features which the next layer reads.
     """
 
     build: Callable[[int], nn.Module]
     gain: float = 1.0
     group: int = 1
+    copies: int = 1
 
 
 class GroupSort(nn.Module):
@@ -49,7 +52,12 @@ class GroupSort(nn.Module):
 
 
 class MaxMin(nn.Module):
-    """GroupSort with groups of two: the larger of each pair (i, i + O/2) first, then the smaller ones."""
+    """GroupSort with groups of two: the larger of each pair (i, i + O/2) first, then the smaller ones.
+
+    Written with a single ReLU, max(a, b) = b + (a - b)^+ and min(a, b) = a - (a - b)^+: several times faster
+    in the backward pass than maximum and minimum, and a permutation also where a = b. Values are exact up to
+    the rounding of the larger of the two.
+    """
 
     def __init__(self, dim: int = -1):
         super().__init__()
@@ -58,11 +66,40 @@ class MaxMin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The same shape as `x`; its size along `dim` must be even."""
         a, b = x.chunk(2, self.dim)
-        return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), self.dim)
+        excess = torch.relu(a - b)
+        return torch.cat((b + excess, a - excess), self.dim)
 
     def extra_repr(self) -> str:
         """The options, for printing."""
         return f"dim={self.dim}"
+
+
+class CReLU(nn.Module):
+    """Concatenates relu(x) and relu(-x) (Shang et al. 2016, arXiv 1603.05201): one of the two always passes."""
+
+    copies = 2
+
+    def __init__(self, dim: int = -1):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Twice the size of `x` along `dim`."""
+        return torch.cat((x, -x), self.dim).relu()
+
+
+class DeepFourier(nn.Module):
+    """Concatenates sin(x) and cos(x) (Lewandowski et al. 2024, arXiv 2410.20634): one is always near linear."""
+
+    copies = 2
+
+    def __init__(self, dim: int = -1):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Twice the size of `x` along `dim`."""
+        return torch.cat((x.sin(), x.cos()), self.dim)
 
 
 ACTIVATIONS: Registry[Activation] = Registry("activation")
@@ -70,6 +107,9 @@ ACTIVATIONS: Registry[Activation] = Registry("activation")
 ACTIVATIONS.register("relu")(Activation(lambda dim: nn.ReLU(), gain=math.sqrt(2)))
 ACTIVATIONS.register("tanh")(Activation(lambda dim: nn.Tanh(), gain=math.sqrt(2)))
 ACTIVATIONS.register("leaky_relu")(Activation(lambda dim: nn.LeakyReLU(), gain=math.sqrt(2 / (1 + 0.01**2))))
+ACTIVATIONS.register("prelu")(Activation(lambda dim: nn.PReLU(), gain=math.sqrt(2 / (1 + 0.25**2))))
+ACTIVATIONS.register("crelu")(Activation(CReLU, gain=math.sqrt(2), group=2, copies=2))
+ACTIVATIONS.register("deep_fourier")(Activation(DeepFourier, gain=math.sqrt(2), group=2, copies=2))
 ACTIVATIONS.register("maxmin")(Activation(MaxMin, group=2))
 ACTIVATIONS.register("groupsort")(Activation(lambda dim: GroupSort(4, dim), group=4))
 ACTIVATIONS.register("identity")(Activation(lambda dim: nn.Identity()))

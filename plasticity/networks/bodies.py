@@ -11,6 +11,7 @@ from torch import nn
 
 from plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift
 from plasticity.networks.spec import NetworkSpec
+from plasticity.networks.spectral import SpectralConv2d, SpectralLinear
 
 
 class Body(nn.Sequential):
@@ -24,7 +25,8 @@ def build_mlp(in_features: int, spec: NetworkSpec) -> Body:
     layers: list[nn.Module] = []
     width = in_features
     for out_features in spec.widths:
-        layers += [_linear(width, out_features, spec), *_unit(out_features, spec, dim=-1)]
+        units = out_features // spec.unit.copies
+        layers += [_linear(width, units, spec), *_unit(units, spec, dim=-1)]
         width = out_features
     return _finish(Body(*layers), width, spec)
 
@@ -45,7 +47,8 @@ def build_nature_cnn(in_shape: tuple[int, int, int], spec: NetworkSpec, features
     layers = [*convolutions(channels, spec), nn.Flatten()]
     with torch.no_grad():
         flat = nn.Sequential(*layers)(torch.zeros(1, *in_shape)).shape[1]
-    layers += [_linear(flat, features, spec), *_unit(features, spec, dim=-1)]
+    units = features // spec.unit.copies
+    layers += [_linear(flat, units, spec), *_unit(units, spec, dim=-1)]
     return _finish(Body(*layers), features, spec)
 
 
@@ -67,7 +70,9 @@ def initialise_(body: nn.Module, spec: NetworkSpec) -> None:
 def _nature_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for out_channels, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-        layers += [nn.Conv2d(channels, out_channels, size, stride), *_unit(out_channels, spec, dim=-3)]
+        units = out_channels // spec.unit.copies
+        conv = SpectralConv2d if spec.spectral_norm else nn.Conv2d
+        layers += [conv(channels, units, size, stride), *_unit(units, spec, dim=-3)]
         channels = out_channels
     return layers
 
@@ -80,7 +85,11 @@ def _isometric_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]
     layers: list[nn.Module] = []
     for size, step in ((4, 0), (3, 1), (1, 1)):
         layers += [Shift(step)] if step else []
-        layers += [PatchConv2d(channels, 64, size, spec.isometry, _gain(spec)), *_unit(64, spec, dim=-3)]
+        units = 64 // spec.unit.copies
+        layers += [
+            PatchConv2d(channels, units, size, spec.isometry, _gain(spec)),
+            *_unit(units, spec, dim=-3),
+        ]
         channels = 64
     return layers
 
@@ -88,7 +97,11 @@ def _isometric_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]
 def _linear(in_features: int, out_features: int, spec: NetworkSpec) -> nn.Linear:
     if spec.isometry in ("projected", "hard"):
         return IsometricLinear(in_features, out_features, spec.isometry, _gain(spec))
-    return nn.Linear(in_features, out_features)
+    return (
+        SpectralLinear(in_features, out_features)
+        if spec.spectral_norm
+        else nn.Linear(in_features, out_features)
+    )
 
 
 def _unit(features: int, spec: NetworkSpec, dim: int) -> list[nn.Module]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plasticity.linalg import newton_schulz_, orthogonalise
+from plasticity.networks.spectral import SpectralConv2d, SpectralLinear, spectral_weight
 
 
 class IsometricLinear(nn.Linear):
@@ -82,14 +83,16 @@ class Shift(nn.Module):
 
 
 def effective_weight(layer: nn.Module) -> Tensor:
-    """The weight a linear or convolution layer multiplies by: orthogonalised for a hard one."""
+    """The weight a linear or convolution layer multiplies by: orthogonalised if hard, divided if spectral."""
     weight: Tensor = layer.weight  # type: ignore[assignment]
+    if isinstance(layer, SpectralLinear | SpectralConv2d):
+        return spectral_weight(layer)
     if getattr(layer, "isometry", None) != "hard":
         return weight
     return orthogonalise(weight, layer.gain)  # type: ignore[arg-type]
 
 
-def project_(module: nn.Module, iterations: int = 4) -> None:
+def project_(module: nn.Module, iterations: int = 6) -> None:
     """Pulls every layer of `module` built with isometry="projected" back to its orthogonal manifold.
 
     Learners call it after each optimizer step; where there is no such layer it does nothing.

@@ -24,6 +24,7 @@ class NetworkSpec:
         gain: singular value of the orthogonal initialisation (and, projected or hard, of every weight ever
             after). None: the activation's own for an isometric body; a plain body keeps torch's
             initialisation, for the caller to decide.
+        spectral_norm: every weight is divided by its largest singular value; for plain bodies.
     """
 
     widths: tuple[int, ...] = (64, 64)
@@ -31,6 +32,7 @@ class NetworkSpec:
     layer_norm: bool = False
     isometry: str = "none"
     gain: float | None = None
+    spectral_norm: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # configuration files give lists
@@ -40,6 +42,10 @@ class NetworkSpec:
             self.check_width(width)
         if self.gain is not None and not (math.isfinite(self.gain) and self.gain > 0):
             raise ValueError(f"gain is a singular value and must be positive, got {self.gain}")
+        if self.spectral_norm and self.isometry != "none":
+            raise ValueError(
+                f"spectral_norm=True and isometry={self.isometry!r} both set the singular values; choose one"
+            )
         if self.layer_norm and self.isometry in ("projected", "hard"):
             raise ValueError(
                 f"layer_norm=True undoes isometry={self.isometry!r}: LayerNorm rescales each sample, so the "
