@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from plasticity.linalg import smaller_gram
+
 
 def eigenvalues(G: Tensor) -> Tensor:
     """Eigenvalues of a symmetric positive G (..., n, n), ascending; NaN throughout where G is not finite."""
@@ -18,15 +20,9 @@ def eigenvalues(G: Tensor) -> Tensor:
     return torch.where(finite[..., None], values, torch.nan)
 
 
-def gram(W: Tensor) -> Tensor:
-    """The smaller of W W^T and W^T W in double precision."""
-    W = W.double()
-    return W @ W.mT if W.shape[-2] <= W.shape[-1] else W.mT @ W
-
-
 def singular_values(W: Tensor) -> Tensor:
     """The n = min(O, I) singular values of W (..., O, I), ascending, in double precision."""
-    return eigenvalues(gram(W)).sqrt()
+    return eigenvalues(smaller_gram(W.double())).sqrt()
 
 
 def masked_singular_values(W: Tensor, slopes: Tensor) -> Tensor:
@@ -38,7 +34,7 @@ def masked_singular_values(W: Tensor, slopes: Tensor) -> Tensor:
     W, d = W.double(), slopes.double()
     if W.shape[0] > W.shape[1]:
         return singular_values(d[:, :, None] * W)
-    G = W @ W.mT
+    G = smaller_gram(W)
     if G.device.type != "cpu":  # one batched call; ragged submatrices would wait for the device
         return eigenvalues(d[:, :, None] * G * d[:, None, :]).sqrt()
     return torch.stack([_active_singular_values(G, row) for row in d])

@@ -1,0 +1,252 @@
+"""What the plasticity library costs, as ratios measured in one run.
+
+    python -m benchmarks.plasticity [--gpu] [--write]
+
+Every ratio compares two ways of doing the same thing in interleaved rounds, the median of which is taken.
+--write puts the table into docs/plasticity.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import re
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from plasticity import (
+    AdamO,
+    NetworkSpec,
+    build_mlp,
+    build_nature_cnn,
+    diagnose,
+    empirical_ntk,
+    initialise_,
+    parameter_groups,
+    project_,
+)
+from plasticity.diagnostics.spectra import masked_singular_values
+
+DOCS = Path(__file__).parents[1] / "docs" / "plasticity.md"
+IMAGE = (4, 84, 84)
+Row = tuple[str, str, str, str]
+
+
+def main() -> None:
+    """Runs all comparisons and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpu", action="store_true", help="measure on CUDA instead of one CPU thread")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/plasticity.md")
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if arguments.gpu else "cpu")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rows: list[Row] = []
+    for section in (kernels, spectra, optimizer, orthogonality, default_diagnostics):
+        for row in section(device):
+            print(" | ".join(row), flush=True)
+            rows.append(row)
+    if arguments.write:
+        write(rows, device)
+
+
+def kernels(device: torch.device) -> list[Row]:
+    """The empirical NTK of 128 samples and 4 outputs against vmap(jacrev)."""
+    cases = {
+        "Nature CNN": (cnn(NetworkSpec(), 4), torch.rand(128, *IMAGE), 15),
+        "MLP 4 x 512": (mlp(NetworkSpec((512,) * 4), 64, 4), torch.randn(128, 64), 100),
+    }
+    rows = []
+    for name, (network, x, goal) in cases.items():
+        network, x = network.to(device), x.to(device)
+        fast, slow = timed(partial(empirical_ntk, network, x), partial(ntk_by_jacrev, network, x), 1)
+        K, expected = empirical_ntk(network, x), ntk_by_jacrev(network, x)
+        error = ((K - expected).abs().max() / expected.abs().max()).item()
+        text = f"{slow / fast:.0f} x faster ({ms(fast)} against {ms(slow)}), equal to {error:.0e}"
+        rows.append((f"NTK, 128 samples x 4 outputs, {name}", "`vmap(jacrev)`", text, f"{goal} x, 1e-5"))
+    return rows
+
+
+def spectra(device: torch.device) -> list[Row]:
+    """Spectra of 16 masked 512 x 3136 layers against svdvals."""
+    W = torch.randn(512, 3136, device=device) / 56
+    d = (torch.rand(16, 512, device=device) > 0.5).float()
+    masked = d[:, :, None] * W
+    fast, slow = timed(partial(masked_singular_values, W, d), partial(torch.linalg.svdvals, masked), 3)
+    expected = torch.linalg.svdvals(masked.double()).flip(1)
+    error = (masked_singular_values(W, d) - expected).abs().max().item()
+    text = f"{slow / fast:.0f} x faster ({ms(fast)} against {ms(slow)}), equal to {error:.0e}"
+    return [("singular values of 16 ReLU-masked 512 x 3136 layers", "`svdvals`", text, "40 x, 1e-3")]
+
+
+def optimizer(device: torch.device) -> list[Row]:
+    """A PPO minibatch of 256 images through the Nature CNN, and one of 64 vectors through an MLP."""
+    small = NetworkSpec((64, 64))
+    rows = []
+    for label, every, goal in (("default iso_every", None, "1.05"), ("iso_every=1", 1, "1.15")):
+        ratio = adamo_ratio(cnn(NetworkSpec(), 4).to(device), torch.rand(256, *IMAGE).to(device), every, 5)
+        what = f"update with AdamO, {label}"
+        rows.append((f"{what}, Nature CNN, batch 256", "fused Adam", f"{ratio:.3f} x the time", goal))
+        ratio = adamo_ratio(mlp(small, 4, 2).to(device), torch.randn(64, 4).to(device), every, 100)
+        rows.append((f"{what}, MLP 2 x 64, batch 64", "fused Adam", f"{ratio:.2f} x the time", "-"))
+    return rows
+
+
+def adamo_ratio(network: nn.Module, x: Tensor, every: int | None, rounds: int) -> float:
+    """Time of an update with AdamO over that with Adam, of two networks alike."""
+    twin = copy.deepcopy(network)
+    options = {} if every is None else {"iso_every": every}
+    ours = update(network, AdamO(parameter_groups(network, heads=["1"]), fused=True, **options), x)
+    adam = update(twin, torch.optim.Adam(parameter_groups(twin), fused=True), x)
+    first, second = timed(ours, adam, rounds)
+    return first / second
+
+
+def orthogonality(device: torch.device) -> list[Row]:
+    """The three ways to keep weights orthogonal: a whole update, and inference."""
+    cases: dict[str, tuple[Callable[[NetworkSpec], nn.Module], Tensor, int]] = {
+        "CNN, batch 256": (lambda spec: cnn(spec, 4), torch.rand(256, *IMAGE), 3),
+        "MLP 4 x 512, batch 64": (lambda spec: mlp(spec, 64, 4), torch.randn(64, 64), 20),
+    }
+    rows = []
+    for name, (build, x, rounds) in cases.items():
+        x = x.to(device)
+        plain = build(NetworkSpec((512,) * 4)).to(device)
+        adam = update(plain, torch.optim.Adam(parameter_groups(plain), fused=True), x)
+        for isometry in ("none", "soft", "projected", "hard"):
+            network = build(NetworkSpec((512,) * 4, "maxmin", isometry=isometry)).to(device)
+            kind = AdamO if isometry == "soft" else torch.optim.Adam
+            ours = update(network, kind(parameter_groups(network, heads=["1"]), fused=True), x)
+            step, base = timed(ours, adam, rounds)
+            run, run_base = timed(inference(network, x), inference(plain, x), rounds)
+            text = f"{step / base:.2f} x per update, {run / run_base:.2f} x per inference of 8"
+            rows.append((f"MaxMin, isometry={isometry}, {name}", "plain ReLU, Adam", text, "-"))
+    return rows
+
+
+def default_diagnostics(device: torch.device) -> list[Row]:
+    """`diagnose` with its default metrics for an actor and a critic, in units of a training update."""
+    atari, cartpole = shared_cnn(device), pair_of_mlps(device)
+    return [
+        diagnose_row("Atari, shared Nature CNN, 18 actions", atari, torch.rand(256, *IMAGE).to(device), 256),
+        diagnose_row("CartPole, two MLPs 2 x 64", cartpole, torch.randn(256, 4).to(device), 64),
+    ]
+
+
+def diagnose_row(name: str, networks: dict[str, nn.Module], x: Tensor, batch: int) -> Row:
+    """One call on 256 samples against one update of the actor."""
+    actor = networks["actor"]
+    adam = update(actor, torch.optim.Adam(actor.parameters(), fused=True), x[:batch])
+    measure, base = timed(lambda: diagnose(networks, x), adam, 3)
+    text = f"{ms(measure)} = {4 * measure / base:.0f} updates: 2 % at one call per {200 * measure / base:.0f} updates"
+    return (f"`diagnose`, default metrics, {name}", f"actor update, batch {batch}", text, "2 % of training")
+
+
+def cnn(spec: NetworkSpec, outputs: int) -> nn.Module:
+    """A CNN body with a linear head, orthogonally initialised as PPO's."""
+    body = build_nature_cnn(IMAGE, spec)
+    initialise_(
+        body, NetworkSpec(spec.widths, spec.activation, gain=2**0.5) if spec.isometry == "none" else spec
+    )
+    return nn.Sequential(body, nn.Linear(body.out_features, outputs))
+
+
+def mlp(spec: NetworkSpec, inputs: int, outputs: int) -> nn.Module:
+    """An MLP body with a linear head."""
+    body = build_mlp(inputs, spec)
+    return nn.Sequential(body, nn.Linear(body.out_features, outputs))
+
+
+def shared_cnn(device: torch.device) -> dict[str, nn.Module]:
+    """Actor and critic on one body."""
+    body = build_nature_cnn(IMAGE, NetworkSpec())
+    heads = {"actor": nn.Linear(512, 18), "critic": nn.Linear(512, 1)}
+    return {name: nn.Sequential(body, head).to(device) for name, head in heads.items()}
+
+
+def pair_of_mlps(device: torch.device) -> dict[str, nn.Module]:
+    """Actor and critic apart."""
+    spec = NetworkSpec(activation="tanh")
+    return {"actor": mlp(spec, 4, 2).to(device), "critic": mlp(spec, 4, 1).to(device)}
+
+
+def ntk_by_jacrev(network: nn.Module, x: Tensor) -> Tensor:
+    """The kernel from the Jacobian by all parameters, 16 samples at a time to bound memory."""
+    parameters = dict(network.named_parameters())
+
+    def f(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(network, parameters, (x[None],))[0]
+
+    jacobian = torch.func.vmap(torch.func.jacrev(f), (None, 0), chunk_size=16)
+    J = torch.cat([j.flatten(2) for j in jacobian(parameters, x).values()], 2).flatten(0, 1).detach()
+    return J @ J.mT
+
+
+def update(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Callable[[], None]:
+    """Four updates on a squared loss: the default isometry step comes with every fourth."""
+
+    def steps() -> None:
+        for _ in range(4):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+            project_(network)
+
+    return steps
+
+
+def inference(network: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A forward pass of 8 samples, as in a rollout."""
+
+    def run() -> None:
+        with torch.no_grad():
+            network(x[:8])
+
+    return run
+
+
+def timed(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Seconds of both, medians over interleaved rounds after one that warms up."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for i in range(rounds + (rounds > 1)):
+        for function, record in zip((first, second), times, strict=True):
+            synchronise()
+            start = time.perf_counter()
+            function()
+            synchronise()
+            if i or rounds == 1:
+                record.append(time.perf_counter() - start)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def synchronise() -> None:
+    """Waits for the GPU, if one is in use."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds in words."""
+    return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def write(rows: list[Row], device: torch.device) -> None:
+    """Replaces the table between the markers of its device in docs/plasticity.md."""
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "one CPU thread"
+    lines = [f"Measured on {where}, torch {torch.__version__}.", ""]
+    lines += ["| what | against | measured | goal |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    start, end = f"<!-- benchmark {device.type} -->", f"<!-- end benchmark {device.type} -->"
+    pattern = re.compile(f"{start}.*?{end}", re.DOTALL)
+    table = "\n".join([start, *lines, end])
+    DOCS.write_text(pattern.sub(lambda _: table, DOCS.read_text()))
+
+
+if __name__ == "__main__":
+    main()
