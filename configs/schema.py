@@ -28,38 +28,67 @@ def _one_of(choices: tuple[str, ...], **values: str) -> None:
 
 @dataclass
 class TaskConfig:
-    """One task of a sequence, or `count` tasks that differ only in their random draw."""
+    """One task of a sequence, or `count` tasks that differ only in what is drawn for each.
+
+    Anywhere in `kwargs` and `shifts` a value may be left to be filled in once per task: `task_seed` (an integer
+    drawn anew), `sequence_seed` (the same for all tasks), `task_index` (0 to count - 1), or a draw
+    `{uniform: [low, high]}`, `{log_uniform: [low, high]}`, `{normal: [mean, std]}`, `{choice: [a, b, ...]}`.
+    """
 
     env: str
     """Gymnasium id, for example CartPole-v1 or ALE/Breakout-v5."""
     name: str | None = None
     """Shown in tables and TensorBoard; the environment's own name when null."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of gymnasium.make. The value `task_seed` is replaced by an integer drawn anew per task."""
+    """Arguments of gymnasium.make."""
+    wrappers: list[Any] = field(default_factory=list)
+    """Gymnasium's wrappers, innermost first: `FlattenObservation`, `{name: minigrid:ImgObsWrapper}`, with arguments
+    beside the name."""
     shifts: list[dict[str, Any]] = field(default_factory=list)
     """Transformations of what the agent sees or does: `{name: rotate_observation, seed: task_seed}`."""
+    drift: dict[str, float] = field(default_factory=dict)
+    """Arguments that move evenly from their value in `kwargs` to this one during the visit, episode by episode."""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """Arguments that replace those of `kwargs` when the task is evaluated."""
     agent_steps: int | None = None
-    """Length of one visit in agent steps, summed over the environment copies."""
+    """Length of one visit in agent steps, summed over the environment copies; its limit, if one of the next two
+    ends it earlier."""
     frames: int | None = None
-    """Or its length in frames."""
+    """Or the same in frames."""
+    episodes: int | None = None
+    """The visit ends with this many episodes, counted over all copies."""
+    return_threshold: float | None = None
+    """The visit ends when the mean raw return of the last `return_window` episodes reaches this."""
+    return_window: int = 20
+    """Episodes over which that mean is taken."""
     count: int = 1
-    """How many tasks to make of this entry, each with its own `task_seed`."""
+    """How many tasks to make of this entry."""
 
     def __post_init__(self) -> None:
-        _at_least(1, count=self.count, agent_steps=self.agent_steps, frames=self.frames)
+        at_least_one = ("count", "agent_steps", "frames", "episodes", "return_window")
+        _at_least(1, **{name: getattr(self, name) for name in at_least_one})
         if (self.agent_steps is None) == (self.frames is None):
             raise UserError(f"Task '{self.env}' needs a length: either 'agent_steps' or 'frames', not both.")
+        if self.episodes is not None and self.return_threshold is not None:
+            raise UserError(f"Task '{self.env}' can end by 'episodes' or by 'return_threshold', not by both.")
 
 
 @dataclass
 class SequenceConfig:
-    """An ordered list of tasks, visited `cycles` times."""
+    """A list of tasks, visited `cycles` times."""
 
     name: str
     tasks: list[TaskConfig]
     cycles: int = 1
+    order: str = "fixed"
+    """fixed: as listed | shuffled: each cycle in a new random order | sampled: every visit is drawn from the other
+    tasks, `cycles` times as many visits as tasks."""
+    switch: str = "step"
+    """step: when the length is reached | episode_end: at the first end of an episode after it."""
+    announce: bool = False
+    """Appends the task's index to the observation (one-hot numbers, or image planes of 0 and 255)."""
     seed: int | None = None
-    """Seed of the draws that make the tasks; null: the run's seed, so every seed sees its own tasks."""
+    """Seed of the draws that make the tasks and their order; null: the run's seed, so every seed sees its own."""
     source: str = ""
     """Where the protocol comes from."""
     tuning: dict[str, Any] = field(default_factory=dict)
@@ -67,8 +96,13 @@ class SequenceConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, **{"sequence.cycles": self.cycles})
+        _at_least(0, **{"sequence.seed": self.seed})
+        _one_of(("fixed", "shuffled", "sampled"), **{"sequence.order": self.order})
+        _one_of(("step", "episode_end"), **{"sequence.switch": self.switch})
         if not self.tasks:
             raise UserError(f"Sequence '{self.name}' has no tasks.")
+        if self.order == "sampled" and sum(task.count for task in self.tasks) < 2:
+            raise UserError("'sequence.order' is 'sampled', which needs at least two tasks to choose from.")
 
 
 @dataclass

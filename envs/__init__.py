@@ -1,14 +1,22 @@
-"""The streams of tasks: sequences of Gymnasium and Atari environments behind one stable-baselines3 VecEnv."""
+"""The streams of tasks: sequences of Gymnasium and Atari environments behind one stable-baselines3 VecEnv.
+
+Importing it registers this project's own environments with Gymnasium: isorl/NineRooms-v0, isorl/Catch-v0,
+isorl/Rain-v0, isorl/SlipperyAnt-v0.
+"""
 
 import gymnasium
 
 from envs.sequence import Sequence, Task, Visit
 from envs.switching import SwitchingVecEnv
 
+for _name, _module in (("NineRooms", "nine_rooms"), ("Catch", "falling"), ("Rain", "falling")):
+    gymnasium.register(
+        id=f"isorl/{_name}-v0",
+        entry_point=f"envs.{_module}:{_name}Env",
+        vector_entry_point=f"envs.{_module}:{_name}",
+    )
 gymnasium.register(
-    id="isorl/NineRooms-v0",
-    entry_point="envs.nine_rooms:NineRooms",
-    vector_entry_point="envs.nine_rooms:NineRoomsVectorEnv",
+    id="isorl/SlipperyAnt-v0", entry_point="envs.slippery_ant:SlipperyAnt", max_episode_steps=1_000
 )
 
 __all__ = ["Sequence", "SwitchingVecEnv", "Task", "Visit"]

@@ -7,7 +7,8 @@ tasks and two cycles has six visits. Lengths are agent steps summed over the env
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -15,9 +16,7 @@ import gymnasium
 import numpy as np
 
 from configs import SequenceConfig, TaskConfig, UserError, nearest
-
-TASK_SEED = "task_seed"
-"""Stands in a task's arguments for an integer that is drawn anew for every task."""
+from envs.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,15 @@ class Task:
     name: str
     env: str
     agent_steps: int
-    """Length of one visit."""
+    """Length of one visit; its limit where `episodes` or `return_threshold` may end it earlier."""
     kwargs: dict[str, Any] = field(default_factory=dict)
+    wrappers: tuple[Any, ...] = ()
     shifts: tuple[dict[str, Any], ...] = ()
+    drift: dict[str, float] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    episodes: int | None = None
+    return_threshold: float | None = None
+    return_window: int = 20
 
     @property
     def is_atari(self) -> bool:
@@ -42,10 +47,19 @@ class Task:
         """Emulator frames per agent step; 1 outside Atari."""
         return int(self.kwargs.get("frameskip", 4)) if self.is_atari else 1
 
+    @property
+    def may_end_early(self) -> bool:
+        """Whether `agent_steps` is a limit rather than the length."""
+        return self.episodes is not None or self.return_threshold is not None
+
+    def for_evaluation(self) -> Task:
+        """The task with its evaluation arguments, and at the end of its drift."""
+        return replace(self, kwargs={**self.kwargs, **self.drift, **self.evaluation}, drift={})
+
 
 @dataclass(frozen=True)
 class Visit:
-    """One stay in a task: agent steps `start` (included) to `end` (excluded)."""
+    """One stay in a task: agent steps `start` (included) to `end` (excluded), as far as it is known beforehand."""
 
     number: int
     task: Task
@@ -65,6 +79,8 @@ class Sequence:
     name: str
     tasks: tuple[Task, ...]
     visits: tuple[Visit, ...]
+    announce: bool = False
+    switch: str = "step"
 
     @classmethod
     def from_config(cls, config: SequenceConfig, seed: int, n_envs: int = 1) -> Sequence:
@@ -73,32 +89,46 @@ class Sequence:
         All copies step together, so the length of a visit is rounded up to a whole number of vector steps.
 
         Args:
-            config: tasks, lengths and cycles.
-            seed: seed of the run; used for the tasks' draws unless the sequence has its own.
+            config: tasks, lengths, order and cycles.
+            seed: seed of the run; used for the draws unless the sequence has its own.
             n_envs: environment copies of the learner.
 
         Raises:
-            UserError: an unknown environment id.
+            UserError: an unknown environment id, or a draw that cannot be made.
         """
-        tasks = _make_tasks(config, config.seed if config.seed is not None else seed)
-        order = [task for _ in range(config.cycles) for task in tasks]
+        seed = config.seed if config.seed is not None else seed
+        tasks = _make_tasks(config, seed)
+        order = [tasks[index] for index in _order(config.order, len(tasks), config.cycles, seed)]
         lengths = [-(-task.agent_steps // n_envs) * n_envs for task in order]
         ends = list(accumulate(lengths))
         visits = (
             Visit(number, task, end - length, end)
             for number, (task, length, end) in enumerate(zip(order, lengths, ends, strict=True))
         )
-        return cls(config.name, tuple(tasks), tuple(visits))
+        return cls(config.name, tuple(tasks), tuple(visits), config.announce, config.switch)
 
     @property
     def agent_steps(self) -> int:
-        """Length of the whole sequence."""
+        """Length of the whole sequence; its limit where visits may end early."""
         return self.visits[-1].end
 
     def visit_at(self, agent_step: int) -> Visit:
-        """The visit to which `agent_step` belongs; the last one for steps past the end."""
+        """The visit planned for `agent_step`; the last one for steps past the end."""
         ends = [visit.end for visit in self.visits]
         return self.visits[min(bisect.bisect_right(ends, agent_step), len(self.visits) - 1)]
+
+
+def _order(kind: str, count: int, cycles: int, seed: int) -> Iterator[int]:
+    """Indices of the tasks in the order of the visits."""
+    rng = np.random.default_rng([seed, 0x0D])  # apart from the tasks' own draws
+    last = -1
+    for _ in range(cycles):
+        cycle = rng.permutation(count) if kind == "shuffled" else range(count)
+        for index in cycle:
+            if kind == "sampled":
+                index = rng.choice([other for other in range(count) if other != last])
+            last = int(index)
+            yield last
 
 
 def _make_tasks(config: SequenceConfig, seed: int) -> list[Task]:
@@ -106,33 +136,34 @@ def _make_tasks(config: SequenceConfig, seed: int) -> list[Task]:
     for entry in config.tasks:
         _check_env_id(entry.env)
         for copy in range(entry.count):
-            index = len(tasks)
-            draw = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+            draws = Draws(seed, len(tasks), copy)
             name = entry.name or entry.env.split("/")[-1]
             tasks.append(
                 Task(
-                    index=index,
+                    index=len(tasks),
                     name=f"{name}-{copy}" if entry.count > 1 else name,
                     env=entry.env,
-                    kwargs=_with_draw(entry.kwargs, draw),
-                    shifts=tuple(_with_draw(shift, draw) for shift in entry.shifts),
                     agent_steps=_agent_steps(entry),
+                    kwargs=draws.fill(entry.kwargs),
+                    wrappers=tuple(entry.wrappers),
+                    shifts=tuple(draws.fill(shift) for shift in entry.shifts),
+                    drift=draws.fill(entry.drift),
+                    evaluation=draws.fill(entry.evaluation),
+                    episodes=entry.episodes,
+                    return_threshold=entry.return_threshold,
+                    return_window=entry.return_window,
                 )
             )
     return _with_unique_names(tasks)
 
 
-def _with_draw(arguments: dict[str, Any], draw: int) -> dict[str, Any]:
-    return {key: draw if value == TASK_SEED else value for key, value in arguments.items()}
-
-
 def _with_unique_names(tasks: list[Task]) -> list[Task]:
     """Two entries of one name would share their TensorBoard keys: number them apart."""
     names = [task.name for task in tasks]
-    for position, task in enumerate(tasks):
-        if names.count(task.name) > 1:
-            tasks[position] = Task(**{**task.__dict__, "name": f"{task.name}-{position}"})
-    return tasks
+    return [
+        replace(task, name=f"{task.name}-{task.index}") if names.count(task.name) > 1 else task
+        for task in tasks
+    ]
 
 
 def _agent_steps(entry: TaskConfig) -> int:
@@ -148,6 +179,15 @@ def _check_env_id(env_id: str) -> None:
         import ale_py  # registers the games
 
         gymnasium.register_envs(ale_py)
-    if env_id in gymnasium.registry:
-        return
-    raise UserError(f"There is no environment '{env_id}'. {nearest(env_id, gymnasium.registry.keys())}")
+    if env_id.startswith(("MiniGrid-", "BabyAI-")):
+        _register_minigrid()
+    if env_id not in gymnasium.registry:
+        raise UserError(f"There is no environment '{env_id}'. {nearest(env_id, gymnasium.registry.keys())}")
+
+
+def _register_minigrid() -> None:
+    try:
+        import minigrid
+    except ImportError:
+        raise UserError("MiniGrid is not installed. Install it with: pip install -e '.[minigrid]'") from None
+    gymnasium.register_envs(minigrid)

@@ -1,6 +1,7 @@
 """Shifts: transformations that make a new task of a known environment. Each is one class and one line in SHIFTS.
 
-A shift acts on batches, so it costs one numpy operation for all environment copies.
+A shift acts on batches, so it costs one numpy operation for all environment copies. Images are (C, H, W); every
+channel (stacked frame) is treated alike.
 """
 
 from __future__ import annotations
@@ -15,14 +16,33 @@ from configs import UserError, nearest
 
 
 class Shift:
-    """Transforms the observation. A shift holds its own random draw; two with one seed are the same."""
+    """Transforms observations, actions or both. A shift holds its own random draw; two with one seed are the same.
 
-    def __init__(self, space: spaces.Box) -> None:
-        self.observation_space: spaces.Box = space
+    Args:
+        observation_space: of the environment so far.
+        action_space: of the environment so far.
+    """
+
+    changes_observations = True
+
+    def __init__(self, observation_space: spaces.Box, action_space: spaces.Space) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
         """(n_envs, ...) as the environment gives them -> (n_envs, ...) as the agent sees them."""
-        raise NotImplementedError
+        return observations
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """(n_envs, ...) as the agent gives them -> (n_envs, ...) as the environment takes them."""
+        return actions
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a shift with memory must save."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores it."""
 
 
 class RotateObservation(Shift):
@@ -31,15 +51,131 @@ class RotateObservation(Shift):
     The task stays equally hard and its information complete; only the coordinates are new.
     """
 
-    def __init__(self, space: spaces.Box, seed: int) -> None:
-        if len(space.shape) != 1:
-            raise UserError(f"rotate_observation needs vector observations, but these have shape {space.shape}.")
-        super().__init__(spaces.Box(-np.inf, np.inf, space.shape, np.float32))
-        self.rotation = random_rotation(space.shape[0], np.random.default_rng(seed))
+    def __init__(self, observation_space: spaces.Box, action_space: spaces.Space, seed: int) -> None:
+        _need("rotate_observation", observation_space, dimensions=1)
+        super().__init__(_unbounded(observation_space), action_space)
+        rotation = random_rotation(observation_space.shape[0], np.random.default_rng(seed))
+        self.rotation = rotation.astype(self.observation_space.dtype)
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
         """(n_envs, d) -> (n_envs, d), each row x becomes R x."""
         return observations @ self.rotation.T
+
+
+class OffsetObservation(Shift):
+    """Adds one vector drawn from N(0, std^2) to every observation (Muppidi et al. 2024, TRAC: std 2)."""
+
+    def __init__(
+        self, observation_space: spaces.Box, action_space: spaces.Space, seed: int, std: float
+    ) -> None:
+        _need("offset_observation", observation_space, dimensions=1)
+        super().__init__(_unbounded(observation_space), action_space)
+        offset = np.random.default_rng(seed).normal(0.0, std, observation_space.shape)
+        self.offset = offset.astype(self.observation_space.dtype)
+
+    def observations(self, observations: np.ndarray) -> np.ndarray:
+        """(n_envs, d) -> (n_envs, d)."""
+        return observations + self.offset
+
+
+class PermuteObservation(Shift):
+    """Reorders the entries of a vector, or the pixels of an image (all channels in the same way)."""
+
+    def __init__(self, observation_space: spaces.Box, action_space: spaces.Space, seed: int) -> None:
+        shape = observation_space.shape
+        self._flat = (-1,) if len(shape) == 1 else (shape[0], -1)
+        self.permutation = np.random.default_rng(seed).permutation(np.prod(shape[-2:], dtype=int))
+        space = spaces.Box(
+            self._permuted(observation_space.low[None])[0],
+            self._permuted(observation_space.high[None])[0],
+            dtype=observation_space.dtype.type,
+        )
+        super().__init__(space, action_space)
+
+    def observations(self, observations: np.ndarray) -> np.ndarray:
+        """(n_envs, ...) -> (n_envs, ...) with entry i taken from place permutation[i]."""
+        return self._permuted(observations)
+
+    def _permuted(self, batch: np.ndarray) -> np.ndarray:
+        flat = batch.reshape(len(batch), *self._flat)
+        return flat[..., self.permutation].reshape(batch.shape)
+
+
+class FlipObservation(Shift):
+    """Mirrors images, "horizontal" (left and right change) or "vertical"."""
+
+    AXES = {"horizontal": 3, "vertical": 2}  # noqa: RUF012
+
+    def __init__(
+        self, observation_space: spaces.Box, action_space: spaces.Space, direction: str = "horizontal"
+    ) -> None:
+        _need("flip_observation", observation_space, dimensions=3)
+        if direction not in self.AXES:
+            raise UserError(
+                f"flip_observation: 'direction' is '{direction}'. {nearest(direction, self.AXES)}"
+            )
+        super().__init__(observation_space, action_space)
+        self._axis = self.AXES[direction]
+
+    def observations(self, observations: np.ndarray) -> np.ndarray:
+        """(n_envs, C, H, W) -> the same, mirrored."""
+        return np.ascontiguousarray(np.flip(observations, self._axis))
+
+
+class InvertObservation(Shift):
+    """Swaps dark and bright: x becomes low + high - x."""
+
+    def __init__(self, observation_space: spaces.Box, action_space: spaces.Space) -> None:
+        _need("invert_observation", observation_space, bounded=True)
+        super().__init__(observation_space, action_space)
+        self._sum = observation_space.low + observation_space.high  # at most 255 for pixels from 0 to 255
+
+    def observations(self, observations: np.ndarray) -> np.ndarray:
+        """(n_envs, ...) -> the same, inverted."""
+        return self._sum - observations
+
+
+class NoisyObservation(Shift):
+    """Adds white noise of standard deviation `std` (in the observation's unit) and clips to the space's bounds."""
+
+    def __init__(
+        self, observation_space: spaces.Box, action_space: spaces.Space, seed: int, std: float
+    ) -> None:
+        if std < 0:
+            raise UserError(f"noisy_observation: 'std' is {std}; it must be at least 0.")
+        super().__init__(observation_space, action_space)
+        self.std, self._rng = std, np.random.default_rng(seed)
+
+    def observations(self, observations: np.ndarray) -> np.ndarray:
+        """(n_envs, ...) -> the same, with noise."""
+        noise = self._rng.standard_normal(observations.shape, dtype=np.float32)
+        noisy = observations + self.std * noise
+        low, high = self.observation_space.low, self.observation_space.high
+        return np.clip(noisy, low, high).astype(observations.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The noise that follows."""
+        return {"random": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores it."""
+        self._rng.bit_generator.state = state["random"]
+
+
+class PermuteActions(Shift):
+    """Renames discrete actions: the agent's action a is the environment's action permutation[a]."""
+
+    changes_observations = False
+
+    def __init__(self, observation_space: spaces.Box, action_space: spaces.Space, seed: int) -> None:
+        if not isinstance(action_space, spaces.Discrete):
+            raise UserError(f"permute_actions needs discrete actions, but these are {action_space}.")
+        super().__init__(observation_space, action_space)
+        self.permutation = np.random.default_rng([seed, 1]).permutation(int(action_space.n))
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """(n_envs,) -> (n_envs,)."""
+        return self.permutation[actions]
 
 
 def random_rotation(dimension: int, rng: np.random.Generator) -> np.ndarray:
@@ -53,10 +189,18 @@ def random_rotation(dimension: int, rng: np.random.Generator) -> np.ndarray:
 
 SHIFTS: dict[str, Callable[..., Shift]] = {
     "rotate_observation": RotateObservation,
+    "offset_observation": OffsetObservation,
+    "permute_observation": PermuteObservation,
+    "flip_observation": FlipObservation,
+    "invert_observation": InvertObservation,
+    "noisy_observation": NoisyObservation,
+    "permute_actions": PermuteActions,
 }
 
 
-def make_shift(space: spaces.Space, options: Mapping[str, Any]) -> Shift:
+def make_shift(
+    observation_space: spaces.Space, action_space: spaces.Space, options: Mapping[str, Any]
+) -> Shift:
     """The shift that `options["name"]` names, with the other options as its arguments.
 
     Raises:
@@ -66,9 +210,27 @@ def make_shift(space: spaces.Space, options: Mapping[str, Any]) -> Shift:
     name = arguments.pop("name", None)
     if name not in SHIFTS:
         raise UserError(f"There is no shift '{name}'. {nearest(name, SHIFTS)}")
-    if not isinstance(space, spaces.Box):
-        raise UserError(f"Shift '{name}' needs a Box observation, but the environment has {space}.")
+    if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) not in (1, 3):
+        raise UserError(
+            f"Shift '{name}' needs vectors or images, but the environment has {observation_space}."
+        )
     try:
-        return SHIFTS[name](space, **arguments)
-    except TypeError as error:
-        raise UserError(f"Shift '{name}': {error}") from None
+        return SHIFTS[name](observation_space, action_space, **arguments)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        reason = str(error).replace(f"{SHIFTS[name].__name__}.__init__() ", "")
+        raise UserError(f"Shift '{name}': {reason}.") from None
+
+
+def _need(name: str, space: spaces.Box, dimensions: int | None = None, bounded: bool = False) -> None:
+    if dimensions is not None and len(space.shape) != dimensions:
+        wanted = "vectors" if dimensions == 1 else "images"
+        raise UserError(f"{name} needs {wanted}, but these observations have shape {space.shape}.")
+    if bounded and not space.is_bounded():
+        raise UserError(f"{name} needs bounded observations, but these are {space}.")
+
+
+def _unbounded(space: spaces.Box) -> spaces.Box:
+    dtype = space.dtype.type if np.issubdtype(space.dtype, np.floating) else np.float32
+    return spaces.Box(-np.inf, np.inf, space.shape, dtype)

@@ -7,12 +7,16 @@ n-step target, replayed transition) reaches across. The returned observation is 
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
+from configs import UserError
 from envs.sequence import Sequence, Task, Visit
 from envs.spaces import CommonSpaces, unify
 from envs.task_env import Step, TaskEnv, spaces_of
@@ -20,7 +24,15 @@ from envs.task_env import Step, TaskEnv, spaces_of
 
 def common_spaces(sequence: Sequence) -> CommonSpaces:
     """The spaces that all tasks of `sequence` share; making each task once also finds wrong arguments early."""
-    return unify([task.name for task in sequence.tasks], [spaces_of(task) for task in sequence.tasks])
+    names = [task.name for task in sequence.tasks]
+    pairs = [spaces_of(task) for task in sequence.tasks]
+    for task, trained in zip(sequence.tasks, pairs, strict=True):
+        evaluated = task.for_evaluation()
+        if evaluated != task and (spaces := spaces_of(evaluated)) != trained:
+            raise UserError(
+                f"Task '{task.name}' has other spaces when it is evaluated: {spaces}, not {trained}."
+            )
+    return unify(names, pairs, sequence.announce)
 
 
 class SwitchingVecEnv(VecEnv):
@@ -39,13 +51,21 @@ class SwitchingVecEnv(VecEnv):
         UserError: tasks that cannot be made or do not fit together.
     """
 
-    def __init__(self, sequence: Sequence, n_envs: int, seed: int, common: CommonSpaces | None = None) -> None:
+    def __init__(
+        self, sequence: Sequence, n_envs: int, seed: int, common: CommonSpaces | None = None
+    ) -> None:
         self.sequence = sequence
         self.common = common or common_spaces(sequence)
         self._seed = seed
         self.visit: Visit = sequence.visits[0]
+        """The present visit; where it started is exact, where it ends is the plan."""
         self.agent_steps = 0
-        self._env = TaskEnv(self.visit.task, n_envs)
+        self.finished = False
+        """Whether the last visit is over."""
+        self._saved = 0  # agent steps by which visits ended before their limit
+        self._recent: deque[float] = deque(maxlen=self.visit.task.return_window)
+        self._episodes = 0
+        self._env = TaskEnv(self.visit.task, n_envs, self.common)
         self._actions = np.zeros(n_envs, dtype=np.int64)
         self.render_mode = None
         super().__init__(n_envs, self.common.observation, self.common.action)
@@ -56,7 +76,7 @@ class SwitchingVecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Takes the agent's actions, in the common action space."""
-        self._actions = self.common.to_task(actions, self._env.action_space)
+        self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
         """One vector step, and a switch where the visit is over."""
@@ -64,33 +84,75 @@ class SwitchingVecEnv(VecEnv):
         infos = self._infos(step)
         self.agent_steps += self.num_envs
         dones = step.terminated | step.truncated
-        if not self._switch_is_due():
-            return self.common.pad(step.observations), step.rewards, dones, infos
+        if self.finished or not self._visit_is_over(step):
+            return step.observations, step.rewards, dones, infos
+        if self.visit.number + 1 == len(self.sequence.visits):
+            self.finished = True
+            return step.observations, step.rewards, dones, infos
 
-        for copy in range(self.num_envs):
-            if not dones[copy]:
-                infos[copy]["terminal_observation"] = self.common.pad(step.final)[copy]
-                infos[copy]["TimeLimit.truncated"] = True
-        self.visit = self.sequence.visits[self.visit.number + 1]
+        for copy in np.flatnonzero(~dones):
+            infos[copy]["terminal_observation"] = step.final[copy]
+            infos[copy]["TimeLimit.truncated"] = True
+        self._next_visit()
         return self._start_task(), step.rewards, np.ones(self.num_envs, dtype=bool), infos
 
-    def state_dict(self) -> dict[str, int]:
-        """The cursor in the sequence. Episodes in progress are not part of it."""
-        return {"agent_steps": self.agent_steps}
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the sequence and the environment in the middle of its episodes: plain values and arrays."""
+        return {
+            "agent_steps": self.agent_steps,
+            "visit": [self.visit.number, self.visit.start, self.visit.end],
+            "finished": self.finished,
+            "saved": self._saved,
+            "recent": list(self._recent),
+            "episodes": self._episodes,
+            "seed": self._seed,
+            "task": self._env.state_dict(),
+        }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes to a saved place in the sequence; episodes start anew there, with other seeds than the visit's."""
-        self.agent_steps = int(state["agent_steps"])
-        self.visit = self.sequence.visit_at(self.agent_steps)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was called; the observation there is known to who called it."""
+        number, start, end = state["visit"]
+        self.visit = replace(self.sequence.visits[number], start=start, end=end)
+        self.agent_steps, self.finished = state["agent_steps"], state["finished"]
+        self._saved, self._seed = state["saved"], state["seed"]
+        self._start_counting()
+        self._recent.extend(state["recent"])
+        self._episodes = state["episodes"]
+        self._make_task()
+        self._env.load_state_dict(state["task"])
 
-    def _switch_is_due(self) -> bool:
-        return self.agent_steps >= self.visit.end and self.visit.number + 1 < len(self.sequence.visits)
+    def _visit_is_over(self, step: Step) -> bool:
+        task = self.visit.task
+        if task.may_end_early and step.episodes:
+            self._episodes += len(step.episodes)
+            self._recent.extend(episode.raw_return for episode in step.episodes)
+            if task.episodes is not None and self._episodes >= task.episodes:
+                return True
+            full = len(self._recent) == task.return_window
+            if full and task.return_threshold is not None and np.mean(self._recent) >= task.return_threshold:
+                return True
+        if self.agent_steps < self.visit.end:
+            return False
+        return self.sequence.switch == "step" or bool(step.episodes)
+
+    def _next_visit(self) -> None:
+        self._saved += max(self.visit.end - self.agent_steps, 0)
+        planned = self.sequence.visits[self.visit.number + 1]
+        self.visit = replace(planned, start=self.agent_steps, end=planned.end - self._saved)
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        self._recent = deque(maxlen=self.visit.task.return_window)
+        self._episodes = 0
 
     def _start_task(self) -> np.ndarray:
+        self._make_task()
+        return self._env.reset(self._visit_seed())
+
+    def _make_task(self) -> None:
         if self._env.task is not self.visit.task:
             self._env.close()
-            self._env = TaskEnv(self.visit.task, self.num_envs)
-        return self.common.pad(self._env.reset(self._visit_seed()))
+            self._env = TaskEnv(self.visit.task, self.num_envs, self.common)
 
     def _visit_seed(self) -> int:
         if self.agent_steps == 0:
@@ -100,7 +162,7 @@ class SwitchingVecEnv(VecEnv):
     def _infos(self, step: Step) -> list[dict[str, Any]]:
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for copy in np.flatnonzero(step.terminated | step.truncated):
-            infos[copy]["terminal_observation"] = self.common.pad(step.final)[copy]
+            infos[copy]["terminal_observation"] = step.final[copy]
             infos[copy]["TimeLimit.truncated"] = bool(step.truncated[copy] and not step.terminated[copy])
         for episode in step.episodes:
             infos[episode.copy]["episode"] = {
@@ -132,7 +194,9 @@ class SwitchingVecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Not possible: a task is described by its configuration."""
-        raise AttributeError(f"'{attr_name}' cannot be set on the copies of a task; describe it in the sequence.")
+        raise AttributeError(
+            f"'{attr_name}' cannot be set on the copies of a task; describe it in the sequence."
+        )
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
@@ -145,5 +209,3 @@ class SwitchingVecEnv(VecEnv):
         from stable_baselines3.common.monitor import Monitor
 
         return [wrapper_class is Monitor] * len(list(self._get_indices(indices)))
-
-

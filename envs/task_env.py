@@ -1,33 +1,22 @@
-"""One task, running in n copies: a Gymnasium VectorEnv with its shifts, clipped rewards and raw episode returns.
+"""One task, running in n copies: a vector environment with its shifts, clipped rewards and raw episode returns.
 
-Three kinds of environment meet here, all with same-step autoreset (a finished copy restarts at once and its last
-observation is handed over apart):
-  ALE/...    ale_py's native AtariVectorEnv, 84x84x4 uint8, all 18 actions
-  isorl/...  this project's numpy environments, vectorised natively
-  others     gymnasium.make in a SyncVectorEnv
+Handed the common spaces of a sequence, it speaks them: observations come out as the agent sees them, and actions
+go in as the agent gives them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
 
-from configs import UserError
+from envs.make import make_vector_env
 from envs.sequence import Task
 from envs.shifts import make_shift
-
-ATARI_DEFAULTS: dict[str, Any] = {
-    "frameskip": 4,
-    "full_action_space": True,  # 18 actions for every game: one head serves the whole sequence
-    "repeat_action_probability": 0.25,  # sticky actions, Machado et al. 2018
-}
-
-EXTRAS = {"box2d": "box2d", "mujoco": "mujoco"}
+from envs.spaces import CommonSpaces, Transform, channels_first
 
 
 @dataclass(frozen=True)
@@ -56,153 +45,132 @@ class TaskEnv:
     """`n_envs` copies of one task.
 
     Args:
-        task: which environment, arguments and shifts.
+        task: which environment, arguments, wrappers and shifts.
         n_envs: number of copies.
-        render: build Gymnasium environments that can draw frames, also for Atari.
+        common: the spaces to speak; the task's own when not given.
+        render: build environments that can draw frames.
 
     Raises:
         UserError: wrong arguments, or an extra that is not installed.
     """
 
-    def __init__(self, task: Task, n_envs: int, render: bool = False) -> None:
+    def __init__(
+        self, task: Task, n_envs: int, common: CommonSpaces | None = None, render: bool = False
+    ) -> None:
         self.task = task
         self.n_envs = n_envs
-        self.env = _make_vector_env(task, n_envs, render)
-        self.observation_space: spaces.Space = self.env.single_observation_space
+        self.env = make_vector_env(task, n_envs, render)
+        self.observation_space: Any = self.env.single_observation_space
         self.action_space: spaces.Space = self.env.single_action_space
-        self.shifts = []
-        for options in task.shifts:
-            shift = make_shift(self.observation_space, options)
-            self.observation_space = shift.observation_space
-            self.shifts.append(shift)
+        self._see: list[Transform] = []
+        self._act: list[Transform] = []
+        self._shift()
+        if common is not None:
+            self._see += common.from_task(self.observation_space, task.index)
+            self._act = common.to_task(self.action_space) + self._act
+            self.observation_space, self.action_space = common.observation, common.action
         self._clip_rewards = task.is_atari
         self._returns = np.zeros(n_envs)
         self._lengths = np.zeros(n_envs, dtype=np.int64)
-        self._game_frames = np.zeros(n_envs, dtype=np.int64)
+
+    def _shift(self) -> None:
+        transpose = channels_first(self.observation_space)
+        if transpose is not None:
+            low, high = (
+                transpose(self.observation_space.low[None]),
+                transpose(self.observation_space.high[None]),
+            )
+            self.observation_space = spaces.Box(low[0], high[0], dtype=np.uint8)
+            self._see.append(transpose)
+        self.shifts = []
+        for options in self.task.shifts:
+            shift = make_shift(self.observation_space, self.action_space, options)
+            if shift.changes_observations:
+                self._see.append(shift.observations)
+            else:
+                self._act.insert(0, shift.actions)
+            self.observation_space, self.action_space = shift.observation_space, shift.action_space
+            self.shifts.append(shift)
 
     def reset(self, seed: int) -> np.ndarray:
         """Starts an episode in every copy; copy i is seeded with seed + i, as stable-baselines3 does."""
-        observations, infos = self.env.reset(seed=seed)
+        observations, _ = self.env.reset(seed=seed)
         self._returns[:] = 0
         self._lengths[:] = 0
-        self._game_frames = self._frames_of(infos)
-        return self._shifted(observations)
+        return self._seen(observations)
 
     def step(self, actions: np.ndarray) -> Step:
-        """One action per copy, already in this task's own action space."""
+        """One action per copy."""
+        for transform in self._act:
+            actions = transform(actions)
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         self._returns += rewards
         self._lengths += 1
         done = terminated | truncated
-        observations = self._shifted(observations)
+        observations = self._seen(observations)
         step = Step(
             observations=observations,
             rewards=np.sign(rewards).astype(np.float32) if self._clip_rewards else rewards.astype(np.float32),
             raw_rewards=rewards,
             terminated=terminated,
             truncated=truncated,
-            final=self._final(observations, done, infos) if done.any() else observations,
+            final=observations,
         )
-        if self.task.is_atari or done.any():
+        if done.any():
+            step.final = self._final(observations, done, infos)
             step.episodes = self._finished(done, infos)
         return step
 
     def render(self) -> list[np.ndarray]:
         """An RGB frame of each copy; needs `render=True`."""
-        frames = self.env.render()
-        assert frames is not None
-        return list(frames)  # type: ignore[arg-type]
+        return list(self.env.render())
 
     def close(self) -> None:
         """Frees the environments."""
         self.env.close()
 
-    def _shifted(self, observations: np.ndarray) -> np.ndarray:
-        for shift in self.shifts:
-            observations = shift.observations(observations)
+    def state_dict(self) -> dict[str, Any]:
+        """The state in the middle of episodes: plain values and arrays."""
+        return {
+            "env": self.env.state_dict(),
+            "shifts": [shift.state_dict() for shift in self.shifts],
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was called."""
+        self.env.load_state_dict(state["env"])
+        for shift, saved in zip(self.shifts, state["shifts"], strict=True):
+            shift.load_state_dict(saved)
+        self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
+
+    def _seen(self, observations: np.ndarray) -> np.ndarray:
+        for transform in self._see:
+            observations = transform(observations)
         return observations
 
     def _final(self, observations: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> np.ndarray:
         final = observations.copy()
         ended = np.flatnonzero(done)
-        final[ended] = self._shifted(np.stack([infos["final_obs"][i] for i in ended]))
+        final[ended] = self._seen(np.stack([infos["final_obs"][i] for i in ended]))
         return final
 
     def _finished(self, done: np.ndarray, infos: dict[str, Any]) -> list[Episode]:
         """Episodes that really ended. A lost life in Atari terminates for the learner, but the game goes on."""
-        frames = self._frames_of(infos)
-        over = frames < self._game_frames if self.task.is_atari and "lives" in infos else done
-        self._game_frames = frames
-        episodes = [Episode(int(i), float(self._returns[i]), int(self._lengths[i])) for i in np.flatnonzero(over)]
+        over = done & ~infos["life_lost"] if "life_lost" in infos else done
+        episodes = [
+            Episode(int(i), float(self._returns[i]), int(self._lengths[i])) for i in np.flatnonzero(over)
+        ]
         self._returns[over] = 0
         self._lengths[over] = 0
         return episodes
 
-    def _frames_of(self, infos: dict[str, Any]) -> np.ndarray:
-        """Frames played in the current game of each copy: falls when a game restarts."""
-        return np.array(infos.get("episode_frame_number", self._game_frames))
 
-
-def spaces_of(task: Task) -> tuple[spaces.Space, spaces.Space]:
+def spaces_of(task: Task) -> tuple[spaces.Box, spaces.Space]:
     """(observation space, action space) of a task, shifts included."""
     env = TaskEnv(task, n_envs=1)
     try:
         return env.observation_space, env.action_space
     finally:
         env.close()
-
-
-def _make_vector_env(task: Task, n_envs: int, render: bool) -> VectorEnv:
-    try:
-        if task.is_atari:
-            return _make_atari(task, n_envs, render)
-        native = task.env.startswith("isorl/") and not render
-        return gymnasium.make_vec(
-            task.env,
-            num_envs=n_envs,
-            vectorization_mode="vector_entry_point" if native else "sync",
-            vector_kwargs=None if native else {"autoreset_mode": AutoresetMode.SAME_STEP},
-            **task.kwargs,
-            **({"render_mode": "rgb_array"} if render else {}),
-        )
-    except (gymnasium.error.Error, TypeError, AssertionError, ImportError) as error:
-        raise UserError(f"Task '{task.name}' ({task.env}) cannot be made: {error}{_missing_extra(error)}") from None
-
-
-def _make_atari(task: Task, n_envs: int, render: bool) -> VectorEnv:
-    kwargs = {**ATARI_DEFAULTS, **task.kwargs}
-    if render:
-        return _make_classic_atari(task.env, n_envs, kwargs)
-    return gymnasium.make_vec(
-        task.env,
-        num_envs=n_envs,
-        vectorization_mode="vector_entry_point",
-        autoreset_mode=AutoresetMode.SAME_STEP,
-        life_loss_info=True,  # terminated at a lost life while the game goes on; episodic_life would reset the game
-        reward_clipping=False,  # the sign is taken in TaskEnv, so that raw returns stay known
-        **kwargs,
-    )
-
-
-def _make_classic_atari(env_id: str, n_envs: int, kwargs: dict[str, Any]) -> VectorEnv:
-    """The same game through Gymnasium's wrappers: slower, but it can draw. FIRE starts the game where it must."""
-    from stable_baselines3.common.atari_wrappers import FireResetEnv
-
-    emulator = {**kwargs, "frameskip": 1}
-
-    def make() -> gymnasium.Env:
-        env = gymnasium.make(env_id, render_mode="rgb_array", **emulator)
-        env = gymnasium.wrappers.AtariPreprocessing(env, frame_skip=kwargs["frameskip"])
-        minimal = [action.name for action in env.unwrapped.ale.getMinimalActionSet()]  # type: ignore[attr-defined]
-        if "FIRE" in minimal:
-            env = FireResetEnv(env)
-        return gymnasium.wrappers.FrameStackObservation(env, 4)
-
-    return gymnasium.vector.SyncVectorEnv([make] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-
-
-def _missing_extra(error: Exception) -> str:
-    for word, extra in EXTRAS.items():
-        if word in str(error).lower():
-            return f" Install it with: pip install -e '.[{extra}]'"
-    return ""

@@ -109,10 +109,11 @@ def _normalizer_state(agent: Agent) -> dict[str, Any] | None:
     normalizer = agent.get_vec_normalize_env()
     if normalizer is None:
         return None
-    return {
+    statistics = {
         name: {"mean": torch.tensor(rms.mean), "var": torch.tensor(rms.var), "count": float(rms.count)}
         for name, rms in _statistics(normalizer).items()
     }
+    return {**statistics, "discounted": torch.from_numpy(normalizer.returns.copy())}
 
 
 def _load_normalizer(agent: Agent, state: dict[str, Any] | None) -> None:
@@ -122,6 +123,7 @@ def _load_normalizer(agent: Agent, state: dict[str, Any] | None) -> None:
     for name, rms in _statistics(normalizer).items():
         rms.mean, rms.var = state[name]["mean"].cpu().numpy(), state[name]["var"].cpu().numpy()
         rms.count = state[name]["count"]
+    normalizer.returns = _arrays(state["discounted"])
 
 
 def _statistics(normalizer: VecNormalize) -> dict[str, Any]:

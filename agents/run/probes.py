@@ -6,6 +6,7 @@ observations are collected once, by a random agent on environments of their own,
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def collect_probe(task: Task, common: CommonSpaces, size: int, seed: int) -> np.
     """
     env = TaskEnv(task, COPIES, common)
     rng = np.random.default_rng([seed, task.index])
-    space = env.action_space
+    space = deepcopy(env.action_space)  # the learner draws its own actions from the original
     space.seed(int(rng.integers(2**31)))
     different: dict[bytes, np.ndarray] = {}
     observations = env.reset(seed=int(rng.integers(2**31)))

@@ -1,0 +1,111 @@
+"""Copies of one Gymnasium environment, each able to continue an episode that was saved in the middle.
+
+Most environments cannot be asked for their state, but an episode follows from where it began and the actions since:
+so each copy notes both, and is restored by playing the episode again (quick, and exact for whatever draws its
+chance from its own `np_random`). Memory and time grow with the length of one episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+
+class Copy(gymnasium.Wrapper):
+    """One copy of a task. Where the task drifts, the environment is made anew at the start of each episode.
+
+    Args:
+        make: from keyword arguments to an environment.
+        kwargs: the arguments; those that drift have their first value here.
+        drift: the value of drifting arguments at the end.
+        drift_steps: agent steps of this copy until then.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., gymnasium.Env],
+        kwargs: Mapping[str, Any],
+        drift: Mapping[str, float],
+        drift_steps: int,
+    ) -> None:
+        super().__init__(make(**kwargs))
+        self._make, self._kwargs, self._drift, self._drift_steps = make, dict(kwargs), drift, drift_steps
+        self.steps = 0
+        self._begun: dict[str, Any] = {}
+        self._actions: list[Any] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        """Starts an episode; a seed also starts the drift anew."""
+        if seed is not None:
+            self.steps = 0
+        if self._drift:
+            self._remake()
+        self._begun = {"steps": self.steps, "seed": seed, **({} if seed is not None else self._chance())}
+        self._actions.clear()
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
+        """One agent step."""
+        self.steps += 1
+        self._actions.append(action)
+        return self.env.step(action)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How the present episode began, and its actions."""
+        return {**self._begun, "actions": np.array(self._actions)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Plays the saved episode again; gives back its latest observation."""
+        self.steps = state["steps"]
+        if state["seed"] is None:
+            self._set_chance(state)
+        observation, _ = self.reset(seed=state["seed"])
+        for action in state["actions"]:
+            observation, *_ = self.step(action)
+        return observation
+
+    def _remake(self) -> None:
+        progress = min(self.steps / self._drift_steps, 1.0)
+        now = {
+            key: self._kwargs[key] + progress * (end - self._kwargs[key]) for key, end in self._drift.items()
+        }
+        generator = self.unwrapped.np_random
+        self.env.close()
+        self.env = self._make(**{**self._kwargs, **now})
+        self.unwrapped.np_random = generator
+
+    def _chance(self) -> dict[str, Any]:
+        """What random draws will follow: the generator, and in Atari the emulator's own."""
+        chance: dict[str, Any] = {"random": self.unwrapped.np_random.bit_generator.state}
+        emulator = getattr(self.unwrapped, "ale", None)
+        if emulator is not None:
+            state = emulator.cloneState(include_rng=True).serialize()
+            chance["emulator"] = np.frombuffer(state, dtype=np.uint8)
+        return chance
+
+    def _set_chance(self, state: Mapping[str, Any]) -> None:
+        self.unwrapped.np_random.bit_generator.state = state["random"]
+        if "emulator" in state:
+            from ale_py import ALEState
+
+            self.unwrapped.ale.restoreState(ALEState(np.asarray(state["emulator"]).tobytes()))  # type: ignore[attr-defined]
+
+
+class Copies(SyncVectorEnv):
+    """Gymnasium's SyncVectorEnv with same-step autoreset and the state of every copy."""
+
+    def __init__(self, env_fns: list[Callable[[], gymnasium.Env]]) -> None:
+        super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the copies."""
+        return {"copies": [env.get_wrapper_attr("state_dict")() for env in self.envs]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
+        """Restores every copy; gives back the observations."""
+        pairs = zip(self.envs, state["copies"], strict=True)
+        return np.stack([env.get_wrapper_attr("load_state_dict")(copy) for env, copy in pairs])

@@ -1,0 +1,142 @@
+"""Two tiny image tasks in numpy on which plasticity loss shows within minutes: Catch and Rain.
+
+Both are meant to be made new by permuting pixels and actions (`envs/shifts.py`). Observations are binary float
+images (1, H, W), small enough that the policies flatten them. Actions: left, stay, right.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium import spaces
+
+from envs.numpy_env import NumpyVectorEnv, SingleEnv
+
+LEFT_STAY_RIGHT = spaces.Discrete(3)
+
+
+class Catch(NumpyVectorEnv):
+    """A ball falls from a random column; the paddle in the bottom row catches it (+1) or misses it (-1).
+
+    Osband et al. 2020 (Behaviour Suite for Reinforcement Learning), on a square board and with a random start of
+    the paddle. An episode takes size - 1 agent steps.
+
+    Args:
+        num_envs: number of copies.
+        size: rows and columns of the board, at least 3.
+    """
+
+    STATE = ("ball", "paddle")
+
+    def __init__(self, num_envs: int = 1, size: int = 7) -> None:
+        _check_size(size)
+        super().__init__(num_envs, _binary(size, size), LEFT_STAY_RIGHT, max_steps=size)
+        self.size = size
+        self.ball = np.zeros((num_envs, 2), dtype=np.int64)  # row, column
+        self.paddle = np.zeros(num_envs, dtype=np.int64)
+        self._copies = np.arange(num_envs)
+
+    def begin(self, copies: np.ndarray) -> None:
+        """A ball in the top row, the paddle anywhere."""
+        columns = self.np_random.integers(self.size, size=(2, int(copies.sum())))
+        self.ball[copies, 0] = 0
+        self.ball[copies, 1], self.paddle[copies] = columns
+
+    def advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The paddle moves, then the ball falls by one row."""
+        self.paddle = np.clip(self.paddle + actions - 1, 0, self.size - 1)
+        self.ball[:, 0] += 1
+        landed = self.ball[:, 0] == self.size - 1
+        caught = np.where(self.ball[:, 1] == self.paddle, 1.0, -1.0)
+        return (landed * caught).astype(np.float32), landed
+
+    def observe(self) -> np.ndarray:
+        """(num_envs, 1, size, size): ones at the ball and at the paddle."""
+        board = np.zeros((self.num_envs, 1, self.size, self.size), dtype=np.float32)
+        board[self._copies, 0, self.ball[:, 0], self.ball[:, 1]] = 1
+        board[self._copies, 0, -1, self.paddle] = 1
+        return board
+
+    def draw(self, copy: int) -> np.ndarray:
+        """The board, white on black."""
+        return _enlarged(np.repeat(self.observe()[copy, 0, :, :, None] * 255, 3, axis=2))
+
+
+class Rain(NumpyVectorEnv):
+    """Foods (+1) and rocks (-1) fall on a player in the bottom row, for 60 agent steps (then truncated).
+
+    At each step, with probability 0.6, a food or a rock (equally likely) enters the top row at a random column.
+
+    Args:
+        num_envs: number of copies.
+        size: rows and columns, at least 3.
+    """
+
+    STATE = ("foods", "rocks", "player")
+    MAX_STEPS, ENTERS = 60, 0.6
+
+    def __init__(self, num_envs: int = 1, size: int = 7) -> None:
+        _check_size(size)
+        super().__init__(num_envs, _binary(2 * size + 1, size), LEFT_STAY_RIGHT, self.MAX_STEPS)
+        self.size = size
+        self.foods = np.zeros((num_envs, size, size), dtype=bool)
+        self.rocks = np.zeros((num_envs, size, size), dtype=bool)
+        self.player = np.zeros(num_envs, dtype=np.int64)
+        self._copies = np.arange(num_envs)
+
+    def begin(self, copies: np.ndarray) -> None:
+        """An empty sky, the player in the middle."""
+        self.foods[copies] = self.rocks[copies] = False
+        self.player[copies] = self.size // 2
+
+    def advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The player moves, everything falls by one row, something new may enter."""
+        self.player = np.clip(self.player + actions - 1, 0, self.size - 1)
+        for things in (self.foods, self.rocks):
+            things[:, 1:] = things[:, :-1]
+            things[:, 0] = False
+        enters, is_food = self.np_random.random((2, self.num_envs)) < [[self.ENTERS], [0.5]]
+        column = self.np_random.integers(self.size, size=self.num_envs)
+        self.foods[self._copies, 0, column] = enters & is_food
+        self.rocks[self._copies, 0, column] = enters & ~is_food
+        below = self._copies, -1, self.player
+        rewards = self.foods[below].astype(np.float32) - self.rocks[below]
+        return rewards, np.zeros(self.num_envs, dtype=bool)
+
+    def observe(self) -> np.ndarray:
+        """(num_envs, 1, 2 size + 1, size): the foods, below them the rocks, below them the player's row."""
+        player = np.zeros((self.num_envs, 1, self.size), dtype=bool)
+        player[self._copies, 0, self.player] = True
+        return np.concatenate([self.foods, self.rocks, player], axis=1, dtype=np.float32)[:, None]
+
+    def draw(self, copy: int) -> np.ndarray:
+        """Foods green, rocks grey, the player blue."""
+        image = np.full((self.size, self.size, 3), 20, dtype=np.uint8)
+        image[self.foods[copy]] = (46, 160, 67)
+        image[self.rocks[copy]] = 150
+        image[-1, self.player[copy]] = (31, 111, 235)
+        return _enlarged(image)
+
+
+def _binary(height: int, width: int) -> spaces.Box:
+    return spaces.Box(0.0, 1.0, (1, height, width), np.float32)
+
+
+def _check_size(size: int) -> None:
+    if size < 3:
+        raise ValueError(f"'size' is {size}; the board needs at least 3 rows and columns.")
+
+
+def _enlarged(image: np.ndarray, scale: int = 24) -> np.ndarray:
+    return image.astype(np.uint8).repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+class CatchEnv(SingleEnv):
+    """One copy of Catch."""
+
+    VECTOR = Catch
+
+
+class RainEnv(SingleEnv):
+    """One copy of Rain."""
+
+    VECTOR = Rain

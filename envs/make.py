@@ -1,0 +1,119 @@
+"""From a task to the Gymnasium VectorEnv that plays it, all with same-step autoreset and an exact state.
+
+ALE/...    ale_py's native AtariVectorEnv, or Gymnasium's Atari wrappers (envs/atari.py)
+isorl/...  this project's numpy environments, vectorised natively
+others     gymnasium.make with the task's wrappers, one by one (envs/copies.py)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from configs import UserError, nearest
+from envs import atari
+from envs.copies import Copies, Copy
+from envs.sequence import Task
+
+EXTRAS = {"box2d": "box2d", "mujoco": "mujoco"}
+WRAPPER_MODULES = {"gymnasium": "gymnasium.wrappers", "minigrid": "minigrid.wrappers"}
+
+
+class TaskVectorEnv(Protocol):
+    """What TaskEnv needs of a vector environment."""
+
+    single_observation_space: spaces.Space
+    single_action_space: spaces.Space
+    metadata: dict[str, Any]
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode in every copy."""
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One agent step of every copy."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on."""
+
+    def load_state_dict(self, state: Any) -> np.ndarray:
+        """Restores it; gives back the observations."""
+
+    def render(self) -> Any:
+        """A frame of each copy."""
+
+    def close(self) -> None:
+        """Frees the environments."""
+
+
+def make_vector_env(task: Task, n_envs: int, render: bool) -> TaskVectorEnv:
+    """`n_envs` copies of `task`, without its shifts.
+
+    Raises:
+        UserError: wrong arguments, a wrapper that does not exist, or an extra that is not installed.
+    """
+    try:
+        return _make(task, n_envs, "rgb_array" if render else None)
+    except UserError:
+        raise
+    except (gymnasium.error.Error, TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"Task '{task.name}' ({task.env}) cannot be made: {reason}{_missing_extra(error)}"
+        ) from None
+
+
+def _make(task: Task, n_envs: int, render_mode: str | None) -> TaskVectorEnv:
+    plain = render_mode is None and not task.wrappers and not task.drift
+    if task.is_atari and plain and not atari.needs_classic(task.kwargs):
+        return atari.make_native(task.env, n_envs, task.kwargs)
+    if plain and gymnasium.spec(task.env).vector_entry_point is not None and task.env.startswith("isorl/"):
+        return gymnasium.make_vec(  # type: ignore[return-value]
+            task.env, num_envs=n_envs, vectorization_mode="vector_entry_point", **task.kwargs
+        )
+    make = functools.partial(_make_one, task, render_mode)
+    drift_steps = max(task.agent_steps // n_envs, 1)
+
+    def make_copy() -> gymnasium.Env:
+        copy = Copy(make, task.kwargs, task.drift, drift_steps)
+        return atari.LifeLost(copy) if task.is_atari else copy
+
+    return Copies([make_copy] * n_envs)
+
+
+def _make_one(task: Task, render_mode: str | None, **kwargs: Any) -> gymnasium.Env:
+    if task.is_atari:
+        env = atari.make_classic(task.env, render_mode, **kwargs)
+    else:
+        env = gymnasium.make(task.env, render_mode=render_mode, **kwargs)
+    for entry in task.wrappers:
+        options = {"name": entry} if isinstance(entry, str) else dict(entry)
+        env = _wrapper(str(options.pop("name", "")))(env, **options)
+    return env
+
+
+def _wrapper(name: str) -> Callable[..., gymnasium.Env]:
+    """FlattenObservation -> gymnasium.wrappers.FlattenObservation, minigrid:X -> minigrid.wrappers.X; no other code."""
+    package, _, class_name = name.rpartition(":")
+    package = package or "gymnasium"
+    if package not in WRAPPER_MODULES:
+        raise UserError(
+            f"Wrapper '{name}': wrappers come from {' or '.join(WRAPPER_MODULES)}, not from '{package}'."
+        )
+    module = __import__(WRAPPER_MODULES[package], fromlist=["wrappers"])
+    known = [key for key, value in vars(module).items() if isinstance(value, type) and key[0].isupper()]
+    known += list(getattr(module, "__all__", ()))
+    if class_name not in known:
+        raise UserError(f"There is no wrapper '{name}'. {nearest(class_name, known)}")
+    return getattr(module, class_name)
+
+
+def _missing_extra(error: Exception) -> str:
+    for word, extra in EXTRAS.items():
+        if word in str(error).lower() and isinstance(error, (ImportError, gymnasium.error.Error)):
+            return f" Install it with: pip install -e '.[{extra}]'"
+    return ""
