@@ -68,26 +68,28 @@ def test_diagnostics_and_evaluation_leave_training_alone(run):
     assert torch.equal(with_["random"]["torch"], without["random"]["torch"])
 
 
-def test_one_task_without_mechanisms_is_sb3_ppo(run):
+def sb3_options(configured, *overrides):
+    """The agent's options as stable-baselines3 names them."""
+    options = dict(configured(*overrides, "run_dir=unused").agent)
+    for ours in ("name", "n_envs", "learning_rate_final"):
+        del options[ours]
+    return options
+
+
+def test_one_task_without_mechanisms_is_sb3_ppo(run, configured):
     """The whole machinery around the agent changes nothing: the same weights as a plain SB3 script."""
-    _, folder = run("sequence=cartpole-smoke", "network=tanh", "optimizer=adam", "seed=5")
-    options = dict(n_steps=128, batch_size=256, n_epochs=10, learning_rate=1e-3, ent_coef=0.01)
-    theirs = PPO("MlpPolicy", make_vec_env("CartPole-v1", 8), seed=5, device="cpu", **options).learn(2048)
+    words = ("sequence=cartpole-smoke", "network=tanh", "optimizer=adam", "seed=5")
+    _, folder = run(*words)
+    env = make_vec_env("CartPole-v1", 8)
+    theirs = PPO("MlpPolicy", env, seed=5, device="cpu", **sb3_options(configured, *words)).learn(2048)
     assert_same(folder, theirs)
 
 
-def test_one_task_without_mechanisms_is_sb3_dqn(run):
-    _, folder = run("agent=dqn", "sequence=cartpole-smoke", "network=relu", "optimizer=adam", "seed=5")
-    options = dict(
-        learning_rate=1e-3,
-        buffer_size=50_000,
-        learning_starts=1_000,
-        batch_size=64,
-        train_freq=4,
-        target_update_interval=500,
-        exploration_fraction=0.2,
-    )
-    theirs = DQN("MlpPolicy", gymnasium.make("CartPole-v1"), seed=5, device="cpu", **options).learn(2048)
+def test_one_task_without_mechanisms_is_sb3_dqn(run, configured):
+    words = ("agent=dqn", "sequence=cartpole-smoke", "network=relu", "optimizer=adam", "seed=5")
+    _, folder = run(*words)
+    env = gymnasium.make("CartPole-v1")
+    theirs = DQN("MlpPolicy", env, seed=5, device="cpu", **sb3_options(configured, *words)).learn(2048)
     assert_same(folder, theirs)
 
 
