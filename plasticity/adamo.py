@@ -133,6 +133,10 @@ class AdamO(Adam):
         """At every k-th call theta <- theta - k eta_iso lambda grad R(theta), where a gradient is present."""
         for group in self.param_groups:
             k = group["iso_every"]
+            if k > 1 and group["capturable"] and torch.cuda.is_current_stream_capturing():
+                raise ValueError(
+                    f"a CUDA graph repeats one update, but iso_every={k} differs by update; use 1"
+                )
             group["iso_updates"] += 1
             if not group["isometric"] or group["iso_lambda"] == 0 or group["iso_updates"] % k:
                 continue

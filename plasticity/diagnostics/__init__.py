@@ -8,7 +8,7 @@ from plasticity.diagnostics import parameters as parameters
 from plasticity.diagnostics import trainability as trainability
 from plasticity.diagnostics import units as units
 from plasticity.diagnostics.diagnose import DEFAULT_METRICS, diagnose
-from plasticity.diagnostics.metric import METRICS, Metric, metric
+from plasticity.diagnostics.metric import METRICS, Metric, describe, metric
 from plasticity.diagnostics.ntk import empirical_ntk
 from plasticity.diagnostics.parameters import GradientCosine
 from plasticity.diagnostics.probe import Probe, snapshot
@@ -22,6 +22,7 @@ __all__ = [
     "Metric",
     "Probe",
     "Report",
+    "describe",
     "diagnose",
     "empirical_ntk",
     "fit_random_targets",

@@ -57,6 +57,14 @@ def metric(
     return register
 
 
+def describe() -> str:
+    """All metrics as a Markdown table; docs/plasticity.md holds it and a test compares."""
+    rows = [[f"`{m.key}`", m.formula, m.range, m.healthy, m.cost, m.paper] for m in METRICS.values()]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    head = ["| metric | formula | range | healthy | cost | source |", "|---|---|---|---|---|---|"]
+    return "\n".join([*head, *lines])
+
+
 def pooled(values: Mapping[str, Tensor], pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """Per-layer scalars with the network's `pool` of them under ""; nothing where there are no layers."""
     if not values:

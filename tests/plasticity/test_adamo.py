@@ -69,6 +69,7 @@ def test_without_strength_it_is_adam_bit_for_bit(mode, device):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*capturable=True:UserWarning")  # said of steps outside a graph
 @pytest.mark.parametrize("fused", [True, False])
 def test_without_strength_it_is_capturable_adam(fused):
     ours, theirs = network("cuda"), network("cuda")
@@ -290,6 +291,7 @@ def test_a_step_never_waits_for_the_device():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*capturable=True:UserWarning")
 def test_a_step_can_be_captured_in_a_graph():
     model = network("cuda")
     optimizer = AdamO(parameter_groups(model), iso_lambda=0.5, iso_every=1, capturable=True)
