@@ -36,6 +36,9 @@ class Method:
     saved: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes (tensors, plain values, lists and dicts of them) that a resumed run needs."""
 
+    relies_on: ClassVar[frozenset[str]] = frozenset()
+    """What it needs left as it is: a method that claims one of these cannot combine with this one."""
+
     @property
     def claims(self) -> frozenset[str]:
         """What only one method of a run can decide, for example "the activation"."""

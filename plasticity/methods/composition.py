@@ -17,7 +17,7 @@ class Methods:
     """The methods of one run.
 
     Raises:
-        ValueError: two methods claim the same thing.
+        ValueError: two methods claim the same thing, or one claims what another relies on.
     """
 
     def __init__(self, methods: Mapping[str, Method] | None = None) -> None:
@@ -30,6 +30,13 @@ class Methods:
                         f"Methods '{claimed[claim]}' and '{name}' cannot combine: both decide {claim}. Leave one out."
                     )
                 claimed[claim] = name
+        for name, method in self.by_name.items():
+            for claim in sorted(method.relies_on & claimed.keys()):
+                if claimed[claim] != name:
+                    raise ValueError(
+                        f"Methods '{claimed[claim]}' and '{name}' cannot combine: the first changes {claim}, which the "
+                        "second relies on. Leave one out."
+                    )
 
     def __bool__(self) -> bool:
         return bool(self.by_name)

@@ -11,6 +11,7 @@ from torch import Tensor
 from plasticity.methods.base import Method, check
 from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.registry import METHODS
+from plasticity.methods.structure import CHAIN
 
 
 @METHODS.register("l2_init")
@@ -24,6 +25,7 @@ class L2Init(Method):
 
     strength: float = 1e-3
 
+    relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
     saved: ClassVar[tuple[str, ...]] = ("_initial",)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -43,7 +44,7 @@ class Learner:
     optimizer: Optimizer
     root: nn.Module
     fresh: Callable[[], nn.Module]
-    targets: Mapping[str, nn.Module] = field(default_factory=dict)
+    targets: Mapping[str, nn.Sequential] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=torch.Generator)
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -62,11 +63,16 @@ class Learner:
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return [parameter for parameter in trained if id(parameter) in held - inside]
 
+    def fresh_weights(self) -> dict[str, Tensor]:
+        """The parameters of a newly initialised learner, under their names in `root` at the start."""
+        with self.seeded():
+            return {name: parameter.detach() for name, parameter in self.fresh().named_parameters()}
+
     @torch.no_grad()
     def redraw(self, parameters: Iterable[nn.Parameter]) -> None:
         """Draws `parameters` as at the beginning of a run, forgets their moments, and makes the targets follow."""
         names = {id(parameter): name for name, parameter in self.root.named_parameters()}
-        fresh = dict(self._twin().named_parameters())
+        fresh = self.fresh_weights()
         for parameter in parameters:
             parameter.copy_(fresh[names[id(parameter)]])
             forget(self.optimizer, parameter)
@@ -77,8 +83,10 @@ class Learner:
         for name, target in self.targets.items():
             target.load_state_dict(self.networks[name].state_dict())
 
-    def _twin(self) -> nn.Module:
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Inside, torch's own draws come from `generator`; the agent's stream is as it was afterwards."""
         seed = torch.randint(2**31, (), generator=self.generator)
-        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn on the CPU
+        with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU and then moved
             torch.manual_seed(int(seed))
-            return self.fresh()
+            yield

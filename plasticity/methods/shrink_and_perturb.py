@@ -10,6 +10,7 @@ import torch
 from plasticity.methods.base import Act, check
 from plasticity.methods.learner import Learner
 from plasticity.methods.registry import METHODS
+from plasticity.methods.structure import CHAIN
 
 
 @METHODS.register("shrink_and_perturb")
@@ -30,6 +31,7 @@ class ShrinkAndPerturb(Act):
     noise: float = 0.1
 
     resets: ClassVar[str] = "a share 1 - shrink of every weight; moments stay"
+    relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
     saved: ClassVar[tuple[str, ...]] = ("_updates", "_scale")
 
     def __post_init__(self) -> None:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from plasticity.networks.activations import GroupSort, MaxMin
 from plasticity.networks.isometric import Shift
 
+Weighted = nn.Linear | nn.Conv2d
+Norm = nn.LayerNorm | nn.GroupNorm
 WEIGHTED = (nn.Linear, nn.Conv2d)
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 _PASSING = (nn.Flatten, nn.Identity, Shift)
@@ -34,10 +36,10 @@ class Hidden:
     """
 
     name: str
-    maker: nn.Linear | nn.Conv2d
-    norm: nn.Module | None = None
+    maker: Weighted
+    norm: Norm | None = None
     activation: nn.Module | None = None
-    readers: list[nn.Module] = field(default_factory=list)
+    readers: list[Weighted] = field(default_factory=list)
 
     @property
     def units(self) -> int:
@@ -68,9 +70,21 @@ def leaves(network: nn.Sequential, path: str = "") -> Iterator[tuple[str, nn.Mod
             yield here, module
 
 
-def head(network: nn.Sequential) -> nn.Module:
+CHAIN = "the chain of hidden layers"
+"""What methods that look at hidden layers rely on, and plasticity injection changes."""
+
+
+def body(network: nn.Sequential) -> nn.Sequential:
+    """What comes before the head, with the network's own modules: (B, ...) -> features (B, F)."""
+    modules = [module for _, module in leaves(network)]
+    return nn.Sequential(*modules[: modules.index(head(network))])
+
+
+def head(network: nn.Sequential) -> nn.Linear:
     """The last layer with a weight."""
-    return [module for _, module in leaves(network) if isinstance(module, WEIGHTED)][-1]
+    last = [module for _, module in leaves(network) if isinstance(module, WEIGHTED)][-1]
+    assert isinstance(last, nn.Linear)
+    return last
 
 
 def hidden_layers(networks: Mapping[str, nn.Sequential]) -> list[Hidden]:

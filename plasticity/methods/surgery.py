@@ -18,7 +18,7 @@ def forget(optimizer: Optimizer, parameter: nn.Parameter) -> None:
 
 
 @torch.no_grad()
-def edit(optimizer: Optimizer, parameter: nn.Parameter, write: Callable[[Tensor, bool], None]) -> None:
+def edit(optimizer: Optimizer, parameter: Tensor, write: Callable[[Tensor, bool], object]) -> None:
     """Applies `write(tensor, is_weight)` in place to a parameter and to each of its moments.
 
     The step count stays: it belongs to the whole tensor, as in the reference implementation of ReDo.
@@ -30,7 +30,7 @@ def edit(optimizer: Optimizer, parameter: nn.Parameter, write: Callable[[Tensor,
             write(state[name].view(parameter.shape), False)
 
 
-def add_parameters(optimizer: Optimizer, parameters: Iterable[nn.Parameter], like: nn.Parameter) -> None:
+def add_parameters(optimizer: Optimizer, parameters: Iterable[nn.Parameter], like: Tensor) -> None:
     """Lets the optimizer train `parameters` too, in the group and so with the settings of `like`."""
     group = next(g for g in optimizer.param_groups if any(p is like for p in g["params"]))
     group["params"].extend(parameters)

@@ -1,0 +1,36 @@
+"""Methods that are an activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from plasticity.methods.base import Method
+from plasticity.networks.spec import NetworkSpec
+
+REPLACEABLE = ("relu", "tanh", "identity")
+
+
+@dataclass
+class ActivationMethod(Method):
+    """Puts `activation` in the place of ReLU or tanh."""
+
+    activation: ClassVar[str]
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """The activation."""
+        return frozenset({"the activation"})
+
+    def network(self, spec: NetworkSpec) -> NetworkSpec:
+        """`spec` with the activation.
+
+        Raises:
+            ValueError: the network was chosen for its activation.
+        """
+        if spec.activation not in (*REPLACEABLE, self.activation):
+            raise ValueError(
+                f"Method '{self.activation}' and network '{spec.activation}' cannot combine: both decide the "
+                "activation. Use network=relu."
+            )
+        return replace(spec, activation=self.activation)

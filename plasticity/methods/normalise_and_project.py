@@ -1,0 +1,47 @@
+"""Normalise-and-project (Lyle et al. 2024, Normalization and Effective Learning Rates in RL, arXiv 2407.01800)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from plasticity.methods.base import Method
+from plasticity.methods.learner import Batch, Learner
+from plasticity.methods.registry import METHODS
+from plasticity.methods.structure import CHAIN, hidden_layers
+from plasticity.networks.spec import NetworkSpec
+
+
+@METHODS.register("normalise_and_project")
+@dataclass
+class NormaliseAndProject(Method):
+    """LayerNorm before each activation, and W <- ||W_0||_F / ||W||_F W for each hidden weight after each update.
+
+    Behind a norm layer the scale of W does not change the function, only the effective learning rate, which the
+    projection keeps constant. The scales and offsets of the norm layers are left free.
+    """
+
+    relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
+    saved: ClassVar[tuple[str, ...]] = ("_norms",)
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """It brings its norm layers, without which the projection would change the function."""
+        return frozenset({"the norm layers", "the scale of hidden weights"})
+
+    def network(self, spec: NetworkSpec) -> NetworkSpec:
+        """`spec` with norm layers."""
+        return replace(spec, layer_norm=True)
+
+    def start(self, learner: Learner) -> None:
+        """Remembers ||W_0||_F."""
+        self._weights = [layer.maker.weight for layer in hidden_layers(learner.networks)]
+        self._norms = [weight.detach().norm() for weight in self._weights]
+
+    @torch.no_grad()
+    def after_update(self, batch: Batch) -> None:
+        """Projects."""
+        for W, norm_0 in zip(self._weights, self._norms, strict=True):
+            W.mul_(norm_0 / W.norm())

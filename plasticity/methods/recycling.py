@@ -1,0 +1,65 @@
+"""Replacing single units: new incoming weights, no outgoing ones, and an optimizer that knows nothing of them."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from plasticity.methods.learner import Learner
+from plasticity.methods.structure import Hidden, check_separable, hidden_layers, unit_outputs
+from plasticity.methods.surgery import edit
+
+RECYCLED = "which units are recycled"
+
+
+class Recycler:
+    """The hidden layers of a learner, actor's and critic's alike, whose units a method replaces.
+
+    Incoming weights are drawn uniformly with the standard deviation of the layer's initial weights, which for
+    torch's default initialisation is that very distribution.
+    """
+
+    def __init__(self, learner: Learner, method: str) -> None:
+        self.learner = learner
+        self.layers = hidden_layers(learner.networks)
+        check_separable(self.layers, method)
+        self._bounds = [math.sqrt(3) * float(layer.maker.weight.detach().std()) for layer in self.layers]
+
+    def outputs(self, inputs: Tensor) -> list[Tensor]:
+        """Outputs (S, U) of each hidden layer for `inputs` (B, ...), with the weights as they are now."""
+        return unit_outputs(self.learner.networks, self.layers, inputs)
+
+    @torch.no_grad()
+    def recycle(self, index: int, units: Tensor) -> None:
+        """Replaces `units` (k,), numbers of units of the layer `index`.
+
+        Where a unit's output was zero the function is what it was before, unless a norm layer mixes the units.
+        """
+        layer, optimizer = self.layers[index], self.learner.optimizer
+        weight = layer.maker.weight
+        drawn = torch.rand((len(units), *weight.shape[1:]), generator=self.learner.generator)
+        rows = ((2 * drawn - 1) * self._bounds[index]).to(weight)
+
+        def redraw(tensor: Tensor, is_weight: bool) -> None:
+            tensor.index_copy_(0, units, rows if is_weight else torch.zeros_like(rows))
+
+        edit(optimizer, weight, redraw)
+        for parameter, initial in _vectors(layer):
+            edit(optimizer, parameter, partial(_fill_units, units=units, value=initial))
+        for reader in layer.readers:
+            edit(optimizer, reader.weight, lambda t, _: layer.columns(t).index_fill_(2, units, 0))
+
+
+def _fill_units(tensor: Tensor, is_weight: bool, units: Tensor, value: float) -> None:
+    tensor.index_fill_(0, units, value if is_weight else 0)
+
+
+def _vectors(layer: Hidden) -> list[tuple[Tensor, float]]:
+    """Parameters with one number per unit, and their initial value."""
+    found = [(layer.maker.bias, 0.0)] if layer.maker.bias is not None else []
+    if layer.norm is not None:
+        found += [(layer.norm.weight, 1.0), (layer.norm.bias, 0.0)]
+    return found

@@ -1,0 +1,86 @@
+"""Self-normalised resets (Farias and Jozefiak 2024, Self-Normalized Resets for Plasticity in CL, arXiv 2410.20098)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from plasticity.methods.base import Method, check
+from plasticity.methods.learner import Batch, Learner
+from plasticity.methods.recycling import RECYCLED, Recycler
+from plasticity.methods.registry import METHODS
+from plasticity.methods.structure import CHAIN
+
+
+@METHODS.register("self_normalised_resets")
+@dataclass
+class SelfNormalisedResets(Method):
+    """A unit silent for a updates is replaced where a silence that long is improbable by its own past.
+
+        P(silence >= a) = (1 - p)^a <= threshold      p = (firings + 1) / (updates + prior)
+
+    The unit fires at an update where any sample of the minibatch gives it an output other than 0. The paper
+    compares a with a quantile of the unit's inter-firing times; here they are taken as geometric, so that a
+    count per unit is all that must be kept. A unit that never quite falls silent (tanh) is never replaced.
+
+    Attributes:
+        threshold: in (0, 1). 0.01, ours, in the range of the paper's rejection percentiles as far as we know.
+        prior: updates counted as if they had held one firing, at least 1. 100, ours: a unit that never fired
+            is replaced after 459 updates.
+        every: updates between two looks, at least 1. 10, ours.
+    """
+
+    threshold: float = 0.01
+    prior: int = 100
+    every: int = 10
+
+    resets: ClassVar[str] = (
+        "weights in and out, bias, norm and firing record of silent units, and their moments"
+    )
+    saved: ClassVar[tuple[str, ...]] = ("_updates", "_firings", "_observed", "_silence")
+    relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            threshold=0 < self.threshold < 1 or "above 0 and below 1",
+            prior=self.prior >= 1 or "at least 1",
+            every=self.every >= 1 or "at least 1",
+        )
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """Two recyclers would take each other's fresh units."""
+        return frozenset({RECYCLED})
+
+    def start(self, learner: Learner) -> None:
+        """Every unit begins without a past."""
+        self._recycler = Recycler(learner, "self_normalised_resets")
+        self._updates = 0
+        self._firings, self._observed, self._silence = (
+            [layer.maker.weight.new_zeros(layer.units) for layer in self._recycler.layers] for _ in range(3)
+        )
+
+    @torch.no_grad()
+    def after_update(self, batch: Batch) -> None:
+        """Counts firings; looks for improbable silences now and then."""
+        self._updates += 1
+        for index, h in enumerate(self._recycler.outputs(batch.inputs)):
+            fires = (h != 0).any(0)
+            self._firings[index] += fires
+            self._silence[index] = torch.where(fires, 0, self._silence[index] + 1)
+            # the present silence is what is judged: it becomes part of the past when it ends
+            self._observed[index] = torch.where(fires, self._observed[index] + 1, self._observed[index])
+            if self._updates % self.every == 0:
+                self._replace(index)
+
+    def _replace(self, index: int) -> None:
+        p = (self._firings[index] + 1) / (self._observed[index] + self.prior)
+        improbable = self._silence[index] * torch.log1p(-p) <= math.log(self.threshold)
+        units = torch.nonzero(improbable)[:, 0]
+        self._recycler.recycle(index, units)
+        for record in (self._firings, self._observed, self._silence):
+            record[index][units] = 0

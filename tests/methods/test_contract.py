@@ -1,0 +1,119 @@
+"""What every registered method must do, on PPO and DQN, MLP and CNN: being registered is enough to be tested."""
+
+import copy
+import dataclasses
+import functools
+import io
+
+import pytest
+import torch
+
+from plasticity.methods import METHODS
+from tests.methods.conftest import build, functions, parameters, switch, updates, with_method
+
+
+@functools.cache
+def plain(agent_name, body):
+    """The functions of an agent without methods after the same life."""
+    return functions(lived(build(agent_name, body, {})))
+
+
+def lived(agent):
+    """Data, updates, a task switch, updates."""
+    agent.learn(32)
+    updates(agent)
+    switch(agent)
+    updates(agent)
+    return agent
+
+
+@pytest.fixture(params=list(METHODS))
+def name(request):
+    return request.param
+
+
+def test_it_changes_learning_and_stays_finite(name, agent_name, body):
+    changed = functions(lived(with_method(agent_name, body, name)))
+    assert all(torch.isfinite(output).all() for output in changed.values())
+    for network, output in plain(agent_name, body).items():
+        assert not torch.allclose(changed[network], output, rtol=0, atol=1e-7), network
+
+
+def test_what_it_trains_moves_and_what_it_freezes_does_not(name, agent_name, body):
+    agent = with_method(agent_name, body, name)
+    agent.learn(32)
+    switch(agent)
+    before = {id(p): p.detach().clone() for p in agent.policy.parameters()}
+    updates(agent)
+    online = [p for p_name, p in agent.policy.named_parameters() if "target" not in p_name]
+    trained = {id(p) for group in agent.policy.optimizer.param_groups for p in group["params"]}
+    for parameter in online:
+        moved = not torch.equal(parameter, before[id(parameter)])
+        assert moved == parameter.requires_grad
+        assert id(parameter) in trained or not parameter.requires_grad
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
+
+
+def test_a_resumed_agent_goes_on_exactly(name, agent_name, body):
+    agent = with_method(agent_name, body, name)
+    agent.learn(32)
+    switch(agent)
+    updates(agent)
+    resumed = with_method(agent_name, body, name)
+    load(resumed, save(agent))
+    for one in (agent, resumed):
+        one._current_progress_remaining = 1.0
+        one.set_logger(agent.logger)
+        for storage in ("rollout_buffer", "replay_buffer"):
+            if hasattr(agent, storage):
+                setattr(one, storage, copy.deepcopy(getattr(agent, storage)))
+        updates(one, seed=1)
+        switch(one)
+        updates(one, seed=2)
+    ours, theirs = parameters(resumed), parameters(agent)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert torch.equal(ours[key], value) if isinstance(value, torch.Tensor) else ours[key] == value, key
+
+
+def save(agent):
+    """The bytes of a file of tensors and plain values."""
+    state = {
+        "policy": agent.policy.state_dict(),
+        "optimizer": agent.policy.optimizer.state_dict(),
+        "methods": agent.methods.state_dict(),
+        "random": agent.learner.generator.get_state(),
+    }
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def load(agent, content):
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    agent.policy.load_state_dict(state["policy"])
+    agent.policy.optimizer.load_state_dict(state["optimizer"])
+    agent.methods.load_state_dict(state["methods"])
+    agent.learner.generator.set_state(state["random"])
+
+
+STRENGTHS = [n for n, method in METHODS.items() if "strength" in [f.name for f in dataclasses.fields(method)]]
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_without_strength_it_is_plain_bit_for_bit(strength, agent_name):
+    off = functions(lived(with_method(agent_name, "mlp", strength, strength=0.0)))
+    for network, output in plain(agent_name, "mlp").items():
+        assert torch.equal(off[network], output)
+
+
+def test_a_method_leaves_the_agents_random_stream_alone(name):
+    def stream_after_a_switch_and_updates(agent):
+        agent.learn(32)
+        torch.manual_seed(0)
+        switch(agent)
+        updates(agent)
+        return torch.random.get_rng_state()
+
+    with_it = stream_after_a_switch_and_updates(with_method("ppo", "mlp", name))
+    assert torch.equal(with_it, stream_after_a_switch_and_updates(build("ppo", "mlp", {})))
