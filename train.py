@@ -50,9 +50,8 @@ def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
             plan.show(config)
             return None
         run_dir, content = config.run_dir, experiment.start(config)
-    console = Console()
-    console.print(summary.table(content))
-    console.print(f"Watch it with: tensorboard --logdir {run_dir}", highlight=False)
+    Console().print(summary.table(content))
+    print(f"Watch it with: tensorboard --logdir {run_dir}")
     return content
 
 

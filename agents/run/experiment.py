@@ -133,6 +133,7 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         f"[bold]{sequence.name}[/bold]: {len(sequence.visits)} visits, {sequence.agent_steps:,} agent steps; "
         f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}",
         highlight=False,
+        soft_wrap=True,
     )
     optimizer = parts.agent.policy.optimizer
     if isinstance(optimizer, AdamO):
@@ -143,10 +144,10 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         acts = "never" if math.isinf(half_life) else f"in {half_life:,.0f}"
         message = f"AdamO halves a deviation from isometry {acts} of {updates:,} planned updates"
         LOG.info(message)
-        console.print(message, highlight=False)
+        console.print(message, highlight=False, soft_wrap=True)
         for warning in caught:
             LOG.warning(str(warning.message))
-            console.print(f"[yellow]{warning.message}[/yellow]", highlight=False)
+            console.print(f"[yellow]{warning.message}[/yellow]", highlight=False, soft_wrap=True)
 
 
 def _describe(recorder: Recorder, config: RunConfig, parts: Parts) -> None:
