@@ -71,6 +71,9 @@ class TaskConfig:
             raise UserError(f"Task '{self.env}' needs a length: either 'agent_steps' or 'frames', not both.")
         if self.episodes is not None and self.return_threshold is not None:
             raise UserError(f"Task '{self.env}' can end by 'episodes' or by 'return_threshold', not by both.")
+        for key in self.drift:
+            if key not in self.kwargs:
+                raise UserError(f"Task '{self.env}': 'drift.{key}' needs its first value in 'kwargs.{key}'.")
 
 
 @dataclass

@@ -7,8 +7,8 @@ Two ways lead to the same frames and rewards (tests/envs/test_atari.py compares 
 
 Decided for both. A lost life terminates for the learner, but the game goes on: nothing is reset, no FIRE is pressed
 (stable-baselines3's wrappers do both; sticking to the game leaves its states reachable) and the frame stack is kept.
-At the start of a game up to 30 no-op frames are played and then, in games that need it, FIRE is pressed once.
-`infos["life_lost"]` is true where a termination was a lost life rather than the end of the game.
+At the start of a game up to 30 no-op frames are played and then FIRE is pressed for one frame (the full action set
+has it in every game); the three older frames of the stack are black. `infos["life_lost"]` is true where a termination was a lost life rather than the end of the game.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class NativeAtari(VectorWrapper):
         done = terminated | truncated
         if done.any():
             game_over = self._frames < frames
-            infos["life_lost"] = done & ~game_over
+            infos["life_lost"] = life_lost = done & ~game_over
+            # ale_py leaves stale memory here where the game goes on
+            infos["final_obs"][life_lost] = observations[life_lost]
             old = len(self._actions) - self._starts >= RESEED_EVERY
             if (game_over & old).any():
                 observations = self._reseed(game_over & old)
@@ -136,24 +138,32 @@ class NativeAtari(VectorWrapper):
 
 def make_classic(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
     """One copy of a game through Gymnasium's wrappers; LifeLost goes around it last."""
-    emulator = {**DEFAULTS, **kwargs, "frameskip": 1}
-    noop_max = emulator.pop("noop_max", 30)
-    env = gymnasium.make(env_id, render_mode=render_mode, **emulator)
-    frame_skip = {**DEFAULTS, **kwargs}["frameskip"]
-    env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=noop_max, frame_skip=frame_skip)
-    minimal = [action.name for action in env.unwrapped.ale.getMinimalActionSet()]  # type: ignore[attr-defined]
-    if "FIRE" in minimal and len(minimal) >= 3:
-        env = PressFire(env)
-    return gymnasium.wrappers.FrameStackObservation(env, 4)
+    options = {**DEFAULTS, **kwargs}
+    frame_skip, noop_max = options.pop("frameskip"), options.pop("noop_max", 30)
+    env = gymnasium.make(env_id, render_mode=render_mode, frameskip=1, **options)
+    env = GameStart(env, noop_max)
+    env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=0, frame_skip=frame_skip)
+    return gymnasium.wrappers.FrameStackObservation(env, 4, padding_type="zero")
 
 
-class PressFire(gymnasium.Wrapper):
-    """Presses FIRE once at the start of a game, as the native environment does."""
+class GameStart(gymnasium.Wrapper):
+    """Starts a game as the native environment does: no-op frames, then one frame of FIRE, at most `noop_max` in all."""
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict]:
+    def __init__(self, env: gymnasium.Env, noop_max: int) -> None:
+        super().__init__(env)
+        self._noop_max = noop_max
+        meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+        self._fire = meanings.index("FIRE") if "FIRE" in meanings else None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
         """Starts a game."""
-        self.env.reset(**kwargs)
-        observation, _, _, _, info = self.env.step(1)
+        observation, info = self.env.reset(seed=seed, options=options)
+        frames = int(self.np_random.integers(1, self._noop_max + 1)) if self._noop_max else 0
+        actions = [0] * (frames - 1 if self._fire is not None else frames)
+        if self._fire is not None:
+            actions.append(self._fire)
+        for action in actions:
+            observation, _, _, _, info = self.env.step(action)
         return observation, info
 
 

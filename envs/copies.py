@@ -46,6 +46,7 @@ class Copy(gymnasium.Wrapper):
             self._remake()
         self._begun = {"steps": self.steps, "seed": seed, **({} if seed is not None else self._chance())}
         self._actions.clear()
+        _renew_world(self.unwrapped)
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
@@ -93,6 +94,17 @@ class Copy(gymnasium.Wrapper):
             from ale_py import ALEState
 
             self.unwrapped.ale.restoreState(ALEState(np.asarray(state["emulator"]).tobytes()))  # type: ignore[attr-defined]
+
+
+def _renew_world(env: Any) -> None:
+    """Gives a Box2D environment a new world, as LunarLander does itself.
+
+    BipedalWalker and CarRacing keep theirs, and its contact solver remembers earlier episodes: the only environments
+    of Gymnasium whose episodes do not follow from their beginning alone.
+    """
+    if hasattr(env, "world") and hasattr(env, "_destroy"):
+        env._destroy()
+        env.world = type(env.world)(gravity=env.world.gravity)
 
 
 class Copies(SyncVectorEnv):

@@ -61,7 +61,7 @@ def make_vector_env(task: Task, n_envs: int, render: bool) -> TaskVectorEnv:
     except UserError:
         raise
     except (gymnasium.error.Error, TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(" was raised from")[0]
         raise UserError(
             f"Task '{task.name}' ({task.env}) cannot be made: {reason}{_missing_extra(error)}"
         ) from None
@@ -89,7 +89,8 @@ def _make_one(task: Task, render_mode: str | None, **kwargs: Any) -> gymnasium.E
     if task.is_atari:
         env = atari.make_classic(task.env, render_mode, **kwargs)
     else:
-        env = gymnasium.make(task.env, render_mode=render_mode, **kwargs)
+        drawn = {} if render_mode is None else {"render_mode": render_mode}
+        env = gymnasium.make(task.env, **drawn, **kwargs)
     for entry in task.wrappers:
         options = {"name": entry} if isinstance(entry, str) else dict(entry)
         env = _wrapper(str(options.pop("name", "")))(env, **options)

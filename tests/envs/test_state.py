@@ -1,0 +1,121 @@
+"""Saved in the middle of an episode and restored elsewhere, every family goes on step for step as if nothing was."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from agents.run.checkpoint import _arrays, _tensors
+from configs import SequenceConfig, TaskConfig
+from envs import Sequence, SwitchingVecEnv, atari
+
+FAMILIES = {
+    "classic control": [TaskConfig("CartPole-v1", agent_steps=200), TaskConfig("Acrobot-v1", agent_steps=200)],
+    "time limit": [TaskConfig("Pendulum-v1", agent_steps=200, kwargs={"max_episode_steps": 17})],
+    "box2d": [TaskConfig("LunarLander-v3", agent_steps=400, kwargs={"enable_wind": True})],
+    "walker": [TaskConfig("BipedalWalker-v3", agent_steps=400)],
+    "mujoco": [TaskConfig("Hopper-v5", agent_steps=400), TaskConfig("HalfCheetah-v5", agent_steps=400)],
+    "slippery ant": [TaskConfig("isorl/SlipperyAnt-v0", agent_steps=100, kwargs={"friction": 0.1})],
+    "numpy": [TaskConfig("isorl/Rain-v0", agent_steps=150), TaskConfig("isorl/Catch-v0", agent_steps=150,
+              shifts=[{"name": "permute_observation", "seed": 1}], kwargs={"size": 7})][:1],
+    "catch": [TaskConfig("isorl/Catch-v0", agent_steps=150), TaskConfig("isorl/Catch-v0", agent_steps=150)],
+    "nine rooms": [TaskConfig("isorl/NineRooms-v0", agent_steps=300)],
+    "noise": [TaskConfig("CartPole-v1", agent_steps=200, shifts=[{"name": "noisy_observation", "seed": 1, "std": 0.1}])],
+    "wrapper": [TaskConfig("CartPole-v1", agent_steps=200, wrappers=[{"name": "StickyAction", "repeat_action_probability": 0.5}])],
+    "drift": [TaskConfig("LunarLander-v3", agent_steps=900, kwargs={"gravity": -10.0}, drift={"gravity": -4.0})],
+    "atari": [TaskConfig("ALE/Breakout-v5", agent_steps=500), TaskConfig("ALE/Pong-v5", agent_steps=500)],
+    "atari modes": [TaskConfig("ALE/SpaceInvaders-v5", agent_steps=900, kwargs={"mode": 3})],
+    "minigrid": [TaskConfig("MiniGrid-MultiRoom-N2-S4-v0", agent_steps=200, wrappers=["minigrid:ImgObsWrapper", "FlattenObservation"])],
+}  # fmt: skip
+
+
+def make(tasks, n_envs=3, **options):
+    config = SequenceConfig("test", tasks, **options)
+    return SwitchingVecEnv(Sequence.from_config(config, 0, n_envs), n_envs, 7)
+
+
+def through_a_file(state):
+    """As in a checkpoint: tensors and plain values, opened without pickle's powers."""
+    file = io.BytesIO()
+    torch.save(_tensors(state), file)
+    file.seek(0)
+    return _arrays(torch.load(file, weights_only=True))
+
+
+def actions_for(env, steps):
+    env.action_space.seed(3)
+    return [np.stack([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(steps)]
+
+
+def assert_same_steps(one, other, actions):
+    for action in actions:
+        a, b = one.step(action), other.step(action)
+        for left, right in zip(a[:3], b[:3], strict=True):
+            np.testing.assert_array_equal(left, right)
+        for info, expected in zip(a[3], b[3], strict=True):
+            assert info.keys() == expected.keys()
+            assert info.get("episode") == expected.get("episode")
+            if "terminal_observation" in info:
+                np.testing.assert_array_equal(info["terminal_observation"], expected["terminal_observation"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_restored_equals_continued(family):
+    """Saved at a step where the copies are at different points of their episodes; then across ends and switches."""
+    tasks = FAMILIES[family]
+    env, restored = make(tasks, cycles=2), make(tasks, cycles=2)
+    before = 150 if "atari" in family else 60
+    env.reset()
+    restored.reset()
+    actions = actions_for(env, 2 * before + 60)
+    for action in actions[:before]:
+        env.step(action)
+    restored.load_state_dict(through_a_file(env.state_dict()))
+    assert_same_steps(env, restored, actions[before:])
+    env.close()
+    restored.close()
+
+
+@pytest.mark.parametrize("moment", [0, 1, 49, 50, 51])
+def test_around_a_switch(moment):
+    tasks = [
+        TaskConfig("CartPole-v1", agent_steps=100, episodes=30),
+        TaskConfig("Acrobot-v1", agent_steps=100),
+    ]
+    env, restored = make(tasks, n_envs=2, announce=True), make(tasks, n_envs=2, announce=True)
+    env.reset()
+    actions = actions_for(env, 150)
+    for action in actions[:moment]:
+        env.step(action)
+    restored.load_state_dict(through_a_file(env.state_dict()))
+    assert restored.visit == env.visit
+    assert_same_steps(env, restored, actions[moment:])
+
+
+def test_native_atari_after_copies_were_seeded_anew(monkeypatch):
+    """With a short interval the copies are seeded anew at different times, before and after the save."""
+    monkeypatch.setattr(atari, "RESEED_EVERY", 60)
+    task = [TaskConfig("ALE/Breakout-v5", agent_steps=100_000)]
+    env, restored = make(task), make(task)
+    env.reset()
+    actions = actions_for(env, 1_000)
+    for action in actions[:500]:
+        env.step(action)
+    state = env.state_dict()
+    replayed = state["task"]["env"]
+    assert len(set(replayed["starts"])) == 3
+    assert len(replayed["actions"]) < 500
+    restored.load_state_dict(through_a_file(state))
+    assert_same_steps(env, restored, actions[500:])
+    env.close()
+    restored.close()
+
+
+def test_saving_changes_nothing():
+    env, undisturbed = make(FAMILIES["box2d"]), make(FAMILIES["box2d"])
+    env.reset()
+    undisturbed.reset()
+    for action in actions_for(env, 100):
+        env.state_dict()
+        assert_same_steps(env, undisturbed, [action])
