@@ -73,7 +73,10 @@ class Continual(BaseAlgorithm):
             policy.networks(), policy.optimizer, policy, policy.fresh, policy.targets(), generator
         )
         self.methods.start(self.learner)
-        LOG.info("methods, in order: %s", self.methods)
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        LOG.info("methods, in the order in which they act: %s", self.methods)
+        return super()._setup_learn(*args, **kwargs)
 
     def _seen(self, batch: Any) -> Batch:
         """What methods see of a minibatch of SB3's."""

@@ -17,10 +17,10 @@ from plasticity.networks.spec import NetworkSpec
 @METHODS.register("normalise_and_project")
 @dataclass
 class NormaliseAndProject(Method):
-    """LayerNorm before each activation, and W <- ||W_0||_F / ||W||_F W for each hidden weight after each update.
+    """LayerNorm before each activation; after each update (W, b) <- ||W_0||_F / ||W||_F (W, b) in hidden layers.
 
-    Behind a norm layer the scale of W does not change the function, only the effective learning rate, which the
-    projection keeps constant. The scales and offsets of the norm layers are left free.
+    Behind a norm layer the common scale of W and b does not change the function, only the effective learning
+    rate, which the projection keeps constant. The scales and offsets of the norm layers are left free.
     """
 
     relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
@@ -37,11 +37,13 @@ class NormaliseAndProject(Method):
 
     def start(self, learner: Learner) -> None:
         """Remembers ||W_0||_F."""
-        self._weights = [layer.maker.weight for layer in hidden_layers(learner.networks)]
-        self._norms = [weight.detach().norm() for weight in self._weights]
+        self._layers = [layer.maker for layer in hidden_layers(learner.networks)]
+        self._norms = [layer.weight.detach().norm() for layer in self._layers]
 
     @torch.no_grad()
     def after_update(self, batch: Batch) -> None:
         """Projects."""
-        for W, norm_0 in zip(self._weights, self._norms, strict=True):
-            W.mul_(norm_0 / W.norm())
+        for layer, norm_0 in zip(self._layers, self._norms, strict=True):
+            ratio = norm_0 / layer.weight.norm()
+            for parameter in layer.parameters():
+                parameter.mul_(ratio)
