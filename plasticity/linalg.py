@@ -25,7 +25,7 @@ def as_matrix(weight: Tensor) -> Tensor:
 def smaller_gram(W: Tensor) -> Tensor:
     """W W^T, or W^T W where W (..., O, I) is tall: shape (..., n, n) with n = min(O, I)."""
     V = W if W.shape[-2] <= W.shape[-1] else W.mT
-    n, block = V.shape[-2], 128
+    n, block = V.shape[-2], 64
     if V.device.type != "cpu" or V.ndim > 2 or n <= block or (V.requires_grad and torch.is_grad_enabled()):
         return V @ V.mT
     # The upper triangle of blocks, mirrored, saves a third of the time; torch has no symmetric product.
@@ -56,7 +56,7 @@ def isometry_descent(W: Tensor, strength: float | Tensor, target: float = 1.0) -
 
 
 def _descent(W: Tensor, E: Tensor, strength: float | Tensor, target: float) -> Tensor:
-    n = torch.minimum(E.abs().sum(-1).amax(), torch.linalg.matrix_norm(E))
+    n = torch.minimum(E.abs().sum(-1).amax(), torch.linalg.vector_norm(E))
     cap = 1 / (8 * n.clamp(min=target))
     a = torch.minimum(cap, strength.to(cap)) if isinstance(strength, Tensor) else cap.clamp(max=strength)
     E = E * (-4 * a)  # grad R = 4 E W, or 4 W E where W is tall
@@ -73,7 +73,7 @@ def newton_schulz_(weight: Tensor, gain: float = 1.0, iterations: int = 6) -> Te
     W, s = as_matrix(weight), gain**2
     for _ in range(iterations):
         E = gram_residual(W, s)
-        if E.device.type == "cpu" and torch.linalg.matrix_norm(E) <= 5e-4 * s:
+        if E.device.type == "cpu" and torch.linalg.vector_norm(E) <= 5e-4 * s:
             break
         W = W + _descent(W, E, strength=1 / (8 * s), target=s)
     return weight.copy_(W.reshape(weight.shape))

@@ -401,3 +401,17 @@ def test_empty_groups():
         AdamO([{"params": [], "isometric": True}])
     with pytest.raises(ValueError, match="empty parameter list"):
         AdamO([])
+
+
+def test_it_serves_stable_baselines3_as_optimizer_class():
+    """A flat list with the warning, and the schedule's learning rate reaching the isometry step."""
+    sb3 = pytest.importorskip("stable_baselines3")
+    options = {"optimizer_class": AdamO, "optimizer_kwargs": {"iso_lambda": 0.5}}
+    with pytest.warns(UserWarning, match="no parameter group states"):
+        model = sb3.PPO(
+            "MlpPolicy", "CartPole-v1", lambda left: 1e-3 * left, n_steps=64, policy_kwargs=options
+        )
+    before = model.policy.optimizer.half_life()
+    model.learn(128)
+    assert model.policy.optimizer.half_life() > before
+    assert model.policy.optimizer.param_groups[0]["iso_updates"] > 0
