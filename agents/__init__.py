@@ -2,8 +2,9 @@
 
 from agents.dqn import ContinualDQN
 from agents.ppo import ContinualPPO
+from agents.sb3 import PlasticityCallback
 
 AGENTS = {"ppo": ContinualPPO, "dqn": ContinualDQN}
 """Name on the command line -> class."""
 
-__all__ = ["AGENTS", "ContinualDQN", "ContinualPPO"]
+__all__ = ["AGENTS", "ContinualDQN", "ContinualPPO", "PlasticityCallback"]

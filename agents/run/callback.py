@@ -74,6 +74,7 @@ class RunCallback(BaseCallback):
         recorder: where measurements go.
         evaluator: plays tasks.
         probes: probe batch of each task.
+        initial: weights before any training.
         progress: the bar.
     """
 
@@ -86,12 +87,13 @@ class RunCallback(BaseCallback):
         recorder: Recorder,
         evaluator: Evaluator,
         probes: list[np.ndarray],
+        initial: dict[str, Tensor],
         progress: ProgressBar,
     ) -> None:
         super().__init__()
         self.config, self.folder, self.sequence = config, folder, sequence
         self.state, self.recorder, self.evaluator = state, recorder, evaluator
-        self.probes, self.progress = probes, progress
+        self.probes, self.initial, self.progress = probes, initial, progress
         self.visit: Visit = recorder.visit
         self._shown_return: float | None = None
         self._signal: int | None = None
@@ -197,6 +199,7 @@ class RunCallback(BaseCallback):
                 self.model.policy.networks(),  # type: ignore[operator]
                 preprocess(self.model.policy, observations),
                 metrics=self.config.diagnostics.metrics or DEFAULT_METRICS,
+                reference=self.initial,
             )
         self.recorder.record(values, step)
         self.state.measuring_seconds += time.monotonic() - begin

@@ -28,6 +28,7 @@ from agents.run.returns import Returns
 from configs import RunConfig, UserError
 from envs import Sequence, SwitchingVecEnv
 from plasticity import AdamO
+from plasticity.diagnostics import snapshot
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Parts:
     sequence: Sequence
     env: VecEnv
     agent: checkpoint.Agent
+    initial: dict[str, torch.Tensor]  # weights before any training: what distances are measured from
 
     @property
     def switching(self) -> SwitchingVecEnv:
@@ -60,7 +62,8 @@ def build(config: RunConfig) -> Parts:
             gamma = float(config.agent.get("gamma", 0.99))
             env = VecNormalize(env, norm_obs=config.normalize.observations, norm_reward=config.normalize.rewards,
                                gamma=gamma)  # fmt: skip
-        return Parts(sequence, env, make_agent(config, env))
+        agent = make_agent(config, env)
+        return Parts(sequence, env, agent, snapshot(agent.learner.networks))
     except UserError:
         raise
     except ValueError as error:  # of a network, a method, a space: a value that cannot work
@@ -108,6 +111,7 @@ def _train(config: RunConfig, folder: RunFolder, parts: Parts, state: RunState) 
         load_or_collect(
             folder.probes, sequence, parts.switching.common, config.diagnostics.probe_size, config.seed
         ),
+        parts.initial,
         ProgressBar(sequence.agent_steps, done),
     )
     began = time.monotonic()

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from stable_baselines3.common.vec_env import VecNormalize
 
 from agents import ContinualDQN, ContinualPPO
 from agents.continual import Continual
 from configs import SequenceConfig, TaskConfig
 from configs.schema import SwitchConfig
 from envs import Sequence, SwitchingVecEnv
-from stable_baselines3.common.vec_env import VecNormalize
 
 STEPS = 128
 
@@ -77,7 +77,9 @@ def epsilon_by_step(option):
             rates.append(self.exploration_rate)
 
     arguments = dict(learning_starts=20, buffer_size=1000, exploration_fraction=0.5, seed=0, device="cpu")
-    Watched("NetworkPolicy", two_tasks(), switch=SwitchConfig(exploration=option), **arguments).learn(2 * STEPS)
+    Watched("NetworkPolicy", two_tasks(), switch=SwitchConfig(exploration=option), **arguments).learn(
+        2 * STEPS
+    )
     return rates
 
 
