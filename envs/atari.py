@@ -8,7 +8,8 @@ Two ways lead to the same frames and rewards (tests/envs/test_atari.py compares 
 Decided for both. A lost life terminates for the learner, but the game goes on: nothing is reset, no FIRE is pressed
 (stable-baselines3's wrappers do both; sticking to the game leaves its states reachable) and the frame stack is kept.
 At the start of a game up to 30 no-op frames are played and then FIRE is pressed for one frame (the full action set
-has it in every game); the three older frames of the stack are black. `infos["life_lost"]` is true where a termination was a lost life rather than the end of the game.
+has it in every game); the three older frames of the stack are black. `infos["life_lost"]` is true where a
+termination was a lost life rather than the end of the game.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def _make_one(task: Task, render_mode: str | None, **kwargs: Any) -> gymnasium.E
     if task.is_atari:
         env = atari.make_classic(task.env, render_mode, **kwargs)
     else:
-        drawn = {} if render_mode is None else {"render_mode": render_mode}
+        drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         env = gymnasium.make(task.env, **drawn, **kwargs)
     for entry in task.wrappers:
         options = {"name": entry} if isinstance(entry, str) else dict(entry)

@@ -34,15 +34,19 @@ def test_every_shift_is_tested_here():
     assert set(SHIFTS) == set(OPTIONS)
 
 
+NOT_FOR = {"vector": {"flip_observation"}, "image": {"rotate_observation", "offset_observation"}}
+
+
 @pytest.mark.parametrize("name", SHIFTS)
-@pytest.mark.parametrize("space", [VECTOR, IMAGE], ids=["vector", "image"])
-def test_contract(name, space):
+@pytest.mark.parametrize("kind", ["vector", "image"])
+def test_contract(name, kind):
     """Same seed, same shift; the result lies in the declared space; the input is left as it was."""
-    try:
-        one, other = shift(name, space), shift(name, space)
-    except UserError as refusal:
-        assert name in str(refusal)
+    space = VECTOR if kind == "vector" else IMAGE
+    if name in NOT_FOR[kind]:
+        with pytest.raises(UserError, match=name):
+            shift(name, space)
         return
+    one, other = shift(name, space), shift(name, space)
     batch = samples(space)
     before = batch.copy()
     seen = one.observations(batch)

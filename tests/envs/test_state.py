@@ -10,24 +10,31 @@ from agents.run.checkpoint import _arrays, _tensors
 from configs import SequenceConfig, TaskConfig
 from envs import Sequence, SwitchingVecEnv, atari
 
+
+def task(env, agent_steps, **options):
+    return TaskConfig(env, agent_steps=agent_steps, **options)
+
+
+NOISE = {"name": "noisy_observation", "seed": 1, "std": 0.1}
+STICKY = {"name": "StickyAction", "repeat_action_probability": 0.5}
+FLAT_IMAGE = ["minigrid:ImgObsWrapper", "FlattenObservation"]
 FAMILIES = {
-    "classic control": [TaskConfig("CartPole-v1", agent_steps=200), TaskConfig("Acrobot-v1", agent_steps=200)],
-    "time limit": [TaskConfig("Pendulum-v1", agent_steps=200, kwargs={"max_episode_steps": 17})],
-    "box2d": [TaskConfig("LunarLander-v3", agent_steps=400, kwargs={"enable_wind": True})],
-    "walker": [TaskConfig("BipedalWalker-v3", agent_steps=400)],
-    "mujoco": [TaskConfig("Hopper-v5", agent_steps=400), TaskConfig("HalfCheetah-v5", agent_steps=400)],
-    "slippery ant": [TaskConfig("isorl/SlipperyAnt-v0", agent_steps=100, kwargs={"friction": 0.1})],
-    "numpy": [TaskConfig("isorl/Rain-v0", agent_steps=150), TaskConfig("isorl/Catch-v0", agent_steps=150,
-              shifts=[{"name": "permute_observation", "seed": 1}], kwargs={"size": 7})][:1],
-    "catch": [TaskConfig("isorl/Catch-v0", agent_steps=150), TaskConfig("isorl/Catch-v0", agent_steps=150)],
-    "nine rooms": [TaskConfig("isorl/NineRooms-v0", agent_steps=300)],
-    "noise": [TaskConfig("CartPole-v1", agent_steps=200, shifts=[{"name": "noisy_observation", "seed": 1, "std": 0.1}])],
-    "wrapper": [TaskConfig("CartPole-v1", agent_steps=200, wrappers=[{"name": "StickyAction", "repeat_action_probability": 0.5}])],
-    "drift": [TaskConfig("LunarLander-v3", agent_steps=900, kwargs={"gravity": -10.0}, drift={"gravity": -4.0})],
-    "atari": [TaskConfig("ALE/Breakout-v5", agent_steps=500), TaskConfig("ALE/Pong-v5", agent_steps=500)],
-    "atari modes": [TaskConfig("ALE/SpaceInvaders-v5", agent_steps=900, kwargs={"mode": 3})],
-    "minigrid": [TaskConfig("MiniGrid-MultiRoom-N2-S4-v0", agent_steps=200, wrappers=["minigrid:ImgObsWrapper", "FlattenObservation"])],
-}  # fmt: skip
+    "classic control": [task("CartPole-v1", 200), task("Acrobot-v1", 200)],
+    "time limit": [task("Pendulum-v1", 200, kwargs={"max_episode_steps": 17})],
+    "box2d": [task("LunarLander-v3", 400, kwargs={"enable_wind": True})],
+    "box2d walker": [task("BipedalWalker-v3", 400)],
+    "mujoco": [task("Hopper-v5", 400), task("HalfCheetah-v5", 400)],
+    "slippery ant": [task("isorl/SlipperyAnt-v0", 100, kwargs={"friction": 0.1})],
+    "rain": [task("isorl/Rain-v0", 300), task("isorl/Rain-v0", 300)],
+    "catch": [task("isorl/Catch-v0", 150), task("isorl/Catch-v0", 150)],
+    "nine rooms": [task("isorl/NineRooms-v0", 300)],
+    "noise": [task("CartPole-v1", 200, shifts=[NOISE])],
+    "wrapper": [task("CartPole-v1", 200, wrappers=[STICKY])],
+    "drift": [task("LunarLander-v3", 900, kwargs={"gravity": -10.0}, drift={"gravity": -4.0})],
+    "atari": [task("ALE/Breakout-v5", 500), task("ALE/Pong-v5", 500)],
+    "atari modes": [task("ALE/SpaceInvaders-v5", 900, kwargs={"mode": 3})],
+    "minigrid": [task("MiniGrid-MultiRoom-N2-S4-v0", 200, wrappers=FLAT_IMAGE)],
+}
 
 
 def make(tasks, n_envs=3, **options):
@@ -96,8 +103,8 @@ def test_around_a_switch(moment):
 def test_native_atari_after_copies_were_seeded_anew(monkeypatch):
     """With a short interval the copies are seeded anew at different times, before and after the save."""
     monkeypatch.setattr(atari, "RESEED_EVERY", 60)
-    task = [TaskConfig("ALE/Breakout-v5", agent_steps=100_000)]
-    env, restored = make(task), make(task)
+    breakout = [task("ALE/Breakout-v5", 100_000)]
+    env, restored = make(breakout), make(breakout)
     env.reset()
     actions = actions_for(env, 1_000)
     for action in actions[:500]:
