@@ -2,6 +2,9 @@
 
 Shapes: J_l(x) = diag(d(x)) W_l (O, I) with S samples x and n = min(O, I) singular values sigma each.
 
+What is pooled over a network leaves its head out, a last layer without activation, which no method holds
+isometric; the head's own values stand under its name.
+
 Norm layers between weight and activation are left out of J_l. A convolution is taken patch by patch: sigma
 are those of its matrix (O, C k k) with the rows scaled by the slopes at a pixel. That is its Jacobian where
 patches do not overlap, and the convention of the paper's penalty where they do.
@@ -9,11 +12,13 @@ patches do not overlap, and the convention of the paper's penalty where they do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from plasticity.diagnostics import spectra
-from plasticity.diagnostics.metric import Values, metric, pooled
+from plasticity.diagnostics.metric import Values, metric
 from plasticity.diagnostics.probe import Probe
 
 _PAPER = "arXiv 2606.09762"
@@ -21,7 +26,7 @@ _PAPER = "arXiv 2606.09762"
 
 @metric(
     "layer_jacobian_max",
-    formula="max over samples and i of sigma_i(J_l(x)); pooled: max over layers",
+    formula="max over samples and i of sigma_i(J_l(x)); pooled: max over hidden layers",
     range="[0, inf)",
     healthy="near 1",
     cost="an eigendecomposition per sample and layer",
@@ -29,12 +34,12 @@ _PAPER = "arXiv 2606.09762"
 )
 def layer_jacobian_max(probe: Probe) -> Values:
     """How much a layer can stretch a signal."""
-    return pooled({name: sigma.max() for name, sigma in probe.layer_jacobians.items()}, torch.max)
+    return _pooled(probe, {name: sigma.max() for name, sigma in probe.layer_jacobians.items()}, torch.max)
 
 
 @metric(
     "layer_jacobian_min",
-    formula="min over samples and i of sigma_i(J_l(x)); pooled: min over layers",
+    formula="min over samples and i of sigma_i(J_l(x)); pooled: min over hidden layers",
     range="[0, inf)",
     healthy="near 1; 0 where ReLU leaves fewer than n units active",
     cost="shared with layer_jacobian_max",
@@ -42,12 +47,12 @@ def layer_jacobian_max(probe: Probe) -> Values:
 )
 def layer_jacobian_min(probe: Probe) -> Values:
     """Whether a layer loses directions."""
-    return pooled({name: sigma.min() for name, sigma in probe.layer_jacobians.items()}, torch.min)
+    return _pooled(probe, {name: sigma.min() for name, sigma in probe.layer_jacobians.items()}, torch.min)
 
 
 @metric(
     "layer_jacobian_mean",
-    formula="mean over samples and i of sigma_i(J_l(x)); pooled: mean over layers",
+    formula="mean over samples and i of sigma_i(J_l(x)); pooled: mean over hidden layers",
     range="[0, inf)",
     healthy="near 1",
     cost="shared with layer_jacobian_max",
@@ -55,12 +60,12 @@ def layer_jacobian_min(probe: Probe) -> Values:
 )
 def layer_jacobian_mean(probe: Probe) -> Values:
     """The average stretch."""
-    return pooled({name: sigma.mean() for name, sigma in probe.layer_jacobians.items()}, torch.mean)
+    return _pooled(probe, {name: sigma.mean() for name, sigma in probe.layer_jacobians.items()}, torch.mean)
 
 
 @metric(
     "layer_jacobian_error",
-    formula="mean over samples and i of (sigma_i(J_l(x)) - 1)^2; pooled: mean over layers",
+    formula="mean over samples and i of (sigma_i(J_l(x)) - 1)^2; pooled: mean over hidden layers",
     range="[0, inf)",
     healthy="low",
     cost="shared with layer_jacobian_max",
@@ -69,12 +74,12 @@ def layer_jacobian_mean(probe: Probe) -> Values:
 def layer_jacobian_error(probe: Probe) -> Values:
     """The Jacobian penalty's value."""
     errors = {name: (sigma - 1).square().mean() for name, sigma in probe.layer_jacobians.items()}
-    return pooled(errors, torch.mean)
+    return _pooled(probe, errors, torch.mean)
 
 
 @metric(
     "layer_jacobian_spectrum",
-    formula="all sigma_i(J_l(x))",
+    formula="all sigma_i(J_l(x)); pooled: of the hidden layers",
     range="[0, inf)",
     healthy="one narrow peak near 1",
     cost="shared with layer_jacobian_max",
@@ -82,13 +87,12 @@ def layer_jacobian_error(probe: Probe) -> Values:
 )
 def layer_jacobian_spectrum(probe: Probe) -> Values:
     """The whole distribution, for a histogram."""
-    layers = {name: sigma.flatten() for name, sigma in probe.layer_jacobians.items()}
-    return {"": torch.cat(list(layers.values())), **layers} if layers else {}
+    return _pooled(probe, {name: sigma.flatten() for name, sigma in probe.layer_jacobians.items()}, None)
 
 
 @metric(
     "gram_deviation",
-    formula="||W W^T - I||_F^2 / n = mean of (sigma_i(W)^2 - 1)^2; pooled: mean over layers",
+    formula="||W W^T - I||_F^2 / n = mean of (sigma_i(W)^2 - 1)^2; pooled: mean over hidden layers",
     range="[0, inf)",
     healthy="low (a ReLU layer held at s = 2 sits at 1)",
     cost="an eigendecomposition per layer",
@@ -96,12 +100,14 @@ def layer_jacobian_spectrum(probe: Probe) -> Values:
 )
 def gram_deviation(probe: Probe) -> Values:
     """The isometry penalty per singular value."""
-    return pooled({name: (s.square() - 1).square().mean() for name, s in _weights(probe).items()}, torch.mean)
+    return _pooled(
+        probe, {name: (s.square() - 1).square().mean() for name, s in _weights(probe).items()}, torch.mean
+    )
 
 
 @metric(
     "gram_anisotropy",
-    formula="std / mean of sigma_i(W)^2; pooled: mean over layers",
+    formula="std / mean of sigma_i(W)^2; pooled: mean over hidden layers",
     range="[0, sqrt(n - 1)]",
     healthy="low",
     cost="shared with gram_deviation",
@@ -109,7 +115,7 @@ def gram_deviation(probe: Probe) -> Values:
 )
 def gram_anisotropy(probe: Probe) -> Values:
     """Deviation from a multiple of an isometry, whatever the multiple."""
-    return pooled({name: spread(s.square()) for name, s in _weights(probe).items()}, torch.mean)
+    return _pooled(probe, {name: spread(s.square()) for name, s in _weights(probe).items()}, torch.mean)
 
 
 @metric(
@@ -144,13 +150,21 @@ def spread(values: Tensor) -> Tensor:
     return values.std(correction=0) / values.mean()
 
 
+def _pooled(probe: Probe, values: dict[str, Tensor], pool: Callable[[Tensor], Tensor] | None) -> Values:
+    """The layers' values, and under "" their pool over the hidden ones; `None` joins them."""
+    hidden = [values[layer.name] for layer in probe.tape.hidden() if layer.name in values]
+    if not hidden:
+        return values
+    return {"": torch.cat(hidden) if pool is None else pool(torch.stack(hidden)), **values}
+
+
 def _weights(probe: Probe) -> dict[str, Tensor]:
     return {layer.name: probe.weight_singular_values(layer) for layer in probe.tape.layers}
 
 
 @metric(
     "weight_stable_rank",
-    formula="||W||_F^2 / ||W||_2^2; pooled: mean over layers",
+    formula="||W||_F^2 / ||W||_2^2; pooled: mean over hidden layers",
     range="[1, n]",
     healthy="high",
     cost="shared with gram_deviation",
@@ -158,12 +172,12 @@ def _weights(probe: Probe) -> dict[str, Tensor]:
 )
 def weight_stable_rank(probe: Probe) -> Values:
     """Directions a weight uses, by energy."""
-    return pooled({name: spectra.stable_rank(s) for name, s in _weights(probe).items()}, torch.mean)
+    return _pooled(probe, {name: spectra.stable_rank(s) for name, s in _weights(probe).items()}, torch.mean)
 
 
 @metric(
     "weight_effective_rank",
-    formula="exp H(sigma(W) / sum sigma(W)); pooled: mean over layers",
+    formula="exp H(sigma(W) / sum sigma(W)); pooled: mean over hidden layers",
     range="[1, n]",
     healthy="high",
     cost="shared with gram_deviation",
@@ -171,4 +185,6 @@ def weight_stable_rank(probe: Probe) -> Values:
 )
 def weight_effective_rank(probe: Probe) -> Values:
     """Directions a weight uses, by entropy."""
-    return pooled({name: spectra.effective_rank(s) for name, s in _weights(probe).items()}, torch.mean)
+    return _pooled(
+        probe, {name: spectra.effective_rank(s) for name, s in _weights(probe).items()}, torch.mean
+    )

@@ -76,6 +76,11 @@ class Tape:
     output: Tensor
     uncovered: list[str]  # parameters outside the recorded layers and norms
 
+    def hidden(self) -> list[Layer]:
+        """The layers without the head: a last layer that no activation follows. A head is free by design."""
+        has_head = len(self.layers) > 1 and self.layers[-1].activation is None
+        return self.layers[:-1] if has_head else self.layers
+
     def features(self) -> Tensor:
         """What the last layer reads: (B, I)."""
         if not self.layers:

@@ -38,14 +38,14 @@ def entropy_rank(values):
 NETWORK = {
     "dormant_units": 1 / 3,
     "dormant_units_redo": 1 / 3,
-    "layer_jacobian_max": 5,
+    "layer_jacobian_max": 2,  # the head, of weight (3, 4), is pooled nowhere
     "layer_jacobian_min": 0,
-    "layer_jacobian_mean": (1 + 5) / 2,  # (0, 1, 2) and (5)
-    "layer_jacobian_error": ((1 + 0 + 1) / 3 + 16) / 2,
-    "gram_deviation": ((9 + 0 + 0) / 3 + 24**2) / 2,
-    "gram_anisotropy": (math.sqrt(2) / 2 + 0) / 2,  # (4, 1, 1): std sqrt 2, mean 2
-    "weight_stable_rank": (6 / 4 + 1) / 2,
-    "weight_effective_rank": (entropy_rank([2, 1, 1]) + 1) / 2,
+    "layer_jacobian_mean": 1,  # (0, 1, 2)
+    "layer_jacobian_error": (1 + 0 + 1) / 3,
+    "gram_deviation": (9 + 0 + 0) / 3,
+    "gram_anisotropy": math.sqrt(2) / 2,  # (4, 1, 1): std sqrt 2, mean 2
+    "weight_stable_rank": 6 / 4,
+    "weight_effective_rank": entropy_rank([2, 1, 1]),
     "input_jacobian_max": math.hypot(6, 4),
     "input_jacobian_condition": 1,
     "feature_srank": 2,
@@ -69,7 +69,7 @@ LAYER = {
     "weight_stable_rank/net/linear1": 1.5,
 }
 SPECTRA = {
-    "layer_jacobian_spectrum/net": [0, 0, 1, 1, 2, 2, 5],
+    "layer_jacobian_spectrum/net": [0, 0, 1, 1, 2, 2],
     "layer_jacobian_spectrum/net/linear2": [5],
     "ntk_spectrum/net": LAMBDA,
 }
