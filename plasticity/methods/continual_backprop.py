@@ -8,16 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.methods.base import Method, check
+from plasticity.methods.base import check
 from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.recycling import RECYCLED, Recycler
+from plasticity.methods.recycling import RecyclingMethod
 from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN, Hidden
+from plasticity.methods.structure import Hidden
 
 
 @METHODS.register("continual_backprop")
 @dataclass
-class ContinualBackprop(Method):
+class ContinualBackprop(RecyclingMethod):
     """Replaces, in every hidden layer, the least useful of its e units that are older than `maturity`.
 
         u_i <- decay u_i + (1 - decay) E|h_i| sum_k |w_ki|      f_i <- decay f_i + (1 - decay) E h_i
@@ -39,7 +39,6 @@ class ContinualBackprop(Method):
         "weights in and out, bias, norm, utility and age of replaced units, and their moments"
     )
     saved: ClassVar[tuple[str, ...]] = ("_updates", "_utility", "_mean", "_age", "_due", "_births")
-    relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
 
     def __post_init__(self) -> None:
         check(
@@ -49,14 +48,9 @@ class ContinualBackprop(Method):
             decay=0 <= self.decay < 1 or "at least 0 and below 1",
         )
 
-    @property
-    def claims(self) -> frozenset[str]:
-        """Two recyclers would take each other's fresh units."""
-        return frozenset({RECYCLED})
-
     def start(self, learner: Learner) -> None:
         """Every unit begins with no utility and age 0."""
-        self._recycler = Recycler(learner, "continual_backprop")
+        super().start(learner)
         layers = self._recycler.layers
         self._updates = 0
         self._utility, self._mean, self._age = (

@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from plasticity.methods.base import Method
 from plasticity.methods.learner import Learner
-from plasticity.methods.structure import Hidden, check_separable, hidden_layers, unit_outputs
+from plasticity.methods.structure import CHAIN, Hidden, check_separable, hidden_layers, unit_outputs
 from plasticity.methods.surgery import edit
 
-RECYCLED = "which units are recycled"
+
+class RecyclingMethod(Method):
+    """Base of methods that replace single units; two of them would take each other's fresh ones."""
+
+    relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """The units."""
+        return frozenset({"which units are recycled"})
+
+    def start(self, learner: Learner) -> None:
+        """Finds the hidden layers."""
+        self._recycler = Recycler(learner, type(self).__module__.rpartition(".")[2])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is named in `saved`, and the scale of fresh weights."""
+        return {**super().state_dict(), "bounds": list(self._recycler.bounds)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes them back."""
+        super().load_state_dict(state)
+        self._recycler.bounds = list(state["bounds"])
 
 
 class Recycler:
@@ -26,7 +51,7 @@ class Recycler:
         self.learner = learner
         self.layers = hidden_layers(learner.networks)
         check_separable(self.layers, method)
-        self._bounds = [math.sqrt(3) * float(layer.maker.weight.detach().std()) for layer in self.layers]
+        self.bounds = [math.sqrt(3) * float(layer.maker.weight.detach().std()) for layer in self.layers]
 
     def outputs(self, inputs: Tensor) -> list[Tensor]:
         """Outputs (S, U) of each hidden layer for `inputs` (B, ...), with the weights as they are now."""
@@ -41,7 +66,7 @@ class Recycler:
         layer, optimizer = self.layers[index], self.learner.optimizer
         weight = layer.maker.weight
         drawn = torch.rand((len(units), *weight.shape[1:]), generator=self.learner.generator)
-        rows = ((2 * drawn - 1) * self._bounds[index]).to(weight)
+        rows = ((2 * drawn - 1) * self.bounds[index]).to(weight)
 
         def redraw(tensor: Tensor, is_weight: bool) -> None:
             tensor.index_copy_(0, units, rows if is_weight else torch.zeros_like(rows))

@@ -8,16 +8,15 @@ from typing import ClassVar
 import torch
 
 from plasticity.diagnostics.units import redo_score
-from plasticity.methods.base import Method, check
+from plasticity.methods.base import check
 from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.recycling import RECYCLED, Recycler
+from plasticity.methods.recycling import RecyclingMethod
 from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN
 
 
 @METHODS.register("redo")
 @dataclass
-class ReDo(Method):
+class ReDo(RecyclingMethod):
     """Every N updates, units with E|h_i| / mean_j E|h_j| <= tau get fresh incoming and zero outgoing weights.
 
     Scores come from the minibatch of the update. The target network follows at its own pace: the function of a
@@ -36,19 +35,13 @@ class ReDo(Method):
         "incoming and outgoing weights, bias and norm of dormant units, and all their moments"
     )
     saved: ClassVar[tuple[str, ...]] = ("_updates",)
-    relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
 
     def __post_init__(self) -> None:
         check(self, tau=self.tau >= 0 or "at least 0", every=self.every >= 1 or "at least 1")
 
-    @property
-    def claims(self) -> frozenset[str]:
-        """Two recyclers would take each other's fresh units."""
-        return frozenset({RECYCLED})
-
     def start(self, learner: Learner) -> None:
         """Finds the hidden layers."""
-        self._recycler = Recycler(learner, "redo")
+        super().start(learner)
         self._updates = 0
 
     def after_update(self, batch: Batch) -> None:

@@ -8,16 +8,15 @@ from typing import ClassVar
 
 import torch
 
-from plasticity.methods.base import Method, check
+from plasticity.methods.base import check
 from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.recycling import RECYCLED, Recycler
+from plasticity.methods.recycling import RecyclingMethod
 from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN
 
 
 @METHODS.register("self_normalised_resets")
 @dataclass
-class SelfNormalisedResets(Method):
+class SelfNormalisedResets(RecyclingMethod):
     """A unit silent for a updates is replaced where a silence that long is improbable by its own past.
 
         P(silence >= a) = (1 - p)^a <= threshold      p = (firings + 1) / (updates + prior)
@@ -28,7 +27,7 @@ class SelfNormalisedResets(Method):
 
     Attributes:
         threshold: in (0, 1). 0.01, ours, in the range of the paper's rejection percentiles as far as we know.
-        prior: updates counted as if they had held one firing, at least 1. 100, ours: a unit that never fired
+        prior: updates counted as if they had held one firing, at least 2. 100, ours: a unit that never fired
             is replaced after 459 updates.
         every: updates between two looks, at least 1. 10, ours.
     """
@@ -41,24 +40,18 @@ class SelfNormalisedResets(Method):
         "weights in and out, bias, norm and firing record of silent units, and their moments"
     )
     saved: ClassVar[tuple[str, ...]] = ("_updates", "_firings", "_observed", "_silence")
-    relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
 
     def __post_init__(self) -> None:
         check(
             self,
             threshold=0 < self.threshold < 1 or "above 0 and below 1",
-            prior=self.prior >= 1 or "at least 1",
+            prior=self.prior >= 2 or "at least 2",
             every=self.every >= 1 or "at least 1",
         )
 
-    @property
-    def claims(self) -> frozenset[str]:
-        """Two recyclers would take each other's fresh units."""
-        return frozenset({RECYCLED})
-
     def start(self, learner: Learner) -> None:
         """Every unit begins without a past."""
-        self._recycler = Recycler(learner, "self_normalised_resets")
+        super().start(learner)
         self._updates = 0
         self._firings, self._observed, self._silence = (
             [layer.maker.weight.new_zeros(layer.units) for layer in self._recycler.layers] for _ in range(3)

@@ -16,7 +16,7 @@ from plasticity.methods import METHODS
 ACTS_SOON = {
     "redo": {"every": 2, "tau": 0.9},
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.1},
-    "self_normalised_resets": {"prior": 1, "threshold": 0.9, "every": 1},
+    "self_normalised_resets": {"prior": 2, "threshold": 0.9, "every": 1},
 }
 """Options of methods whose defaults would not act within the few updates of a test."""
 
@@ -52,7 +52,7 @@ def build(agent, body, methods, **options):
         policy_kwargs={"network": spec, **options.pop("policy_kwargs", {})},
         methods=methods,
         switch=SwitchConfig(replay="keep"),
-        seed=3,
+        seed=options.pop("seed", 3),
         device="cpu",
         learning_rate=1e-3,
         **options,
@@ -62,9 +62,9 @@ def build(agent, body, methods, **options):
     return ContinualDQN("NetworkPolicy", env, learning_starts=8, buffer_size=200, batch_size=16, **common)
 
 
-def with_method(agent, body, name, **options):
+def with_method(agent, body, name, seed=3, **options):
     """An agent with one method that acts soon."""
-    made = build(agent, body, {name: METHODS[name](**{**ACTS_SOON.get(name, {}), **options})})
+    made = build(agent, body, {name: METHODS[name](**{**ACTS_SOON.get(name, {}), **options})}, seed=seed)
     made.rounds = ROUNDS.get(name, 1)
     return made
 
@@ -87,16 +87,19 @@ def parameters(agent):
     return {name: copy.deepcopy(value) for name, value in agent.policy.state_dict().items()}
 
 
-def functions(agent, seed=0):
-    """The outputs of all networks on random observations."""
-    agent.policy.set_training_mode(False)
+def some_inputs(agent):
+    """Random observations, as the networks read them."""
     space = agent.observation_space
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     shape = (8, *space.shape)
     x = rng.integers(0, 255, shape) if space.dtype == np.uint8 else rng.standard_normal(shape)
-    inputs = agent.policy.inputs(
-        torch.as_tensor(x).to(torch.uint8 if space.dtype == np.uint8 else torch.float32)
-    )
+    return agent.policy.inputs(torch.as_tensor(x.astype(space.dtype)))
+
+
+def functions(agent):
+    """The outputs of all networks on random observations."""
+    agent.policy.set_training_mode(False)
+    inputs = some_inputs(agent)
     with torch.no_grad():
         return {name: network(inputs) for name, network in agent.policy.networks().items()}
 

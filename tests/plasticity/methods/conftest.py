@@ -1,6 +1,7 @@
 """A learner of plain torch: no agent, no environment."""
 
 import copy
+import itertools
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from plasticity.methods import Batch, Learner, Methods
 def mlp(*widths, activation=nn.ReLU):
     """Body and head, as policies give them: Sequential(body, head)."""
     layers = []
-    for i, o in zip(widths[:-2], widths[1:-1], strict=True):
+    for i, o in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(i, o), activation()]
     return nn.Sequential(nn.Sequential(*layers), nn.Linear(widths[-2] if layers else widths[0], widths[-1]))
 

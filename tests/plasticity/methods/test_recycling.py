@@ -196,7 +196,7 @@ def test_a_unit_that_fired_often_is_replaced_sooner_than_one_that_fired_rarely()
 
 def test_tanh_units_are_never_silent():
     network = mlp(2, 3, 1, activation=nn.Tanh)
-    trained = Trained(SelfNormalisedResets(prior=1, threshold=0.9, every=1), q=network)
+    trained = Trained(SelfNormalisedResets(prior=2, threshold=0.9, every=1), q=network)
     before = network[0][0].weight.detach().clone()
     for _ in range(50):
         trained.methods.after_update(_batch(torch.randn(4, 2)))

@@ -63,7 +63,7 @@ def test_unit_outputs_are_what_the_next_layer_reads():
 
 def test_units_that_sort_each_other_are_refused():
     network = nn.Sequential(nn.Sequential(nn.Linear(2, 4), MaxMin()), nn.Linear(4, 1))
-    with pytest.raises(ValueError, match="'redo' replaces single units, but MaxMin of layer q.0.0"):
+    with pytest.raises(ValueError, match=r"'redo' replaces single units, but MaxMin of layer q\.0\.0"):
         check_separable(hidden_layers({"q": network}), "redo")
 
 

@@ -1,0 +1,104 @@
+import dataclasses
+import itertools
+import logging
+
+import pytest
+import torch
+
+from plasticity.adamo import AdamO
+from plasticity.methods import METHODS, Method, Methods
+from plasticity.networks.spec import NetworkSpec
+from tests.plasticity.methods.conftest import Trained, mlp
+
+
+def together(*names):
+    return Methods({name: METHODS[name]() for name in names})
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("crelu", "prelu"), "both decide the activation"),
+        (("trac", "muon"), "both decide the optimizer"),
+        (("redo", "continual_backprop"), "both decide which units are recycled"),
+        (("layer_norm", "normalise_and_project"), "both decide the norm layers"),
+        (("spectral_norm", "normalise_and_project"), "both decide the scale of hidden weights"),
+        (("head_reset", "full_reset"), "both decide when the head is drawn anew"),
+        (("plasticity_injection", "redo"), "relies on"),
+        (("gram", "plasticity_injection"), "relies on"),
+    ],
+)
+def test_what_cannot_combine_is_refused_with_both_names_and_the_reason(names, reason):
+    with pytest.raises(ValueError, match=reason) as error:
+        together(*names)
+    assert all(f"'{name}'" in str(error.value) for name in names)
+
+
+@pytest.mark.parametrize(("a", "b"), list(itertools.combinations(METHODS, 2)))
+def test_every_pair_combines_or_is_refused_in_either_order(a, b):
+    refusals = []
+    for names in ((a, b), (b, a)):
+        try:
+            together(*names)
+        except ValueError as refusal:
+            refusals.append(str(refusal))
+    assert len(refusals) in (0, 2)
+    assert all(f"'{a}'" in refusal and f"'{b}'" in refusal for refusal in refusals)
+
+
+def test_methods_act_in_the_order_given_and_say_so():
+    calls = []
+
+    @dataclasses.dataclass
+    class Call(Method):
+        tag: str = "a"
+
+        def after_update(self, batch):
+            calls.append(self.tag)
+
+        def loss(self, batch):
+            calls.append("loss " + self.tag)
+
+    methods = Methods({"first": Call("first"), "second": Call("second")})
+    assert methods.add_loss(torch.zeros(()), None) == 0
+    methods.after_update(None)
+    assert calls == ["loss first", "loss second", "first", "second"]
+    assert str(methods).index("first") < str(methods).index("second")
+    assert str(Methods()) == "none"
+    assert logging.getLogger("isorl")
+
+
+@pytest.mark.parametrize("name", ["crelu", "deep_fourier", "prelu", "leaky_relu"])
+def test_an_activation_does_not_silently_replace_an_isometric_one(name):
+    assert METHODS[name]().network(NetworkSpec(activation="tanh")).activation == name
+    with pytest.raises(ValueError, match=f"'{name}' and network 'maxmin'"):
+        METHODS[name]().network(NetworkSpec(activation="maxmin"))
+
+
+@pytest.mark.parametrize("name", ["trac", "muon", "spectral_norm"])
+def test_adamo_is_not_silently_replaced(name):
+    with pytest.raises(ValueError, match=f"'{name}' and optimizer 'adamo'"):
+        METHODS[name]().optimizer(AdamO, {})
+
+
+def test_a_state_of_other_methods_is_refused():
+    with pytest.raises(ValueError, match=r"methods \['l2_init'\], but this run has \['redo'\]"):
+        Trained(METHODS["redo"](), q=mlp(2, 3, 1)) and together("redo").load_state_dict({"l2_init": {}})
+
+
+BAD = {
+    "strength": -1.0, "shrink": 0.0, "noise": -1.0, "every": -1, "layers": 0, "tau": -0.1, "maturity": -1, "decay": 1.0,
+    "replacement_rate": 2.0, "threshold": 0.0, "prior": 1, "heads": 0, "projections": -1, "samples": 0, "beta": 1.0,
+    "momentum": 1.0, "at_switch": 0, "at_update": -1, "target": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(name, f.name) for name, method in METHODS.items() for f in dataclasses.fields(method)],
+)
+def test_every_number_has_bounds(name, option):
+    if option in ("decoupled", "scale"):
+        return  # any value means something
+    with pytest.raises(ValueError, match=rf"{name}\.{option} is {BAD[option]}; it must be"):
+        METHODS[name](**{option: BAD[option]})
