@@ -95,7 +95,8 @@ class SequenceConfig:
     source: str = ""
     """Where the protocol comes from."""
     tuning: dict[str, Any] = field(default_factory=dict)
-    """Hyper-parameters of each agent for this family; they replace the agent's defaults, not your overrides."""
+    """Hyper-parameters of each agent for this family (and of `evaluation`); they replace the defaults, not your
+    overrides."""
 
     def __post_init__(self) -> None:
         _at_least(1, **{"sequence.cycles": self.cycles})

@@ -1,13 +1,25 @@
-"""dry_run=true: the schedule, the spaces, the units and the memory of a run that is not started."""
+"""dry_run=true: the schedule, the spaces, the units, the memory and the expected time of a run that is not started.
+
+The time is measured: for two seconds an agent that is then thrown away trains on the first task.
+"""
 
 from __future__ import annotations
+
+import resource
+import time
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from agents.options import agent_options
-from agents.run.experiment import build
+from agents.run.experiment import Parts, build
 from configs import RunConfig
+from envs.sequence import Sequence, Visit
+
+SHOWN = 30
+"""Visits that the table lists."""
+TRIAL_SECONDS = 2.0
 
 
 def show(config: RunConfig) -> None:
@@ -17,38 +29,88 @@ def show(config: RunConfig) -> None:
         UserError: whatever in `config` cannot work.
     """
     parts = build(config)
-    sequence, console = parts.sequence, Console()
-    table = Table(title=f"{sequence.name}: {len(sequence.tasks)} tasks, {len(sequence.visits)} visits")
-    for column in ("visit", "task", "environment", "agent steps", "frames", "from", "to"):
-        table.add_column(column, justify="left" if column in ("task", "environment") else "right")
-    for visit in sequence.visits:
-        task = visit.task
-        frames = visit.agent_steps * task.frame_skip if task.is_atari else None
-        numbers = [
-            f"{visit.agent_steps:,}",
-            "" if frames is None else f"{frames:,}",
-            f"{visit.start:,}",
-            f"{visit.end:,}",
-        ]
-        table.add_row(str(visit.number + 1), task.name, task.env, *numbers)
-    console.print(table)
-    options = agent_options(config)
-    replay = getattr(parts.agent, "replay_buffer", None)
-    facts = {
-        "observations": parts.switching.common.observation,
-        "actions": parts.switching.common.action,
-        "environment copies": options.n_envs,
-        "agent steps": f"{sequence.agent_steps:,}",
-        "optimizer steps": f"{options.planned_updates(sequence.agent_steps):,}",
-        "parameters": f"{sum(p.numel() for p in parts.agent.policy.parameters()):,}",
-        "replay": "none" if replay is None else f"{_bytes(replay) / 2**20:,.0f} MiB when full",
-        "device": parts.agent.device,
-        "source": config.sequence.source or "not given",
-    }
-    for name, value in facts.items():
-        console.print(f"{name:>20}  {value}", highlight=False)
+    console = Console()
+    console.print(_schedule(parts.sequence))
+    if len(parts.sequence.visits) > SHOWN:
+        console.print(f"... and {len(parts.sequence.visits) - SHOWN} more visits")
+    for name, value in _facts(config, parts).items():
+        console.print(f"{name:>20}  {value}", highlight=False, soft_wrap=True)
     parts.env.close()
 
 
-def _bytes(replay: object) -> int:
-    return sum(value.nbytes for value in vars(replay).values() if hasattr(value, "nbytes"))
+def _schedule(sequence: Sequence) -> Table:
+    table = Table(title=f"{sequence.name}: {len(sequence.tasks)} tasks, {len(sequence.visits)} visits")
+    for column in ("visit", "task", "environment", "agent steps", "frames", "from", "to"):
+        table.add_column(column, justify="left" if column in ("task", "environment") else "right")
+    for visit in sequence.visits[:SHOWN]:
+        task = visit.task
+        frames = f"{visit.agent_steps * task.frame_skip:,}" if task.is_atari else ""
+        table.add_row(
+            str(visit.number + 1),
+            task.name,
+            task.env,
+            _length(visit),
+            frames,
+            f"{visit.start:,}",
+            f"{visit.end:,}",
+        )
+    return table
+
+
+def _length(visit: Visit) -> str:
+    task, steps = visit.task, f"{visit.agent_steps:,}"
+    if task.episodes is not None:
+        return f"{task.episodes:,} episodes, at most {steps}"
+    if task.return_threshold is not None:
+        return f"until return {task.return_threshold:g}, at most {steps}"
+    return steps
+
+
+def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
+    options, sequence, common = agent_options(config), parts.sequence, parts.switching.common
+    speed = _agent_steps_per_second(parts)
+    at_most = "at most " if any(task.may_end_early for task in sequence.tasks) else ""
+    return {
+        "observations": common.observation,
+        "actions": common.action,
+        "switch": f"at {sequence.switch.replace('_', ' ')}, {'announced' if common.announced else 'hidden'}",
+        "environment copies": options.n_envs,
+        "agent steps": f"{at_most}{sequence.agent_steps:,}",
+        "optimizer steps": f"{options.planned_updates(sequence.agent_steps):,}",
+        "parameters": f"{sum(p.numel() for p in parts.agent.policy.parameters()):,}",
+        "memory": _memory(parts.agent),
+        "expected time": f"{at_most}{_duration(sequence.agent_steps / speed)} of training, at {speed:,.0f} agent steps "
+        "per second (measured now on the first task); evaluations come on top",
+        "device": parts.agent.device,
+        "source": config.sequence.source or "not given",
+    }
+
+
+def _agent_steps_per_second(parts: Parts) -> float:
+    """Of the whole training loop, updates included."""
+    agent: Any = parts.agent
+    learns_at_once = agent.n_steps if hasattr(agent, "rollout_buffer") else agent.batch_size
+    agent.learning_starts = 0  # DQN: measured with updates, not at its random beginning
+    steps = learns_at_once * agent.n_envs
+    agent.learn(steps, log_interval=None)  # warm-up
+    done, began = 0, time.perf_counter()
+    while not done or time.perf_counter() - began < TRIAL_SECONDS:
+        agent.learn(steps, log_interval=None, reset_num_timesteps=False)
+        done += steps
+    return done / (time.perf_counter() - began)
+
+
+def _memory(agent: Any) -> str:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+    replay = getattr(agent, "replay_buffer", None)
+    if replay is None:
+        return f"about {peak:,.0f} MiB"
+    full = sum(value.nbytes for value in vars(replay).values() if hasattr(value, "nbytes")) / 2**20
+    return f"about {peak + full:,.0f} MiB, of which {full:,.0f} for the full replay"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.scores import normalised
 from envs.sequence import Visit
 
 LAST_PART = 0.2
@@ -45,6 +46,8 @@ class VisitReturns:
             "episodes": len(self.returns),
             "mean": self.mean,
             "end": self.end,
+            "mean_score": normalised(self.visit.task.env, self.mean),
+            "end_score": normalised(self.visit.task.env, self.end),
         }
 
 

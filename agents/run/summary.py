@@ -16,6 +16,7 @@ def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> di
     """Writes and gives back the summary of a finished run.
 
     `returns`: per visit, raw returns of the training episodes; `mean` over the visit, `end` over its last fifth.
+    `scores`: their normalised averages (0: random agent, 1: reference; envs/scores.csv has the sources).
     `evaluation`: `after_visit[v][t]` is the mean return of task t after visit v.
     """
     measured = max(state.seconds, seconds)
@@ -25,6 +26,7 @@ def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> di
         "seconds": round(measured, 1),
         "diagnostics_share_of_time": state.measuring_seconds / max(measured, 1e-9),
         "returns": [visit.row() for visit in state.returns.by_visit],
+        "scores": _scores(state),
         "evaluation": {"tasks": [task.name for task in sequence.tasks], "after_visit": state.evaluations},
         "diagnostics": state.diagnostics,
     }
@@ -61,6 +63,16 @@ def table(content: dict[str, Any]) -> Table:
             extreme = min if title == "σ min" else max
             cells.append(_number(extreme(values)) if values else "")
         result.add_row(*cells)
+    return result
+
+
+def _scores(state: RunState) -> dict[str, float | None]:
+    """Averages of the visits' normalised scores (0: random agent, 1: reference); None where a task has none."""
+    rows = [visit.row() for visit in state.returns.by_visit]
+    result: dict[str, float | None] = {}
+    for part in ("mean_score", "end_score"):
+        values = [row[part] for row in rows]
+        result[part] = None if None in values else sum(values) / len(values)
     return result
 
 

@@ -1,0 +1,82 @@
+"""Normalised scores: 0 for a random agent, 1 for the reference, the same scale for every method.
+
+`scores.csv` holds both per environment. Its sources:
+  atari57    random agent and professional human tester, after 1 to 30 no-op frames: Wang et al. 2016 (Dueling Network
+             Architectures), as tabulated in DeepMind's dqn_zoo; the usual human-normalised score
+  threshold  random: mean of 200 episodes measured by `python -m envs.scores`; reference: the return at which Gymnasium
+             calls the environment solved (its `reward_threshold`)
+  best       random: as above; reference: the highest possible return
+
+A task whose shifts or arguments change the game is measured on the same scale: what was lost should be seen.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+TABLE = Path(__file__).with_name("scores.csv")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean returns of a random agent and of the reference."""
+
+    random: float
+    reference: float
+    source: str
+
+    def normalised(self, raw_return: float) -> float:
+        """0 at the random agent's return, 1 at the reference's."""
+        return (raw_return - self.random) / (self.reference - self.random)
+
+
+@functools.cache
+def scores() -> dict[str, Score]:
+    """The table, by environment id."""
+    with TABLE.open(newline="") as file:
+        rows = csv.DictReader(file)
+        return {
+            row["env"]: Score(float(row["random"]), float(row["reference"]), row["source"]) for row in rows
+        }
+
+
+def normalised(env_id: str, raw_return: float) -> float | None:
+    """The normalised score; None for an environment that is not in the table."""
+    score = scores().get(env_id)
+    return None if score is None else score.normalised(raw_return)
+
+
+def random_return(env_id: str, episodes: int = 200) -> tuple[float, float]:
+    """Mean return of uniformly random actions and its standard error."""
+    env = gymnasium.make(env_id)
+    env.action_space.seed(0)
+    returns = []
+    for episode in range(episodes):
+        env.reset(seed=episode)
+        total, over = 0.0, False
+        while not over:
+            _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            total, over = total + float(reward), terminated or truncated
+        returns.append(total)
+    env.close()
+    return float(np.mean(returns)), float(np.std(returns) / episodes**0.5)
+
+
+def main() -> None:
+    """Prints the measured random returns beside those in the table."""
+    import envs  # noqa: F401  registers ours
+
+    for env_id, score in scores().items():
+        if score.source != "atari57":
+            mean, error = random_return(env_id)
+            print(f"{env_id}: {mean:.2f} ± {error:.2f} (table: {score.random})")
+
+
+if __name__ == "__main__":
+    main()

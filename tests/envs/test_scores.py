@@ -1,0 +1,28 @@
+import gymnasium
+import pytest
+
+from envs.scores import normalised, random_return, scores
+from envs.sequence import _check_env_id
+
+
+def test_the_table_is_about_environments_that_exist():
+    _check_env_id("ALE/Pong-v5")
+    assert len([env_id for env_id, score in scores().items() if score.source == "atari57"]) == 57
+    for env_id, score in scores().items():
+        assert env_id in gymnasium.registry
+        assert score.reference > score.random
+        if score.source == "threshold" and not env_id.startswith("isorl/"):
+            assert gymnasium.spec(env_id).reward_threshold == score.reference
+
+
+def test_normalised():
+    assert normalised("ALE/Breakout-v5", 1.7) == 0
+    assert normalised("ALE/Breakout-v5", 30.5) == 1
+    assert normalised("ALE/Pong-v5", 20.9) == pytest.approx(41.6 / 35.3)
+    assert normalised("Blackjack-v1", 1) is None
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCar-v0", "isorl/Catch-v0"])
+def test_random_returns_are_reproduced(env_id):
+    mean, error = random_return(env_id, episodes=100)
+    assert abs(mean - scores()[env_id].random) < 5 * error + 0.1
