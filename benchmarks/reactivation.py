@@ -135,7 +135,7 @@ KILLS: dict[str, Callable[[nn.Linear, Tensor], None]] = {
     "small rows against the mean input": small_and_aligned,
     "rows against the mean input": aligned,
     "bias, in an orthogonal layer": moderate_bias,
-    "bias below $-\\sqrt{2}\\,\\max\\|x\\|$": large_bias,
+    "bias below -√2 max ‖x‖": large_bias,
     "exactly zero rows": zero_rows,
 }
 
