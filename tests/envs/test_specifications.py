@@ -73,15 +73,22 @@ SEQUENCES = st.fixed_dictionaries(
 )
 
 
-def run_or_refuse(specification, n_envs):
-    """Whether it ran; a refusal must name a task, a shift, a wrapper or a key of the specification."""
+def make_or_refuse(specification, n_envs):
+    """The environment, or the message of its refusal."""
     try:
         config = typed(SequenceConfig, specification)
-        env = SwitchingVecEnv(Sequence.from_config(config, 0, n_envs), n_envs, 0)
+        return SwitchingVecEnv(Sequence.from_config(config, 0, n_envs), n_envs, 0)
     except UserError as refusal:
+        return str(refusal)
+
+
+def run_or_refuse(specification, n_envs):
+    """Whether it ran; a refusal must name a task, a shift or a key of the specification, in one line."""
+    env = make_or_refuse(specification, n_envs)
+    if isinstance(env, str):
         names = {task["env"].split("/")[-1] for task in specification["tasks"]} | set(SHIFTS) | {"sequence."}
-        assert any(name in str(refusal) for name in names), refusal
-        assert "\n" not in str(refusal)
+        assert any(name in env for name in names), env
+        assert "\n" not in env
         return False
     env.action_space.seed(0)
     env.reset()
