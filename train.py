@@ -51,6 +51,7 @@ def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
             return None
         run_dir, content = config.run_dir, experiment.start(config)
     Console().print(summary.table(content))
+    print(f"Diagnostics took {content['diagnostics_share_of_time']:.1%} of {content['seconds']:,.0f} s.")
     print(f"Watch it with: tensorboard --logdir {run_dir}")
     return content
 
