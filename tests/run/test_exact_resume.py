@@ -1,0 +1,67 @@
+"""A run that was interrupted and resumed ends bit for bit as one that was not."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from agents.run import experiment
+from agents.run.callback import Interrupted, RunCallback
+
+QUIET = ["diagnostics.every=0", "evaluation.episodes=0", "log_every=100000", "checkpoint.every=100000"]
+CASES = {
+    "ppo-nine_rooms": ["sequence=nine_rooms-smoke"],
+    "dqn-rain": ["sequence=rain_permuted-smoke", "agent=dqn"],
+    "ppo-offset-normalised": ["sequence=control_offset-smoke", "sequence.tasks.0.episodes=150",
+                              "normalize.observations=true", "normalize.rewards=true"],
+    "dqn-lunar": ["sequence=lunar_physics-smoke", "agent=dqn", "sequence.tasks.0.agent_steps=1500"],
+    "ppo-lunar-drift": ["sequence=lunar_drift-smoke", "agent.n_steps=128"],
+    "ppo-mujoco": ["sequence=mujoco_cycle-smoke", "agent.n_steps=512", "agent.batch_size=512", "agent.n_epochs=1"],
+    "ppo-atari": ["sequence=atari_switch-smoke", "agent.n_envs=2", "agent.n_epochs=1"],
+}  # fmt: skip
+
+
+def contents(value, path=""):
+    """Every leaf of a checkpoint with its path, the clock left out."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            if "seconds" not in str(key):
+                yield from contents(entry, f"{path}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, entry in enumerate(value):
+            yield from contents(entry, f"{path}/{number}")
+    else:
+        yield path, value
+
+
+FAST = ("ppo-nine_rooms", "dqn-rain", "ppo-offset-normalised")
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
+def test_resumed_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
+    words = [*CASES[case], *QUIET]
+    experiment.start(configured(*words, f"run_dir={tmp_path / 'whole'}"))
+    on_step, sent = RunCallback._on_step, []
+
+    def interrupting(self):
+        if self.model.num_timesteps >= 0.6 * self.sequence.agent_steps and not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return on_step(self)
+
+    monkeypatch.setattr(RunCallback, "_on_step", interrupting)
+    with pytest.raises(Interrupted):
+        experiment.start(configured(*words, f"run_dir={tmp_path / 'halves'}"))
+    experiment.resume(str(tmp_path / "halves"))
+
+    whole, halves = (
+        dict(contents(torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)))
+        for name in ("whole", "halves")
+    )
+    assert whole.keys() == halves.keys()
+    for path, value in whole.items():
+        same = torch.equal(value, halves[path]) if isinstance(value, torch.Tensor) else value == halves[path]
+        assert same or value != value, path
