@@ -33,6 +33,8 @@ class Method:
     """
 
     resets: ClassVar[str] = "nothing"
+    requires: ClassVar[str | None] = None
+    """A package that is not among the project's own dependencies."""
     saved: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes (tensors, plain values, lists and dicts of them) that a resumed run needs."""
 

@@ -26,9 +26,9 @@ class FeatureRank(Method):
     were at the start. Keeping many random targets predictable keeps the features' rank.
 
     Attributes:
-        strength: at least 0. 0.1, as we recall the paper's alpha; not checked.
-        scale: 10, ours: we recall beta = 100 for the paper, which here would drown the task's gradient.
-        heads: k, at least 1. 10, as we recall the paper.
+        strength: at least 0. 0.1, believed to be the paper's alpha; unverified.
+        scale: of the targets. 10, ours; the paper's is believed to be 100, which here would drown the task's gradient.
+        heads: k, at least 1. 10, believed to be the paper's; unverified.
     """
 
     strength: float = 0.1

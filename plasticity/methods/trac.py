@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
@@ -18,7 +17,10 @@ from plasticity.methods.registry import METHODS
 
 BETAS = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 S_INITIAL = EPS = 1e-8
-NODES, WEIGHTS = (torch.tensor(values) for values in np.polynomial.legendre.leggauss(64))
+_K = torch.arange(1, 64, dtype=torch.float64)
+_OFF = _K / (4 * _K.square() - 1).sqrt()
+NODES, _VECTORS = torch.linalg.eigh(torch.diag(_OFF, 1) + torch.diag(_OFF, -1))
+WEIGHTS = 2 * _VECTORS[0].square()  # Gauss-Legendre quadrature on [-1, 1] (Golub and Welsch 1969)
 
 
 @METHODS.register("trac")

@@ -64,6 +64,8 @@ def build(agent, body, methods, **options):
 
 def with_method(agent, body, name, seed=3, **options):
     """An agent with one method that acts soon."""
+    if METHODS[name].requires:
+        pytest.importorskip(METHODS[name].requires)
     made = build(agent, body, {name: METHODS[name](**{**ACTS_SOON.get(name, {}), **options})}, seed=seed)
     made.rounds = ROUNDS.get(name, 1)
     return made

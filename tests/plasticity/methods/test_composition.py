@@ -75,7 +75,7 @@ def test_an_activation_does_not_silently_replace_an_isometric_one(name):
         METHODS[name]().network(NetworkSpec(activation="maxmin"))
 
 
-@pytest.mark.parametrize("name", ["trac", "muon", "spectral_norm"])
+@pytest.mark.parametrize("name", ["trac", "muon", "kron", "spectral_norm"])
 def test_adamo_is_not_silently_replaced(name):
     with pytest.raises(ValueError, match=f"'{name}' and optimizer 'adamo'"):
         METHODS[name]().optimizer(AdamO, {})

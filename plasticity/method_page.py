@@ -1,0 +1,75 @@
+"""Writes docs/methods.md from the methods themselves: `python -m plasticity.method_page > docs/methods.md`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from plasticity.methods import METHODS, Method
+
+COSTS = Path(__file__).parents[1] / "docs" / "method_costs.json"
+
+HEAD = """# Methods
+
+Written by `python -m plasticity.method_page` from the modules in `plasticity/methods/`; do not edit.
+
+`python train.py method=[redo,l2_init] network=relu optimizer=adam method.redo.tau=0.1` combines methods. They act in
+the order in which they are given, which the run's log repeats; what cannot combine is refused with both names and the
+reason. Every method treats actor, critic and Q-network alike, MLP and CNN; its state is part of every checkpoint.
+AdamO, AdamW and AEI networks are choices of `optimizer=` and `network=`.
+
+*Cost* is the time of an update over that of plain Adam in the same run{costs}.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    costs: dict[str, Any] = (
+        json.loads(COSTS.read_text()) if COSTS.exists() else {"settings": {}, "machine": "", "ratios": {}}
+    )
+    settings: dict[str, str] = costs["settings"]
+    where = f" ({costs['machine']}; `python -m benchmarks.methods`)" if settings else ""
+    rows = [_row(name, costs) for name in sorted(METHODS)]
+    header = ["method", "resets", *settings.values()]
+    table = [_line(header), _line(["---"] * len(header)), *rows]
+    sections = [_section(name, method) for name, method in sorted(METHODS.items())]
+    return "\n".join([HEAD.format(costs=where), *table, "", *sections])
+
+
+def _row(name: str, costs: dict[str, Any]) -> str:
+    ratios = costs["ratios"].get(name, {})
+    measured = [f"{ratios[setting]:.2f}" if setting in ratios else "" for setting in costs["settings"]]
+    return _line([f"[{name}](#{name})", METHODS[name].resets, *measured])
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _section(name: str, method: type[Method]) -> str:
+    paper = (importlib.import_module(method.__module__).__doc__ or "").splitlines()[0]
+    text, _, attributes = inspect.cleandoc(method.__doc__ or "").partition("\n\nAttributes:\n")
+    explained = _explanations(attributes)
+    options = [
+        f"- `{field.name}` = `{field.default}`: {explained[field.name]}"
+        for field in dataclasses.fields(method)  # type: ignore[arg-type]
+    ]
+    formula, _, rest = text.partition("\n\n")
+    parts = [f"## {name}", paper, f"```\n{formula}\n```" if not rest.startswith(" ") else text]
+    parts += [rest] if rest and not rest.startswith(" ") else []
+    return "\n\n".join([*parts, "\n".join(options)] if options else parts) + "\n"
+
+
+def _explanations(attributes: str) -> dict[str, str]:
+    """Attribute -> its text, from the lines `name: text` and their continuations."""
+    joined = re.sub(r"\n {8}\s*", " ", attributes)
+    return dict(re.findall(r"^ {4}(\w+): (.*)$", joined, re.MULTILINE))
+
+
+if __name__ == "__main__":
+    print(page(), end="")
