@@ -136,6 +136,11 @@ class NormalizeConfig:
 
     observations: bool = False
     rewards: bool = False
+    statistics: str = "shared"
+    """shared by all tasks, or per_task."""
+
+    def __post_init__(self) -> None:
+        _one_of(("shared", "per_task"), **{"normalize.statistics": self.statistics})
 
 
 @dataclass
@@ -206,5 +211,7 @@ class RunConfig:
     """Agent steps between two rows of training curves in TensorBoard and metrics.jsonl."""
 
     def __post_init__(self) -> None:
+        if self.normalize.statistics == "per_task" and self.switch.normalizer == "reset":
+            raise UserError("'normalize.statistics=per_task' and 'switch.normalizer=reset' contradict each other.")
         _at_least(0, seed=self.seed)
         _at_least(1, threads=self.threads, log_every=self.log_every)

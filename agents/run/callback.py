@@ -24,6 +24,7 @@ from agents.run.progress import ProgressBar
 from agents.run.recording import Recorder
 from agents.run.returns import Returns
 from configs import RunConfig
+from envs.normalize import statistics_of
 from envs.sequence import Sequence, Visit
 from plasticity.diagnostics import DEFAULT_METRICS, diagnose
 
@@ -193,7 +194,8 @@ class RunCallback(BaseCallback):
         observations: Any = self.probes[self.visit.task.index]
         normalizer = self.model.get_vec_normalize_env()
         if normalizer is not None:
-            observations = normalizer.normalize_obs(observations)
+            with statistics_of(normalizer, self.visit.task.index):
+                observations = normalizer.normalize_obs(observations)
         with random_streams_preserved():
             values = diagnose(
                 self.model.policy.networks(),  # type: ignore[operator]

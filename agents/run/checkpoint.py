@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from agents.dqn import ContinualDQN
 from agents.ppo import ContinualPPO
 from configs import UserError
+from envs.normalize import TaskNormalize
 
 Agent = ContinualPPO | ContinualDQN
 
@@ -124,9 +125,18 @@ def _load_normalizer(agent: Agent, state: dict[str, Any] | None) -> None:
         rms.mean, rms.var = state[name]["mean"].cpu().numpy(), state[name]["var"].cpu().numpy()
         rms.count = state[name]["count"]
     normalizer.returns = _arrays(state["discounted"])
+    if isinstance(normalizer, TaskNormalize):
+        normalizer.use(normalizer.unwrapped.task.index)  # type: ignore[attr-defined]
 
 
 def _statistics(normalizer: VecNormalize) -> dict[str, Any]:
+    if isinstance(normalizer, TaskNormalize):
+        kinds = ("observations", "returns")
+        return {
+            f"{kind}/{task}": rms
+            for task, both in enumerate(normalizer.by_task)
+            for kind, rms in zip(kinds, both, strict=True)
+        }
     return {"observations": normalizer.obs_rms, "returns": normalizer.ret_rms}
 
 

@@ -27,6 +27,7 @@ from agents.run.recording import Recorder, drop_records_after
 from agents.run.returns import Returns
 from configs import RunConfig, UserError
 from envs import Sequence, SwitchingVecEnv
+from envs.normalize import TaskNormalize
 from plasticity import AdamO
 from plasticity.diagnostics import snapshot
 
@@ -60,7 +61,8 @@ def build(config: RunConfig) -> Parts:
         env: VecEnv = SwitchingVecEnv(sequence, n_envs, config.seed)
         if config.normalize.observations or config.normalize.rewards:
             gamma = float(config.agent.get("gamma", 0.99))
-            env = VecNormalize(env, norm_obs=config.normalize.observations, norm_reward=config.normalize.rewards,
+            normalizer = VecNormalize if config.normalize.statistics == "shared" else TaskNormalize
+            env = normalizer(env, norm_obs=config.normalize.observations, norm_reward=config.normalize.rewards,
                                gamma=gamma)  # fmt: skip
         agent = make_agent(config, env)
         return Parts(sequence, env, agent, snapshot(agent.learner.networks))
