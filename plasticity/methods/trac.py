@@ -65,8 +65,7 @@ class TracAdam(Adam):
 
     def __init__(self, params: Any, **options: Any) -> None:
         super().__init__(params, **options)
-        first = self.param_groups[0]["params"][0]
-        zeros = torch.zeros(len(BETAS), dtype=torch.float64, device=first.device)
+        zeros = torch.zeros(len(BETAS), dtype=torch.float64)
         self.param_groups[0].update(trac_s=zeros, trac_v=zeros.clone(), trac_sigma=zeros + 1e-8)
 
     @torch.no_grad()
@@ -85,6 +84,12 @@ class TracAdam(Adam):
         references = [self.state[p]["trac_reference"] for p in params]
 
         tuner = self.param_groups[0]
+        for name in (
+            "trac_s",
+            "trac_v",
+            "trac_sigma",
+        ):  # stable-baselines3 moves a policy after its optimizer is made
+            tuner[name] = tuner[name].to(params[0].device)
         S = tuner["trac_s"].sum()
         deltas = [(old - ref) / (S + EPS).to(old) for old, ref in zip(before, references, strict=True)]
         h = torch.stack([torch.sum(d * p.grad) for d, p in zip(deltas, params, strict=True)]).sum()
