@@ -87,7 +87,7 @@ def test_in_place_activations_do_not_hide_what_they_overwrite():
         (nn.LeakyReLU(0.1), lambda u: torch.where(u > 0, 1.0, 0.1)),
         (nn.PReLU(init=-0.5), lambda u: torch.where(u > 0, 1.0, 0.5)),
     ],
-    ids=str,
+    ids=["relu", "tanh", "leaky_relu", "prelu"],
 )
 def test_slopes_of_elementwise_activations(activation, slope):
     u = torch.randn(7, 6, dtype=torch.double)
