@@ -12,7 +12,9 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from agents.policies import NetworkClassifier
 from configs.schema import EvaluationConfig
+from envs.normalize import statistics_of
 from envs.sequence import Task
 from envs.spaces import CommonSpaces
 from envs.task_env import TaskEnv
@@ -54,7 +56,7 @@ class Evaluator:
         shares = np.array([(self.config.episodes + copy) // n_envs for copy in range(n_envs)])
         env = TaskEnv(task.for_evaluation(), n_envs, self.common)
         was_training = agent.policy.training
-        with random_streams_preserved():
+        with random_streams_preserved(), statistics_of(agent.get_vec_normalize_env(), task.index):
             torch.manual_seed(self.seed)
             try:
                 agent.policy.set_training_mode(False)
@@ -69,7 +71,7 @@ class Evaluator:
         running, lengths = np.zeros(len(shares)), np.zeros(len(shares), dtype=int)
         observations = env.reset(self.seed)
         while any(len(done) < share for done, share in zip(returns, shares, strict=True)):
-            actions = act(agent, observations, self.config.deterministic, rng)
+            actions = act(agent, observations, self.config.deterministic, rng, env.allowed)
             step = env.step(actions)
             running, lengths = running + step.raw_rewards, lengths + 1
             observations = step.observations
@@ -84,9 +86,18 @@ class Evaluator:
 
 
 def act(
-    agent: BaseAlgorithm, observations: np.ndarray, deterministic: bool, rng: np.random.Generator
+    agent: BaseAlgorithm,
+    observations: np.ndarray,
+    deterministic: bool,
+    rng: np.random.Generator,
+    allowed: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Actions as the agent would take them: PPO samples its policy, DQN explores with its final epsilon."""
+    """Actions as the agent would take them: PPO samples its policy, DQN explores with its final epsilon.
+
+    A classifier with masked heads answers among the classes that are `allowed` (actions,).
+    """
+    if isinstance(agent.policy, NetworkClassifier):
+        agent.policy.restrict(allowed)
     normalizer = agent.get_vec_normalize_env()
     if isinstance(normalizer, VecNormalize):
         observations = normalizer.normalize_obs(observations)  # type: ignore[assignment]
