@@ -1,7 +1,7 @@
 """The streams of tasks: sequences of Gymnasium and Atari environments behind one stable-baselines3 VecEnv.
 
 Importing it registers this project's own environments with Gymnasium: isorl/NineRooms-v0, isorl/Catch-v0,
-isorl/Rain-v0, isorl/SlipperyAnt-v0.
+isorl/Rain-v0, isorl/Shifted-v0, isorl/SlipperyAnt-v0.
 """
 
 import gymnasium
@@ -15,6 +15,7 @@ for _name, _module in (("NineRooms", "nine_rooms"), ("Catch", "falling"), ("Rain
         entry_point=f"envs.{_module}:{_name}Env",
         vector_entry_point=f"envs.{_module}:{_name}",
     )
+gymnasium.register(id="isorl/Shifted-v0", entry_point="envs.shifted:Shifted")
 gymnasium.register(
     id="isorl/SlipperyAnt-v0", entry_point="envs.slippery_ant:SlipperyAnt", max_episode_steps=1_000
 )

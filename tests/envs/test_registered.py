@@ -6,6 +6,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401  registers them
+from envs.sequence import Task
+from envs.task_env import TaskEnv
 
 NUMPY = ["isorl/NineRooms-v0", "isorl/Catch-v0", "isorl/Rain-v0"]
 
@@ -66,3 +68,20 @@ def test_slippery_ant():
     assert not np.allclose(one, slippery)
     with pytest.raises(ValueError, match="friction"):
         gymnasium.make("isorl/SlipperyAnt-v0", friction=0.0)
+
+
+def test_shifted_is_what_a_sequence_plays():
+    shifts = [{"name": "rotate_observation", "seed": 1}, {"name": "permute_actions", "seed": 2}]
+    env = gymnasium.make("isorl/Shifted-v0", env="Acrobot-v1", shifts=shifts)
+    check_env(env.unwrapped, skip_render_check=True)
+    played = TaskEnv(Task(0, "shifted", "Acrobot-v1", 1, shifts=tuple(shifts)), 1)
+    observation, _ = env.reset(seed=3)
+    batch = played.reset(3)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        np.testing.assert_allclose(observation, batch[0], atol=1e-6)
+        action = rng.integers(3)
+        observation, reward, *_ = env.step(action)
+        step = played.step(np.array([action]))
+        batch = step.observations
+        assert reward == step.rewards[0]
