@@ -28,8 +28,7 @@ class TaskNormalize(VecNormalize):
         shape: Any = venv.observation_space.shape
         self.obs_rms: Any
         self.by_task = [
-            (RunningMeanStd(shape=shape), RunningMeanStd(shape=()))
-            for _ in switching.sequence.tasks
+            (RunningMeanStd(shape=shape), RunningMeanStd(shape=())) for _ in switching.sequence.tasks
         ]
         self.use(switching.task.index)
 
