@@ -30,6 +30,8 @@ tensorboard: $(READY)      ## watch the runs at http://localhost:6006
 
 docs: $(READY)             ## the pages that are generated from the code
 	$(BIN)/python -m agents.run.keys > docs/logged_keys.md
+	$(BIN)/python -m plasticity.method_page
+	$(BIN)/python -m docs.draw_sequences
 
 clean:                     ## removes the virtual environment and caches, never runs/
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
