@@ -1,10 +1,12 @@
-"""The learners: PPO and DQN of stable-baselines3 that live through task switches, and what runs them (`run/`)."""
+"""The learners, PPO and DQN of stable-baselines3 and a classifier, that live through task switches; and `run/`."""
 
+from agents.classifier import ContinualClassifier
 from agents.dqn import ContinualDQN
 from agents.ppo import ContinualPPO
 from agents.sb3 import PlasticityCallback
 
-AGENTS = {"ppo": ContinualPPO, "dqn": ContinualDQN}
+Agent = ContinualPPO | ContinualDQN | ContinualClassifier
+AGENTS: dict[str, type[Agent]] = {"ppo": ContinualPPO, "dqn": ContinualDQN, "classifier": ContinualClassifier}
 """Name on the command line -> class."""
 
-__all__ = ["AGENTS", "ContinualDQN", "ContinualPPO", "PlasticityCallback"]
+__all__ = ["AGENTS", "Agent", "ContinualClassifier", "ContinualDQN", "ContinualPPO", "PlasticityCallback"]

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents import AGENTS, ContinualDQN, ContinualPPO
+from agents import AGENTS, Agent
 from configs import RunConfig, UserError, nearest, typed
 from plasticity import AdamO, NetworkSpec
 from plasticity.methods import METHODS, Method
@@ -131,6 +131,32 @@ class DQNOptions:
 
 
 @dataclass(frozen=True)
+class ClassifierOptions:
+    """Parameters of the classifier; its batch is one sample from each environment copy."""
+
+    name: str = "classifier"
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    learning_rate_final: float | None = None
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch_size", "learning_rate", "max_grad_norm")
+
+    @property
+    def n_envs(self) -> int:
+        """Environment copies."""
+        return self.batch_size
+
+    def planned_updates(self, agent_steps: int) -> int:
+        """Optimizer steps in a run of `agent_steps` samples."""
+        return math.ceil(agent_steps / self.batch_size)
+
+
+Options = PPOOptions | DQNOptions | ClassifierOptions
+
+
+@dataclass(frozen=True)
 class AdamOptions:
     """Adam (Kingma and Ba 2015)."""
 
@@ -159,7 +185,7 @@ class AdamOOptions(AdamOptions):
     iso_every: int = 4
 
 
-AGENT_OPTIONS: dict[str, type] = {"ppo": PPOOptions, "dqn": DQNOptions}
+AGENT_OPTIONS: dict[str, type] = {"ppo": PPOOptions, "dqn": DQNOptions, "classifier": ClassifierOptions}
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], type[AdamOptions]]] = {
     "adam": (torch.optim.Adam, AdamOptions),
     "adamw": (torch.optim.AdamW, AdamWOptions),
@@ -174,7 +200,7 @@ def _named(known: dict[str, Any], options: dict[str, Any], kind: str) -> Any:
     return known[name]
 
 
-def agent_options(config: RunConfig) -> PPOOptions | DQNOptions:
+def agent_options(config: RunConfig) -> Options:
     """The checked options of the agent."""
     return typed(_named(AGENT_OPTIONS, config.agent, "agent"), config.agent, "agent")
 
@@ -209,7 +235,7 @@ def optimizer_arguments(
     return optimizer, kwargs
 
 
-def make_agent(config: RunConfig, env: VecEnv) -> ContinualPPO | ContinualDQN:
+def make_agent(config: RunConfig, env: VecEnv) -> Agent:
     """The agent that `config` describes, on `env`.
 
     Raises:
@@ -222,12 +248,18 @@ def make_agent(config: RunConfig, env: VecEnv) -> ContinualPPO | ContinualDQN:
         raise UserError(
             f"DQN chooses among discrete actions, but '{config.sequence.name}' has {env.action_space}. Use agent=ppo."
         )
+    if isinstance(options, ClassifierOptions) and not getattr(env.unwrapped, "labelled", False):
+        raise UserError(
+            f"The classifier learns from labels, but '{config.sequence.name}' has none. Use agent=ppo, agent=dqn, or a "
+            "stream such as sequence=digits_random_labels."
+        )
     arguments = asdict(options)
-    for ours in ("name", "n_envs", "learning_rate_final"):
+    copies = "batch_size" if isinstance(options, ClassifierOptions) else "n_envs"  # the environment has them
+    for ours in ("name", copies, "learning_rate_final"):
         del arguments[ours]
     if options.learning_rate_final is not None:
         arguments["learning_rate"] = LinearSchedule(options.learning_rate, options.learning_rate_final, 1.0)
-    return AGENTS[options.name](  # type: ignore[return-value]
+    return AGENTS[options.name](
         "NetworkPolicy",
         env,
         policy_kwargs={

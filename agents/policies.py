@@ -6,10 +6,13 @@ touches. With relu or tanh the modules, their order and their random draws are e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
@@ -225,6 +228,72 @@ class NetworkDQNPolicy(ForMethods, DQNPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return _with_network(super()._get_constructor_parameters(), self.network)
+
+
+class NetworkClassifier(ForMethods):
+    """A classifier's policy: body and linear head from a NetworkSpec; its action is the likeliest class.
+
+    Every body starts orthogonal with its activation's gain and every head with gain 1, as PPO's bodies do here and
+    in stable-baselines3: what is compared is the learning, not the start.
+    """
+
+    HEADS = ("head",)
+    NETWORK = NetworkSpec(activation="relu")
+    ADAM_EPS = 1e-8
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        network: NetworkSpec | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space, **kwargs)
+        self.network = network or self.NETWORK
+        self.allowed: Tensor | None = None  # of the present task, so no part of the state
+        if uses_cnn(observation_space):
+            self.body = build_nature_cnn(observation_space.shape, self.network)  # type: ignore[arg-type]
+        else:
+            self.body = build_mlp(math.prod(observation_space.shape or ()), self.network)
+        self.head = nn.Linear(self.body.out_features, int(action_space.n))
+        initialise_(
+            self.body, replace(self.network, gain=self.network.orthogonal_gain or self.network.unit.gain)
+        )
+        nn.init.orthogonal_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.optimizer = _make_optimizer(self, self, self.HEADS, lr_schedule)
+
+    def forward(self, observations: PyTorchObs) -> Tensor:
+        """(B, ...) observations -> (B, C) logits of the classes."""
+        inputs = self.inputs(observations)
+        return self.head(self.body(inputs if uses_cnn(self.observation_space) else inputs.flatten(1)))
+
+    def restrict(self, allowed: np.ndarray | None) -> None:
+        """From now on answers only classes that are `allowed` (C,); None: all."""
+        self.allowed = None if allowed is None else torch.as_tensor(allowed, device=self.device)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
+        return masked(self(observation), self.allowed).argmax(dim=1)
+
+    def networks(self) -> dict[str, nn.Sequential]:
+        """The network from preprocessed observation to logits."""
+        flatten = [] if uses_cnn(self.observation_space) else [nn.Flatten()]
+        return {"classifier": nn.Sequential(*flatten, self.body, self.head)}
+
+    def targets(self) -> dict[str, nn.Module]:
+        """A classifier has no target network."""
+        return {}
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters = super()._get_constructor_parameters()
+        optimizer = {"optimizer_class": self.optimizer_class, "optimizer_kwargs": self.optimizer_kwargs}
+        return {**parameters, **optimizer, "lr_schedule": self._dummy_schedule, "network": self.network}
+
+
+def masked(logits: Tensor, allowed: Tensor | None) -> Tensor:
+    """(B, C) logits, minus infinity where `allowed` (C,) is false."""
+    return logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
 
 
 def preprocess(policy: BasePolicy, observations: Any) -> Tensor:

@@ -27,7 +27,8 @@ def register_resolvers() -> None:
     """Makes ${tuned:KEY,DEFAULT} known: the sequence's value of KEY for this agent, else DEFAULT."""
 
     def tuned(key: str, default: Any, *, _root_: DictConfig) -> Any:
-        return OmegaConf.select(_root_, f"sequence.tuning.{_root_.agent.name}.{key}", default=default)
+        value = OmegaConf.select(_root_, f"sequence.tuning.{_root_.agent.name}.{key}", default=default)
+        return OmegaConf.create(value) if isinstance(value, list) else value  # as OmegaConf wants lists
 
     OmegaConf.register_new_resolver("tuned", tuned, replace=True)
 

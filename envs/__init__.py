@@ -1,7 +1,8 @@
 """The streams of tasks: sequences of Gymnasium and Atari environments behind one stable-baselines3 VecEnv.
 
 Importing it registers this project's own environments with Gymnasium: isorl/NineRooms-v0, isorl/Catch-v0,
-isorl/Rain-v0, isorl/Shifted-v0, isorl/SlipperyAnt-v0.
+isorl/Rain-v0, isorl/Shifted-v0, isorl/SlipperyAnt-v0, and a classification stream for each data set, such as
+isorl/Digits-v0.
 """
 
 import gymnasium
@@ -19,5 +20,19 @@ gymnasium.register(id="isorl/Shifted-v0", entry_point="envs.shifted:Shifted")
 gymnasium.register(
     id="isorl/SlipperyAnt-v0", entry_point="envs.slippery_ant:SlipperyAnt", max_episode_steps=1_000
 )
+for _name, _data in (
+    ("Digits", "digits"),
+    ("MNIST5000", "mnist5000"),
+    ("MNIST", "mnist"),
+    ("FashionMNIST", "fashion_mnist"),
+    ("CIFAR10", "cifar10"),
+    ("CIFAR100", "cifar100"),
+):
+    gymnasium.register(
+        id=f"isorl/{_name}-v0",
+        entry_point="envs.stream:StreamEnv",
+        vector_entry_point="envs.stream:Stream",
+        kwargs={"data": _data},
+    )
 
 __all__ = ["Sequence", "SwitchingVecEnv", "Task", "Visit"]

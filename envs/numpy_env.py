@@ -132,7 +132,7 @@ class SingleEnv(gymnasium.Env):
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One move."""
         observations, rewards, terminated, truncated, infos = self.vector.step(np.array([action]))
-        observation = infos["final_obs"][0] if infos else observations[0]
+        observation = infos["final_obs"][0] if "final_obs" in infos else observations[0]
         return observation, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}
 
     def render(self) -> np.ndarray | None:

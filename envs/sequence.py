@@ -43,6 +43,12 @@ class Task:
         return self.env.startswith("ALE/")
 
     @property
+    def is_stream(self) -> bool:
+        """True for classification streams (envs/stream.py), which show the right answers."""
+        plain = not self.wrappers and not self.drift  # either makes single copies, which show rewards alone
+        return plain and gymnasium.spec(self.env).vector_entry_point == "envs.stream:Stream"
+
+    @property
     def frame_skip(self) -> int:
         """Emulator frames per agent step; 1 outside Atari."""
         return int(self.kwargs.get("frameskip", 4)) if self.is_atari else 1

@@ -62,6 +62,8 @@ class SwitchingVecEnv(VecEnv):
         self.agent_steps = 0
         self.finished = False
         """Whether the last visit is over."""
+        self.labels: np.ndarray | None = None
+        """(n_envs,) right answers to what the last step answered; in classification streams only."""
         self._saved = 0  # agent steps by which visits ended before their limit
         self._recent: deque[float] = deque(maxlen=self.visit.task.return_window)
         self._episodes = 0
@@ -82,6 +84,7 @@ class SwitchingVecEnv(VecEnv):
         """One vector step, and a switch where the visit is over."""
         step = self._env.step(self._actions)
         infos = self._infos(step)
+        self.labels = step.labels
         self.agent_steps += self.num_envs
         dones = step.terminated | step.truncated
         if self.finished or not self._visit_is_over(step):
@@ -177,6 +180,16 @@ class SwitchingVecEnv(VecEnv):
     def task(self) -> Task:
         """The present task."""
         return self.visit.task
+
+    @property
+    def labelled(self) -> bool:
+        """Whether all tasks are classification streams."""
+        return all(task.is_stream for task in self.sequence.tasks)
+
+    @property
+    def allowed(self) -> np.ndarray | None:
+        """(actions,) bool: which actions the present task allows, where it says so."""
+        return self._env.allowed
 
     def close(self) -> None:
         """Frees the environments."""

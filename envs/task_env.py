@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from configs import UserError
 from envs.make import make_vector_env
 from envs.sequence import Task
 from envs.shifts import make_shift
@@ -39,6 +40,7 @@ class Step:
     truncated: np.ndarray  # (n_envs,) bool
     final: np.ndarray  # (n_envs, ...): before autoreset; equals `observations` where nothing ended
     episodes: list[Episode] = field(default_factory=list)
+    labels: np.ndarray | None = None  # (n_envs,) right answers to the inputs just answered; in streams only
 
 
 class TaskEnv:
@@ -87,6 +89,8 @@ class TaskEnv:
             shift = make_shift(self.observation_space, self.action_space, options)
             if shift.changes_observations:
                 self._see.append(shift.observations)
+            elif hasattr(self.env, "allowed"):
+                raise UserError(f"Task '{self.task.name}': a stream renames classes by 'labels: shuffled'.")
             else:
                 self._act.insert(0, shift.actions)
             self.observation_space, self.action_space = shift.observation_space, shift.action_space
@@ -115,11 +119,17 @@ class TaskEnv:
             terminated=terminated,
             truncated=truncated,
             final=observations,
+            labels=infos.get("labels"),
         )
         if done.any():
             step.final = self._final(observations, done, infos)
             step.episodes = self._finished(done, infos)
         return step
+
+    @property
+    def allowed(self) -> np.ndarray | None:
+        """(actions,) bool: which actions the task allows, where it says so."""
+        return getattr(self.env, "allowed", None)
 
     def render(self) -> list[np.ndarray]:
         """An RGB frame of each copy; needs `render=True`."""

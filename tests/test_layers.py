@@ -12,7 +12,7 @@ ALLOWED = {
     "envs": {"configs", "envs"},
     "agents": {"agents", "configs", "envs", "plasticity"},
 }
-LEARNERS = ("continual.py", "ppo.py", "dqn.py", "policies.py")
+LEARNERS = ("continual.py", "ppo.py", "dqn.py", "classifier.py", "policies.py")
 
 
 def imports_of(path: Path) -> set[str]:

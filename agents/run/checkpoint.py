@@ -15,12 +15,9 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents.dqn import ContinualDQN
-from agents.ppo import ContinualPPO
+from agents import Agent
 from configs import UserError
 from envs.normalize import TaskNormalize
-
-Agent = ContinualPPO | ContinualDQN
 
 COUNTERS = (
     "num_timesteps",

@@ -12,6 +12,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from agents.policies import NetworkClassifier
 from configs.schema import EvaluationConfig
 from envs.normalize import statistics_of
 from envs.sequence import Task
@@ -70,7 +71,7 @@ class Evaluator:
         running, lengths = np.zeros(len(shares)), np.zeros(len(shares), dtype=int)
         observations = env.reset(self.seed)
         while any(len(done) < share for done, share in zip(returns, shares, strict=True)):
-            actions = act(agent, observations, self.config.deterministic, rng)
+            actions = act(agent, observations, self.config.deterministic, rng, env.allowed)
             step = env.step(actions)
             running, lengths = running + step.raw_rewards, lengths + 1
             observations = step.observations
@@ -85,9 +86,18 @@ class Evaluator:
 
 
 def act(
-    agent: BaseAlgorithm, observations: np.ndarray, deterministic: bool, rng: np.random.Generator
+    agent: BaseAlgorithm,
+    observations: np.ndarray,
+    deterministic: bool,
+    rng: np.random.Generator,
+    allowed: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Actions as the agent would take them: PPO samples its policy, DQN explores with its final epsilon."""
+    """Actions as the agent would take them: PPO samples its policy, DQN explores with its final epsilon.
+
+    A classifier with masked heads answers among the classes that are `allowed` (actions,).
+    """
+    if isinstance(agent.policy, NetworkClassifier):
+        agent.policy.restrict(allowed)
     normalizer = agent.get_vec_normalize_env()
     if isinstance(normalizer, VecNormalize):
         observations = normalizer.normalize_obs(observations)  # type: ignore[assignment]

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import ContinualDQN, ContinualPPO
+from agents import ContinualClassifier, ContinualDQN, ContinualPPO
 from configs.schema import SwitchConfig
 from plasticity import NetworkSpec
 from plasticity.methods import METHODS
@@ -44,9 +45,16 @@ class Pictures(gymnasium.Env):
         return self.np_random.integers(0, 80 * (self._best + 1), (2, 36, 36), dtype=np.uint8)
 
 
+class Labelled(DummyVecEnv):
+    """Any environment for the classifier: the right answer is always 1, so that gradients agree with each other."""
+
+    labels = np.ones(8, dtype=np.int64)
+
+
 def build(agent, body, methods, **options):
     """An agent on CartPole or Pictures; `methods` are instances by name."""
-    env = make_vec_env("CartPole-v1" if body == "mlp" else Pictures, 2, seed=3)
+    copies, kind = (8, Labelled) if agent == "classifier" else (2, DummyVecEnv)
+    env = make_vec_env("CartPole-v1" if body == "mlp" else Pictures, copies, seed=3, vec_env_cls=kind)
     spec = options.pop("network", NetworkSpec(widths=(16, 12), activation="relu"))
     common = dict(
         policy_kwargs={"network": spec, **options.pop("policy_kwargs", {})},
@@ -59,6 +67,8 @@ def build(agent, body, methods, **options):
     )
     if agent == "ppo":
         return ContinualPPO("NetworkPolicy", env, n_steps=16, batch_size=16, n_epochs=2, **common)
+    if agent == "classifier":
+        return ContinualClassifier("NetworkPolicy", env, **common)
     return ContinualDQN("NetworkPolicy", env, learning_starts=8, buffer_size=200, batch_size=16, **common)
 
 
@@ -76,7 +86,11 @@ def updates(agent, seed=0):
     np.random.seed(seed)
     torch.manual_seed(seed)
     for _ in range(getattr(agent, "rounds", 1)):
-        agent.train(*([4, 16] if isinstance(agent, ContinualDQN) else []))
+        if isinstance(agent, ContinualDQN):
+            agent.train(4, 16)
+        else:
+            for _ in range(8 if isinstance(agent, ContinualClassifier) else 1):
+                agent.train()
 
 
 def switch(agent):
@@ -111,6 +125,6 @@ def body(request):
     return request.param
 
 
-@pytest.fixture(params=["ppo", "dqn"])
+@pytest.fixture(params=["ppo", "dqn", "classifier"])
 def agent_name(request):
     return request.param

@@ -64,7 +64,7 @@ def test_a_resumed_agent_goes_on_exactly(name, agent_name, body):
     for one in (agent, resumed):
         one._current_progress_remaining = 1.0
         one.set_logger(agent.logger)
-        for storage in ("rollout_buffer", "replay_buffer"):
+        for storage in ("rollout_buffer", "replay_buffer", "_answered"):
             if hasattr(agent, storage):
                 setattr(one, storage, copy.deepcopy(getattr(agent, storage)))
         updates(one, seed=1)

@@ -1,0 +1,191 @@
+"""ContinualClassifier: learns a stream of labelled inputs by cross entropy, with the seams that methods need.
+
+A stream (envs/stream.py) is a vector environment: the agent answers a batch, one input per copy, and is then shown
+the right answers, `env.labels`. An agent step is one sample. It has stable-baselines3's interface, so sequences,
+switches, methods, diagnostics, callbacks, save, load and predict are those of PPO and DQN.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from agents.continual import Continual
+from agents.policies import NetworkClassifier, masked
+
+
+class Answered(NamedTuple):
+    """The batch that was just answered."""
+
+    observations: Tensor  # (B, ...)
+    labels: Tensor  # (B,) int64
+    allowed: Tensor | None  # (C,) bool: the classes of the task, where its head is masked
+
+
+class Classifier(BaseAlgorithm):
+    """stable-baselines3's loop around a learner of labels: answer a batch, learn from it, tell the callback.
+
+    Args:
+        policy: "NetworkPolicy" or a class with its interface.
+        env: a VecEnv with `labels` and `allowed`, such as SwitchingVecEnv on streams; its copies make the batch.
+        learning_rate: a number, or a function of the remaining progress.
+        max_grad_norm: of gradient clipping; None: no clipping.
+        policy_kwargs: `network`, `optimizer_class`, `optimizer_kwargs`.
+        tensorboard_log: as in stable-baselines3, and so are the rest.
+        verbose: ditto.
+        seed: ditto.
+        device: ditto.
+        _init_setup_model: ditto.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"NetworkPolicy": NetworkClassifier}
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1e-3,
+        max_grad_norm: float | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            policy_kwargs=policy_kwargs,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            supported_action_spaces=(spaces.Discrete,),
+        )
+        self.max_grad_norm = max_grad_norm
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.policy: Any = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+        self._answered: Answered | None = None
+        self._last_loss: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per update."""
+        return self.n_envs
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 100,
+        tb_log_name: str = "Classifier",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Any:
+        """Learns from `total_timesteps` samples; `log_interval` counts batches."""
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        assert self.env is not None
+        while self.num_timesteps < total_timesteps and self.collect_rollouts(self.env, callback):
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            if log_interval and self._n_updates % log_interval == 0:
+                self.dump_logs()
+        callback.on_training_end()
+        return self
+
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback) -> bool:
+        """One batch: answers it, is shown the right answers, learns; False where the callback wants to stop."""
+        callback.on_rollout_start()
+        observations = torch.as_tensor(self._last_obs, device=self.device)
+        self.policy.restrict(getattr(env.unwrapped, "allowed", None))
+        allowed = self.policy.allowed  # of these inputs: the step may switch the task
+        with torch.no_grad():
+            actions = self.policy._predict(observations).cpu().numpy()
+        self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
+        labels = torch.as_tensor(env.unwrapped.labels, device=self.device)  # type: ignore[attr-defined]
+        self._answered = Answered(observations, labels, allowed)
+        self.num_timesteps += env.num_envs
+        self.train()
+        if dones.any():
+            self._update_info_buffer(infos, dones)
+        callback.update_locals(locals())
+        keep_on = callback.on_step()
+        callback.on_rollout_end()
+        return keep_on
+
+    def train(self) -> None:
+        """One update on the batch that was just answered."""
+        raise NotImplementedError
+
+    def dump_logs(self) -> None:
+        """stable-baselines3's keys."""
+        assert self.ep_info_buffer is not None
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        if self.ep_info_buffer:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+        if self._last_loss is not None:
+            self.logger.record("train/loss", self._last_loss.item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(step=self.num_timesteps)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_answered", "_last_loss"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer"], []
+
+
+class ContinualClassifier(Continual, Classifier):
+    """A classifier that lives through task switches.
+
+    Takes the arguments of `Classifier`, `methods` and `switch` (see `Continual`).
+    """
+
+    def train(self) -> None:
+        """One step down the cross entropy of the batch that was just answered."""
+        assert self._answered is not None, "learn() answers a batch before it learns from it"
+        if not self.policy.training:
+            self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        seen = self._seen(self._answered)
+        loss = self.methods.add_loss(self._loss(self._answered), seen)
+
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.policy.optimizer.step()
+        self.methods.after_update(seen)
+        self._n_updates += 1
+        self._last_loss = loss.detach()
+
+    def _loss(self, batch: Answered) -> Tensor:
+        """Mean of -log softmax(f(x))_y over the batch; a masked head leaves the other classes out."""
+        logits: Tensor = self.policy(batch.observations)  # (B, C)
+        return F.cross_entropy(masked(logits, batch.allowed), batch.labels)

@@ -1,0 +1,165 @@
+"""Runs arms on classification streams without a run folder: accuracy by task, and the state of the network.
+
+    python benchmarks/streams.py digits_random_labels --seeds 3 --arms adam adamo aei
+
+It is what `make demo` and docs/claims.md are made of. Everything comes from the configuration, as in train.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+
+from agents.policies import preprocess
+from agents.run.experiment import build
+from agents.run.probes import collect_probe
+from configs.command_line import FOLDER, register_resolvers, resolve
+from plasticity.diagnostics import diagnose
+
+Run = dict[str, Any]
+ARMS: dict[str, tuple[str, ...]] = {
+    "adam": ("network=relu", "optimizer=adam"),
+    "layer_norm": ("network=layer_norm", "optimizer=adam"),
+    "l2_init": ("network=relu", "optimizer=adam", "method=[l2_init]"),
+    "adamo": ("network=relu", "optimizer=adamo"),
+    "maxmin": ("network=aei", "optimizer=adam"),
+    "aei": ("network=aei", "optimizer=adamo"),
+    "fresh": ("network=relu", "optimizer=adam", "method=[full_reset]"),
+}
+"""Arm -> what it changes on the command line of train.py."""
+
+METRICS = ("dormant_units", "ntk_condition", "layer_jacobian_spectrum", "gradient_norm")
+
+
+class Watch(BaseCallback):
+    """Accuracy and state of the network at the end of every visit; reads, never changes."""
+
+    def __init__(self, probes: list[np.ndarray], metrics: Sequence[str]) -> None:
+        super().__init__()
+        self.probes, self.metrics = probes, metrics
+        self.accuracy: list[float] = []
+        self.measured: list[dict[str, Any]] = []
+        self._right, self._answered = 0.0, 0
+
+    def _on_training_start(self) -> None:
+        self.visit = self.training_env.unwrapped.visit
+
+    def _on_step(self) -> bool:
+        self._right += float(np.count_nonzero(self.locals["rewards"] > 0))
+        self._answered += len(self.locals["rewards"])
+        visit = self.training_env.unwrapped.visit
+        if visit.number != self.visit.number:
+            self._close()
+            self.visit = visit
+        return True
+
+    def _on_training_end(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self.accuracy.append(self._right / self._answered)
+        self._right, self._answered = 0.0, 0
+        policy: Any = self.model.policy
+        if self.metrics:
+            probe = preprocess(policy, self.probes[self.visit.task.index])
+            values = diagnose(policy.networks(), probe, self.metrics)
+            self.measured.append({key: _plain(value) for key, value in values.items()})
+
+
+def play(overrides: Sequence[str], metrics: Sequence[str] = METRICS) -> Run:
+    """One run of the configuration `overrides`: accuracy by visit, measurements by visit, seconds of training."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base=None, config_dir=str(FOLDER)):
+        config = resolve(
+            compose("config", overrides=["agent=classifier", "device=cpu", "run_dir=''", *overrides])
+        )
+    parts = build(config)
+    common, sequence = parts.switching.common, parts.sequence
+    probes = [
+        collect_probe(task, common, config.diagnostics.probe_size, config.seed) for task in sequence.tasks
+    ]
+    watch = Watch(probes if metrics else [], metrics)
+    began = time.process_time()
+    parts.agent.learn(sequence.agent_steps, watch, log_interval=None)  # type: ignore[arg-type]
+    seconds = time.process_time() - began
+    parts.env.close()
+    return {"accuracy": watch.accuracy, "measured": watch.measured, "seconds": seconds}
+
+
+def _job(job: tuple[str, int, tuple[str, ...], Sequence[str]]) -> tuple[str, int, Run]:
+    arm, seed, overrides, metrics = job
+    return arm, seed, play([*overrides, f"seed={seed}"], metrics)
+
+
+def play_all(
+    arms: dict[str, tuple[str, ...]],
+    seeds: Sequence[int],
+    common: Sequence[str],
+    processes: int = 2,
+    metrics: Sequence[str] = METRICS,
+) -> Iterator[tuple[str, int, Run]]:
+    """Every arm on every seed, as they finish; seeds go round first so that all arms show early."""
+    jobs = [(arm, seed, (*common, *words), metrics) for seed in seeds for arm, words in arms.items()]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(_job, jobs)
+
+
+def _plain(value: Any) -> float | list[float]:
+    return [float(number) for number in value] if isinstance(value, Tensor) and value.ndim else float(value)
+
+
+def first_last(runs: Sequence[Run], tasks: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Mean accuracy on the first and on the last `tasks` tasks, one entry per run."""
+    accuracy = np.array([run["accuracy"] for run in runs])
+    return accuracy[:, :tasks].mean(axis=1), accuracy[:, -tasks:].mean(axis=1)
+
+
+def network_value(run: Run, metric: str) -> list[float]:
+    """The metric of the whole network at the end of each visit."""
+    return [row[f"plasticity/{metric}/classifier"] for row in run["measured"]]
+
+
+def main(show: Callable[[str], None] = print) -> None:
+    """Plays what the command line asks for and prints one row per arm."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sequence")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--last", type=int, default=2, help="how many tasks count as the first and the last")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--set", nargs="*", default=[], help="further KEY=VALUE of train.py")
+    options = parser.parse_args()
+    runs: dict[str, list[Run]] = {arm: [] for arm in options.arms}
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    chosen = {arm: ARMS[arm] for arm in options.arms}
+    words = [f"sequence={options.sequence}", *options.set]
+    for arm, _, run in play_all(chosen, seeds, words, options.processes):
+        runs[arm].append(run)
+    show(f"{'arm':12} first  last  dormant  NTK condition  s per run")
+    for arm, done in runs.items():
+        first, last = (values.mean() for values in first_last(done, options.last))
+        dormant = np.mean([network_value(run, "dormant_units")[-1] for run in done])
+        condition = np.median([network_value(run, "ntk_condition")[-1] for run in done])
+        seconds = np.mean([run["seconds"] for run in done])
+        show(f"{arm:12} {first:.3f}  {last:.3f}  {dormant:.3f}  {condition:13.2g}  {seconds:.1f}")
+
+
+if __name__ == "__main__":
+    main()
