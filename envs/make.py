@@ -8,6 +8,7 @@ others     gymnasium.make with the task's wrappers, one by one (envs/copies.py)
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from envs import atari
 from envs.copies import Copies, Copy
 from envs.sequence import Task
 
+LOG = logging.getLogger("isorl")
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco"}
 WRAPPER_MODULES = {"gymnasium": "gymnasium.wrappers", "minigrid": "minigrid.wrappers"}
 
@@ -89,12 +91,28 @@ def _make_one(task: Task, render_mode: str | None, **kwargs: Any) -> gymnasium.E
     if task.is_atari:
         env = atari.make_classic(task.env, render_mode, **kwargs)
     else:
+        if "mujoco" in str(gymnasium.spec(task.env).entry_point) or task.env.startswith("isorl/Slippery"):
+            _send_mujoco_warnings_to_the_log()
         drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         env = gymnasium.make(task.env, **drawn, **kwargs)
     for entry in task.wrappers:
         options = {"name": entry} if isinstance(entry, str) else dict(entry)
         env = _wrapper(str(options.pop("name", "")))(env, **options)
     return env
+
+
+@functools.cache
+def _send_mujoco_warnings_to_the_log() -> None:
+    """MuJoCo would print each one and append it to MUJOCO_LOG.TXT in the user's folder."""
+    try:
+        import mujoco
+    except ImportError:
+        return  # gymnasium.make says what is missing
+
+    def record(message: str) -> None:
+        LOG.log(logging.INFO if "deprecated" in message else logging.WARNING, "MuJoCo: %s", message)
+
+    mujoco.set_mju_user_warning(record)
 
 
 def _wrapper(name: str) -> Callable[..., gymnasium.Env]:
