@@ -39,14 +39,16 @@ def arm_of(folder: Path) -> str:
     return "AEI: MaxMin + AdamO" if label == "MaxMin + AdamO" else label
 
 
-def extreme(prefix: str, choose: Callable[[list[float]], float]) -> Callable[[Run], list[float]]:
-    """Per visit, `choose` over the networks of the metric `prefix`."""
+def largest(metric: str) -> Callable[[Run], list[float]]:
+    """Per visit, the largest value of `metric` over the hidden layers: those whose units are counted."""
 
     def read(run: Run) -> list[float]:
-        return [
-            choose([value for key, value in row.items() if key.startswith(prefix) and key.count("/") == 2])
-            for row in run["diagnostics"]
-        ]
+        values = []
+        for row in run["diagnostics"]:
+            layers = [key.split("/")[2:] for key in row if key.startswith("plasticity/dormant_units/")]
+            hidden = ["/".join(layer) for layer in layers if len(layer) == 2]
+            values.append(max(row[f"plasticity/{metric}/{layer}"] for layer in hidden))
+        return values
 
     return read
 
@@ -55,9 +57,9 @@ PANELS: tuple[tuple[str, Callable[[Run], list[float]]], ...] = (
     ("raw return, last fifth of each visit", lambda run: [row["end"] for row in run["returns"]]),
     (
         "largest singular value\nof the hidden layers' Jacobians",
-        extreme("plasticity/layer_jacobian_max/", max),
+        largest("layer_jacobian_max"),
     ),
-    ("dormant units", extreme("plasticity/dormant_units/", max)),
+    ("dormant units, worst layer", largest("dormant_units")),
 )
 
 
