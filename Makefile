@@ -5,10 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: train test slow lint format tensorboard docs clean
+.PHONY: train demo test slow lint format tensorboard docs clean
 
 train: $(READY)            ## the default experiment: PPO, AEI network and AdamO on nine rooms
 	$(BIN)/python train.py
+
+demo: $(READY)             ## plasticity lost and kept: seven ways on random-label digits, under 90 seconds
+	$(BIN)/python -m docs.demo
 
 test: $(READY)             ## the tests, a few minutes
 	$(BIN)/python -m pytest -q -n 2

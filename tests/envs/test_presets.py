@@ -6,16 +6,16 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from configs import SequenceConfig, typed
+from configs import SequenceConfig, UserError, typed
 from configs.command_line import FOLDER, groups, register_resolvers
-from envs import Sequence, SwitchingVecEnv
+from envs import Sequence, SwitchingVecEnv, data
 
 NAMES = groups()["sequence"]
 SMOKE = [name for name in NAMES if name.endswith("-smoke")]
 EXTRAS = {"LunarLander": "Box2D", "Hopper": "mujoco", "SlipperyAnt": "mujoco", "MiniGrid": "minigrid"}
 
 
-def load(name):
+def load(name, with_data=True):
     register_resolvers()
     with initialize_config_dir(version_base=None, config_dir=str(FOLDER)):
         composed = compose("config", overrides=[f"sequence={name}"])
@@ -23,12 +23,24 @@ def load(name):
     for word, extra in EXTRAS.items():
         if any(word in task.env for task in config.tasks):
             pytest.importorskip(extra)
+    for task in config.tasks if with_data else ():
+        spec = gymnasium.registry.get(task.env)
+        if spec is not None and "data" in spec.kwargs:
+            _skip_without(spec.kwargs["data"])
     return config
+
+
+def _skip_without(data_set):
+    """Streams on files that are not on this machine are tested where they are; their parsing is tested everywhere."""
+    try:
+        data.load(data_set)
+    except UserError as error:
+        pytest.skip(str(error).split(" Put ")[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_described(name):
-    config = load(name)
+    config = load(name, with_data=False)
     assert config.name == name
     assert config.source
     assert "ppo" in config.tuning

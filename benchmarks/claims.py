@@ -1,0 +1,313 @@
+"""The claims about dynamical isometry, tested on streams: runs what is missing and writes docs/claims.md.
+
+    python -m benchmarks.claims            about a quarter of an hour on one core; what was run before is kept
+    python -m benchmarks.claims --page     only the page, from docs/claims.json
+
+Ten seeds that chose no setting; 95 % bootstrap intervals of the mean (scipy, percentiles of 10,000 resamples);
+comparisons are paired by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from agents.run.folder import write_json
+from benchmarks.streams import ARMS, FRESH_SEED, Run, jobs_of, network_value, play_all
+
+DOCS = Path(__file__).parent.parent / "docs"
+RESULTS, PAGE = DOCS / "claims.json", DOCS / "claims.md"
+SEEDS = range(FRESH_SEED, FRESH_SEED + 10)
+METRICS = ("dormant_units", "ntk_condition", "ntk_effective_rank", "gradient_norm")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms on one sequence; `edge` tasks count as the first and as the last."""
+
+    words: tuple[str, ...]
+    arms: tuple[str, ...]
+    edge: int
+    held_out: bool = False
+
+
+FOUR = ("adam", "adamo", "maxmin", "aei")
+STUDIES = {
+    "random": Study(("sequence=digits_random_labels",), tuple(ARMS), edge=2),
+    "permuted": Study(("sequence=digits_permuted-long",), FOUR, edge=10),
+    "split": Study(("sequence=digits_splits", "sequence.cycles=1"), FOUR, 1, held_out=True),
+    "split_masked": Study(("sequence=digits_splits-masked", "sequence.cycles=1"), FOUR, 1, held_out=True),
+    "retention": Study(("sequence=digits_permuted",), FOUR, 2, held_out=True),
+}
+
+Results = dict[str, Any]
+
+
+def run_missing(results: Results, processes: int) -> None:
+    """Plays every (study, arm, seed) that `results` lacks, saving as it goes."""
+    for name, study in STUDIES.items():
+        done = results.setdefault(name, {arm: {} for arm in study.arms})
+        jobs = [
+            job._replace(metrics=() if study.held_out else METRICS, held_out=study.held_out)
+            for job in jobs_of(study.arms, SEEDS, *study.words)
+            if str(job.seed) not in done[job.arm]
+        ]
+        for job, run in play_all(jobs, processes):
+            done[job.arm][str(job.seed)] = _kept(run)
+            write_json(RESULTS, results)
+
+
+def _kept(run: Run) -> Run:
+    """The numbers that the page needs."""
+    kept = {"accuracy": run["accuracy"], "seconds": run["seconds"], "held_out": run["held_out"]}
+    if run["measured"]:
+        kept |= {metric: network_value(run, metric) for metric in METRICS}
+    return kept
+
+
+class Page:
+    """Numbers of one study, by seed."""
+
+    def __init__(self, results: Results, study: str) -> None:
+        self.runs = {
+            arm: [by_seed[key] for key in sorted(by_seed, key=int)] for arm, by_seed in results[study].items()
+        }
+        self.edge = STUDIES[study].edge
+
+    def first(self, arm: str) -> np.ndarray:
+        """Online accuracy on the first tasks (seeds,)."""
+        return np.array([np.mean(run["accuracy"][: self.edge]) for run in self.runs[arm]])
+
+    def last(self, arm: str) -> np.ndarray:
+        """Online accuracy on the last tasks (seeds,)."""
+        return np.array([np.mean(run["accuracy"][-self.edge :]) for run in self.runs[arm]])
+
+    def at(self, arm: str, metric: str, visit: int = -1) -> np.ndarray:
+        """A metric after a visit (seeds,)."""
+        return np.array([run[metric][visit] for run in self.runs[arm]])
+
+    def held_out(self, arm: str) -> np.ndarray:
+        """Mean accuracy on the held-out data of all tasks, after the last (seeds,)."""
+        return np.array([np.mean(run["held_out"]) for run in self.runs[arm]])
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of (seeds,)."""
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    found = bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(0)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def shown(values: np.ndarray, form: str = ".3f") -> str:
+    """Mean and interval."""
+    low, high = interval(values)
+    return f"{values.mean():{form}} [{low:{form}}, {high:{form}}]"
+
+
+def difference(values: np.ndarray, form: str = "+.3f") -> str:
+    """Mean of paired differences, its interval, and on how many seeds it is above zero."""
+    return f"{shown(values, form)}, {np.count_nonzero(values > 0)} of {len(values)} seeds"
+
+
+LABELS = {
+    "adam": "Adam",
+    "layer_norm": "Adam + LayerNorm",
+    "l2_init": "Adam + L2-init",
+    "adamo": "AdamO",
+    "maxmin": "MaxMin alone (Adam)",
+    "aei": "AEI (MaxMin + AdamO)",
+    "fresh": "fresh network per task",
+}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [*("| " + " | ".join(line) + " |" for line in lines), ""]
+
+
+def _by_arm(page: Page) -> list[str]:
+    rows = [
+        [
+            LABELS[arm],
+            shown(page.first(arm)),
+            shown(page.last(arm)),
+            f"{page.at(arm, 'dormant_units').mean():.0%}",
+            f"{np.median(page.at(arm, 'ntk_condition')):.2g}",
+            f"{page.at(arm, 'ntk_effective_rank').mean():.0f}",
+            f"{np.mean([run['seconds'] for run in page.runs[arm]]):.1f}",
+        ]
+        for arm in page.runs
+    ]
+    head = (
+        "",
+        "first tasks",
+        "last tasks",
+        "dormant",
+        "NTK condition (median)",
+        "NTK effective rank",
+        "s a run",
+    )
+    return _table(head, rows)
+
+
+def _targets(random: Page, permuted: Page) -> list[str]:
+    """The numbers that the project set itself: what, measured, whether it holds."""
+    adam, adamo, aei = (random.last(arm) for arm in ("adam", "adamo", "aei"))
+    lasting = adamo - random.first("adamo")
+    dormant, condition = random.at("adamo", "dormant_units"), np.median(random.at("adamo", "ntk_condition"))
+    kept = permuted.last("aei") - permuted.first("aei")
+    gain = permuted.last("aei") - permuted.last("maxmin")
+    rows = [
+        ("random labels: Adam's last two tasks below 0.20", shown(adam), adam.mean() < 0.2),
+        ("random labels: AdamO's last two at least 0.55", shown(adamo), adamo.mean() >= 0.55),
+        ("... and not below its first two", difference(lasting), lasting.mean() >= 0),
+        ("... dormant units at most 10 %", shown(dormant), dormant.mean() <= 0.1),
+        ("... NTK condition at most 1e3", f"median {condition:.3g}", condition <= 1e3),
+        ("random labels: AEI at least as good as AdamO", difference(aei - adamo), (aei - adamo).mean() >= 0),
+        ("permuted inputs: AEI's last ten tasks not below its first ten", difference(kept), kept.mean() >= 0),
+        (
+            "permuted inputs: AEI above MaxMin alone, interval above zero",
+            difference(gain),
+            interval(gain)[0] > 0,
+        ),
+    ]
+    verdicts = [
+        (target, measured, "holds" if held else "**does not hold**") for target, measured, held in rows
+    ]
+    return _table(("target", "measured", ""), verdicts)
+
+
+def _ablation(pages: dict[str, Page]) -> list[str]:
+    parts = (
+        ("isometry on ReLU", "adamo", "adam"),
+        ("MaxMin instead of ReLU", "maxmin", "adam"),
+        ("isometry on MaxMin", "aei", "maxmin"),
+    )
+    rows = [
+        (stream, f"{part}: {LABELS[arm]} - {LABELS[base]}", difference(page.last(arm) - page.last(base)))
+        for stream, page in pages.items()
+        for part, arm, base in parts
+    ]
+    return _table(("stream", "what is added", "accuracy on the last tasks"), rows)
+
+
+def _both(read: Callable[[str], np.ndarray], form: str = ".2f") -> str:
+    return "; ".join(f"{LABELS[arm]} {shown(read(arm), form)}" for arm in ("adam", "adamo"))
+
+
+def _gains(page: Page) -> str:
+    """Percentage points of held-out accuracy over Adam."""
+    return "; ".join(
+        f"{LABELS[arm]} {difference(100 * (page.held_out(arm) - page.held_out('adam')), '+.1f')}"
+        for arm in ("adamo", "maxmin", "aei")
+    )
+
+
+def _first_claims(results: Results, random: Page) -> list[str]:
+    seconds = {arm: np.mean([run["seconds"] for run in random.runs[arm]]) for arm in ("adam", "adamo")}
+    norm = _both(lambda arm: random.at(arm, "gradient_norm") / random.at(arm, "gradient_norm", 0))
+    highest = random.at("adam", "dormant_units").max()
+    none = "not tested: "
+    rows = [
+        (
+            "dormant units up to 80 % without, at most 10 % with",
+            f"{_both(lambda arm: random.at(arm, 'dormant_units'))}; Adam's highest seed {highest:.2f}",
+        ),
+        (
+            "NTK spectrum collapsed without, maintained with",
+            f"effective rank of 640: {_both(lambda arm: random.at(arm, 'ntk_effective_rank'), '.0f')}",
+        ),
+        ("gradient norm vanishes without, stable with", f"after the last task over after the first: {norm}"),
+        (
+            "task N near zero without, near optimal with",
+            f"{_both(random.last)}; fresh network {shown(random.last('fresh'), '.2f')}; chance 0.1",
+        ),
+        (
+            "Split MNIST: +15 % final accuracy",
+            f"split digits, points over Adam. One head: {_gains(Page(results, 'split'))}. "
+            f"Masked heads: {_gains(Page(results, 'split_masked'))}",
+        ),
+        (
+            "Permuted MNIST: +20 % retention",
+            f"ten permutations of digits, points over Adam: {_gains(Page(results, 'retention'))}",
+        ),
+        ("Sequential CIFAR-100: +12 %", none + "no copy of the data on the machine"),
+        ("better than replay, EWC and meta-learning", none + "the project does not have these yet"),
+        (
+            "low computational cost",
+            f"AdamO takes {seconds['adamo'] / seconds['adam']:.2f} times Adam's processor time, diagnostics included",
+        ),
+    ]
+    return _table(("claim", "measured"), rows)
+
+
+def write_page(results: Results) -> None:
+    """docs/claims.md."""
+    random, permuted = Page(results, "random"), Page(results, "permuted")
+    lines = [
+        "# The claims, tested on streams",
+        "",
+        "Written by `python -m benchmarks.claims` from `docs/claims.json`; do not edit. Ten seeds (100 to 109) that",
+        "chose no setting; means with 95 % bootstrap intervals, differences paired by seed. Settings were chosen on",
+        "seeds 0 to 2: one learning rate for all arms, the strengths of AdamO and L2-init; a baseline tuned further",
+        "could do better. The network is 64-128-128-128-10 and starts orthogonal. *Dormant* and NTK: after the last",
+        f"task, on that task's own probe batch. Processor times on a busy machine ({results['machine']}).",
+        "",
+        "## Targets",
+        "",
+        *_targets(random, permuted),
+        "## Random labels",
+        "",
+        "`digits_random_labels`: 10 tasks x 320 updates, lr 3e-3; online accuracy on the first and last two.",
+        "",
+        *_by_arm(random),
+        "## Permuted inputs",
+        "",
+        "`digits_permuted-long`: 80 tasks x 64 updates, lr 1e-3; first and last ten tasks.",
+        "",
+        *_by_arm(permuted),
+        "## MaxMin or isometry?",
+        "",
+        "What each part adds. On random labels the activation alone does more than isometry, and isometry on top of it",
+        "costs accuracy wherever the last line's interval lies below zero.",
+        "",
+        *_ablation({"random labels": random, "permuted inputs": permuted}),
+        "## The claims of the descriptions this project started from",
+        "",
+        "Held-out accuracy, mean over all tasks after the last one. Plasticity is not memory: nothing here is made to",
+        "prevent forgetting.",
+        "",
+        *_first_claims(results, random),
+    ]
+    PAGE.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def main(say: Callable[[str], None] = print) -> None:
+    """Runs what is missing, writes the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--page", action="store_true", help="write the page from the numbers there are")
+    parser.add_argument("--processes", type=int, default=1)
+    options = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if not options.page:
+        results["machine"] = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+        run_missing(results, options.processes)
+    write_page(results)
+    say(f"written: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
