@@ -39,8 +39,8 @@ class Stream(NumpyVectorEnv):
         sweep: go through every sample once, in order.
         samples: use only the first so many samples of the training part.
         episode_length: samples per copy and episode.
-        labels: "true"; "random": every sample gets a label drawn uniformly over the classes; "shuffled": the
-            classes are renamed by a random permutation.
+        labels: "true"; "random": every sample gets a label drawn uniformly over the task's classes; "shuffled":
+            these classes are renamed by a random permutation.
         label_seed: of that draw.
         classes_per_task: split the classes into groups of this size; null: all classes.
         split_index: which group; group i holds classes i k to (i + 1) k - 1 of the class order.
@@ -83,15 +83,11 @@ class Stream(NumpyVectorEnv):
             raise UserError(f"{len(part)} samples of '{data}' are too few for {num_envs} copies.")
 
         self.images, self._peak = part.images, np.float32(whole.peak)
-        self.labels = _relabelled(part.labels, whole.classes, labels, label_seed)
-        outputs = whole.classes
-        self.allowed: np.ndarray | None = None
+        places = _relabelled(np.searchsorted(classes, part.labels), len(classes), labels, label_seed)
+        self.labels = places if head == "shared" else classes[places]
+        self.allowed = np.isin(np.arange(whole.classes), classes) if head == "masked" else None
         """(classes,) bool: which actions the task allows, where it masks some."""
-        if head == "shared":
-            outputs = len(classes)
-            self.labels = np.searchsorted(np.sort(classes), self.labels)
-        elif head == "masked":
-            self.allowed = np.isin(np.arange(whole.classes), classes)
+        outputs = len(classes) if head == "shared" else whole.classes
 
         bound = (-np.inf, np.inf) if standardise else (0.0, 1.0)
         observations = spaces.Box(*bound, whole.shape, np.float32)
@@ -206,12 +202,12 @@ def _chosen(data: DataSet, split: str, samples: int | None) -> Part:
 
 
 def _group(data: DataSet, size: int | None, index: int, order_seed: int | None) -> np.ndarray:
-    """The classes of a task."""
+    """The classes of a task, in ascending order."""
     order = np.arange(data.classes)
     if order_seed is not None:
         order = np.random.default_rng([order_seed, 0xC1]).permutation(data.classes)
     if size is None:
-        return order
+        return np.arange(data.classes)
     if data.classes % size:
         raise UserError(
             f"'classes_per_task' is {size}, which does not divide the {data.classes} classes of '{data.name}'."
@@ -221,10 +217,11 @@ def _group(data: DataSet, size: int | None, index: int, order_seed: int | None) 
             f"'split_index' is {index}, but {data.classes} classes in groups of {size} make "
             f"{data.classes // size} tasks."
         )
-    return order[index * size : (index + 1) * size]
+    return np.sort(order[index * size : (index + 1) * size])
 
 
 def _relabelled(labels: np.ndarray, classes: int, kind: str, seed: int) -> np.ndarray:
+    """(N,) labels from 0 to classes - 1 -> (N,) as the task has them, in the same range."""
     rng = np.random.default_rng([seed, 0x1A])
     if kind == "random":
         return rng.integers(classes, size=len(labels))

@@ -71,6 +71,8 @@ class TaskEnv:
             self._see += common.from_task(self.observation_space, task.index)
             self._act = common.to_task(self.action_space) + self._act
             self.observation_space, self.action_space = common.observation, common.action
+        self.allowed = self._allowed()
+        """(actions,) bool: which actions the task allows, where it says so."""
         self._clip_rewards = task.is_atari
         self._returns = np.zeros(n_envs)
         self._lengths = np.zeros(n_envs, dtype=np.int64)
@@ -95,6 +97,13 @@ class TaskEnv:
                 self._act.insert(0, shift.actions)
             self.observation_space, self.action_space = shift.observation_space, shift.action_space
             self.shifts.append(shift)
+
+    def _allowed(self) -> np.ndarray | None:
+        allowed: np.ndarray | None = getattr(self.env, "allowed", None)
+        if allowed is None:
+            return None
+        assert isinstance(self.action_space, spaces.Discrete)  # streams have no others
+        return np.pad(allowed, (0, int(self.action_space.n) - len(allowed)))
 
     def reset(self, seed: int) -> np.ndarray:
         """Starts an episode in every copy; copy i is seeded with seed + i, as stable-baselines3 does."""
@@ -125,11 +134,6 @@ class TaskEnv:
             step.final = self._final(observations, done, infos)
             step.episodes = self._finished(done, infos)
         return step
-
-    @property
-    def allowed(self) -> np.ndarray | None:
-        """(actions,) bool: which actions the task allows, where it says so."""
-        return getattr(self.env, "allowed", None)
 
     def render(self) -> list[np.ndarray]:
         """An RGB frame of each copy; needs `render=True`."""

@@ -135,6 +135,13 @@ def test_splits_cover_the_classes_under_every_head():
     assert sorted(set(drawn[0].labels) | set(drawn[1].labels)) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("labels", ["random", "shuffled"])
+def test_relabelled_splits_stay_among_their_classes(labels):
+    for head, expected in (("masked", {2, 3}), ("all", {2, 3}), ("shared", {0, 1})):
+        stream = Stream(1, "toy", classes_per_task=2, split_index=1, head=head, labels=labels, label_seed=1)
+        assert set(stream.labels.tolist()) == expected
+
+
 def test_a_quarter_turn_is_exact():
     """warpAffine takes positive angles counterclockwise, as numpy's rot90 does."""
     straight, turned = Stream(1, "digits", sweep=True), Stream(1, "digits", angle=90, sweep=True)
