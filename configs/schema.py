@@ -212,6 +212,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if self.normalize.statistics == "per_task" and self.switch.normalizer == "reset":
-            raise UserError("'normalize.statistics=per_task' and 'switch.normalizer=reset' contradict each other.")
+            raise UserError(
+                "'normalize.statistics=per_task' and 'switch.normalizer=reset' contradict each other."
+            )
         _at_least(0, seed=self.seed)
         _at_least(1, threads=self.threads, log_every=self.log_every)
