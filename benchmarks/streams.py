@@ -47,9 +47,14 @@ METRICS = ("dormant_units", "ntk_condition", "layer_jacobian_spectrum", "gradien
 
 
 class Watch(BaseCallback):
-    """Accuracy and state of the network at the end of every visit; reads, never changes."""
+    """Accuracy at the end of every visit, state of the network where there is a probe; reads, never changes.
 
-    def __init__(self, probes: list[np.ndarray], metrics: Sequence[str]) -> None:
+    Args:
+        probes: visit number -> probe batch.
+        metrics: names in plasticity.diagnostics.METRICS.
+    """
+
+    def __init__(self, probes: dict[int, np.ndarray], metrics: Sequence[str]) -> None:
         super().__init__()
         self.probes, self.metrics = probes, metrics
         self.accuracy: list[float] = []
@@ -75,16 +80,22 @@ class Watch(BaseCallback):
         self.accuracy.append(self._right / self._answered)
         self._right, self._answered = 0.0, 0
         policy: Any = self.model.policy
-        if self.metrics:
-            probe = preprocess(policy, self.probes[self.visit.task.index])
+        if self.visit.number in self.probes:
+            probe = preprocess(policy, self.probes[self.visit.number])
             values = diagnose(policy.networks(), probe, self.metrics)
             self.measured.append({key: _plain(value) for key, value in values.items()})
 
 
-def play(overrides: Sequence[str], metrics: Sequence[str] = METRICS, held_out: bool = False) -> Run:
+def play(
+    overrides: Sequence[str],
+    metrics: Sequence[str] = METRICS,
+    held_out: bool = False,
+    at_the_end: bool = False,
+) -> Run:
     """One run of the configuration `overrides`: accuracy by visit, measurements by visit, seconds of training.
 
-    `held_out`: then also each task's accuracy on its evaluation data, after the last visit.
+    `held_out`: then also each task's accuracy on its evaluation data, after the last visit. `at_the_end`: measured
+    after the last visit alone.
     """
     register_resolvers()
     GlobalHydra.instance().clear()
@@ -94,10 +105,12 @@ def play(overrides: Sequence[str], metrics: Sequence[str] = METRICS, held_out: b
         )
     parts = build(config)
     common, sequence = parts.switching.common, parts.sequence
-    probes = [
-        collect_probe(task, common, config.diagnostics.probe_size, config.seed) for task in sequence.tasks
-    ]
-    watch = Watch(probes if metrics else [], metrics)
+    watched = sequence.visits[-1:] if at_the_end else sequence.visits
+    probes = {
+        visit.number: collect_probe(visit.task, common, config.diagnostics.probe_size, config.seed)
+        for visit in (watched if metrics else ())
+    }
+    watch = Watch(probes, metrics)
     began = time.process_time()
     parts.agent.learn(sequence.agent_steps, watch, log_interval=None)  # type: ignore[arg-type]
     seconds = time.process_time() - began
@@ -115,6 +128,7 @@ class Job(NamedTuple):
     words: tuple[str, ...]
     metrics: Sequence[str] = METRICS
     held_out: bool = False
+    at_the_end: bool = False
 
 
 def jobs_of(arms: Iterable[str], seeds: Iterable[int], *words: str) -> list[Job]:
@@ -133,7 +147,7 @@ def play_all(jobs: Sequence[Job], processes: int = 1) -> Iterator[tuple[Job, Run
 
 
 def _made(job: Job) -> tuple[Job, Run]:
-    return job, play(job.words, job.metrics, job.held_out)
+    return job, play(job.words, job.metrics, job.held_out, job.at_the_end)
 
 
 def _plain(value: Any) -> float | list[float]:
