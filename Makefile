@@ -10,7 +10,7 @@ READY := .venv/.ready
 train: $(READY)            ## the default experiment: PPO, AEI network and AdamO on nine rooms
 	$(BIN)/python train.py
 
-demo: $(READY)             ## plasticity lost and kept: seven ways on random-label digits, under 90 seconds
+demo: $(READY)             ## plasticity lost and kept: seven ways on random-label digits, a picture and a table
 	$(BIN)/python -m docs.demo
 
 test: $(READY)             ## the tests, a few minutes

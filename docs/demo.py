@@ -1,4 +1,4 @@
-"""See plasticity lost and kept in one minute: `make demo`, or `python -m docs.demo`.
+"""See plasticity lost and kept: `make demo`, or `python -m docs.demo`.
 
 Seven ways to train one network on ten tasks, each a new random labelling of 1,024 real digits, on three seeds.
 Draws docs/img/demo.png and prints a table. The seeds were not used to choose any setting.
