@@ -93,3 +93,15 @@ def test_a_singular_weight_gives_a_defined_result():
 def test_vectors_are_refused():
     with pytest.raises(ValueError, match="two dimensions or more, got shape"):
         as_matrix(torch.zeros(3))
+
+
+def test_rows_of_unit_length_are_not_an_isometry():
+    """What docs/plasticity.md says of row-normalised layers."""
+    equal = torch.ones(16, 16) / 4
+    assert torch.linalg.svdvals(equal)[0].item() == pytest.approx(4)
+    assert torch.linalg.svdvals(equal)[1].item() == pytest.approx(0, abs=1e-5)
+    torch.manual_seed(0)
+    random = torch.randn(512, 512)
+    sigma = torch.linalg.svdvals(random / random.norm(dim=1, keepdim=True))
+    assert 1.9 < sigma[0] < 2.1
+    assert sigma[-1] < 0.01
