@@ -20,10 +20,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from agents.continual import Continual
-from agents.policies import NetworkClassifier, masked
+from agents.policies import NetworkClassifier
+from plasticity.methods import Batch
+from plasticity.networks import cross_entropy, masked
 
 
 class Answered(NamedTuple):
@@ -32,6 +33,7 @@ class Answered(NamedTuple):
     observations: Tensor  # (B, ...)
     labels: Tensor  # (B,) int64
     allowed: Tensor | None  # (C,) bool: the classes of the task, where its head is masked
+    logits: Tensor | None = None  # (B, C) with their graph, until the update has used it up
 
 
 class Classifier(BaseAlgorithm):
@@ -120,14 +122,16 @@ class Classifier(BaseAlgorithm):
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback) -> bool:
         """One batch: answers it, is shown the right answers, learns; False where the callback wants to stop."""
         callback.on_rollout_start()
+        if not self.policy.training:
+            self.policy.set_training_mode(True)
         observations = torch.as_tensor(self._last_obs, device=self.device)
         self.policy.restrict(getattr(env.unwrapped, "allowed", None))
         allowed = self.policy.allowed  # of these inputs: the step may switch the task
-        with torch.no_grad():
-            actions = self.policy._predict(observations).cpu().numpy()
+        logits = self.policy(observations)
+        actions = masked(logits.detach(), allowed).argmax(dim=1).cpu().numpy()
         self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
         labels = torch.as_tensor(env.unwrapped.labels, device=self.device)  # type: ignore[attr-defined]
-        self._answered = Answered(observations, labels, allowed)
+        self._answered = Answered(observations, labels, allowed, logits)
         self.num_timesteps += env.num_envs
         self.train()
         if dones.any():
@@ -167,11 +171,11 @@ class ContinualClassifier(Continual, Classifier):
     Takes the arguments of `Classifier`, `methods` and `switch` (see `Continual`).
     """
 
+    LABELLED = True
+
     def train(self) -> None:
         """One step down the cross entropy of the batch that was just answered."""
         assert self._answered is not None, "learn() answers a batch before it learns from it"
-        if not self.policy.training:
-            self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         seen = self._seen(self._answered)
         loss = self.methods.add_loss(self._loss(self._answered), seen)
@@ -184,8 +188,12 @@ class ContinualClassifier(Continual, Classifier):
         self.methods.after_update(seen)
         self._n_updates += 1
         self._last_loss = loss.detach()
+        self._answered = self._answered._replace(logits=None)  # the weights have moved
 
     def _loss(self, batch: Answered) -> Tensor:
         """Mean of -log softmax(f(x))_y over the batch; a masked head leaves the other classes out."""
-        logits: Tensor = self.policy(batch.observations)  # (B, C)
-        return F.cross_entropy(masked(logits, batch.allowed), batch.labels)
+        logits = self.policy(batch.observations) if batch.logits is None else batch.logits  # (B, C)
+        return cross_entropy(logits, batch.labels, batch.allowed)
+
+    def _seen(self, batch: Answered) -> Batch:
+        return Batch(lambda: self.policy.inputs(batch.observations), batch.labels, batch.allowed)

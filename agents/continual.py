@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -41,6 +41,9 @@ class Continual(BaseAlgorithm):
         switch: what happens to optimizer, replay, exploration, learning rate and normaliser at a switch.
     """
 
+    LABELLED: ClassVar[bool] = False
+    """Whether its batches carry the right answers."""
+
     def __init__(
         self,
         *args: Any,
@@ -70,7 +73,13 @@ class Continual(BaseAlgorithm):
             self.methods = Methods({**self.methods.by_name, "projection": Projection()})
         generator = torch.Generator().manual_seed(self.seed if self.seed is not None else 0)
         self.learner = Learner(
-            policy.networks(), policy.optimizer, policy, policy.fresh, policy.targets(), generator
+            policy.networks(),
+            policy.optimizer,
+            policy,
+            policy.fresh,
+            policy.targets(),
+            generator,
+            self.LABELLED,
         )
         self.methods.start(self.learner)
 

@@ -163,6 +163,7 @@ class AdamOptions:
     name: str = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float | None = None
+    fused: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,8 @@ def optimizer_arguments(
     del kwargs["name"]
     if options.eps is None:
         kwargs["eps"] = 1e-5 if config.agent["name"] == "ppo" else 1e-8  # SB3's own for each
+    if options.fused is None and config.agent["name"] == "classifier":
+        kwargs["fused"] = True  # PPO and DQN stay SB3's bit for bit
     if isinstance(options, AdamOOptions):
         kwargs["decoupled_weight_decay"] = True
         if options.iso_target is None:

@@ -23,6 +23,7 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
 from plasticity import AdamO, NetworkSpec, build_mlp, build_nature_cnn, initialise_, parameter_groups
+from plasticity.networks import masked
 
 SMALLEST_IMAGE = 36
 """Below 36 pixels the three strided convolutions of the Nature CNN leave nothing: smaller images are flattened."""
@@ -289,11 +290,6 @@ class NetworkClassifier(ForMethods):
         parameters = super()._get_constructor_parameters()
         optimizer = {"optimizer_class": self.optimizer_class, "optimizer_kwargs": self.optimizer_kwargs}
         return {**parameters, **optimizer, "lr_schedule": self._dummy_schedule, "network": self.network}
-
-
-def masked(logits: Tensor, allowed: Tensor | None) -> Tensor:
-    """(B, C) logits, minus infinity where `allowed` (C,) is false."""
-    return logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
 
 
 def preprocess(policy: BasePolicy, observations: Any) -> Tensor:

@@ -38,6 +38,9 @@ class Method:
     saved: ClassVar[tuple[str, ...]] = ()
     """Names of the attributes (tensors, plain values, lists and dicts of them) that a resumed run needs."""
 
+    needs_labels: ClassVar[bool] = False
+    """Whether it learns from right answers, which only the classifier is given."""
+
     relies_on: ClassVar[frozenset[str]] = frozenset()
     """What it needs left as it is: a method that claims one of these cannot combine with this one."""
 

@@ -62,8 +62,16 @@ class Methods:
         return cls, options
 
     def start(self, learner: Learner) -> None:
-        """Shows every method the networks."""
-        for method in self:
+        """Shows every method the networks.
+
+        Raises:
+            ValueError: a method learns from labels, and this learner has none.
+        """
+        for name, method in self.by_name.items():
+            if method.needs_labels and not learner.labelled:
+                raise ValueError(
+                    f"Method '{name}' learns from labels, which only agent=classifier is given. Leave it out."
+                )
             method.start(learner)
 
     def add_loss(self, loss: Tensor, batch: Batch) -> Tensor:

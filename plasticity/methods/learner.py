@@ -15,10 +15,19 @@ from plasticity.methods.surgery import forget
 
 
 class Batch:
-    """The minibatch of an update as methods see it; nothing is computed before it is asked for."""
+    """The minibatch of an update as methods see it; nothing is computed before it is asked for.
 
-    def __init__(self, inputs: Callable[[], Tensor]) -> None:
+    Args:
+        inputs: gives (B, ...), what the networks read.
+        labels: (B,) int64 right answers, where the learner is a classifier.
+        allowed: (C,) bool, the classes of the task, where its head is masked.
+    """
+
+    def __init__(
+        self, inputs: Callable[[], Tensor], labels: Tensor | None = None, allowed: Tensor | None = None
+    ) -> None:
         self._inputs = inputs
+        self.labels, self.allowed = labels, allowed
 
     @cached_property
     def inputs(self) -> Tensor:
@@ -38,6 +47,7 @@ class Learner:
         fresh: builds a twin of `root` initialised as at the beginning of a run.
         targets: network name -> its slowly following copy ("q" for DQN, none for PPO).
         generator: randomness for methods, apart from the agent's own stream.
+        labelled: whether its batches carry labels, as a classifier's do.
     """
 
     networks: Mapping[str, nn.Sequential]
@@ -46,6 +56,7 @@ class Learner:
     fresh: Callable[[], nn.Module]
     targets: Mapping[str, nn.Sequential] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=torch.Generator)
+    labelled: bool = False
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of every parameter of the trained networks, shared ones once."""

@@ -2,6 +2,7 @@
 
 from plasticity.networks.activations import ACTIVATIONS, Activation, CReLU, DeepFourier, GroupSort, MaxMin
 from plasticity.networks.bodies import Body, build_mlp, build_nature_cnn, initialise_
+from plasticity.networks.heads import cross_entropy, masked
 from plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift, effective_weight, project_
 from plasticity.networks.spec import NetworkSpec
 from plasticity.networks.spectral import SpectralConv2d, SpectralLinear
@@ -22,7 +23,9 @@ __all__ = [
     "SpectralLinear",
     "build_mlp",
     "build_nature_cnn",
+    "cross_entropy",
     "effective_weight",
     "initialise_",
+    "masked",
     "project_",
 ]

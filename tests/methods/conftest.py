@@ -76,7 +76,12 @@ def with_method(agent, body, name, seed=3, **options):
     """An agent with one method that acts soon."""
     if METHODS[name].requires:
         pytest.importorskip(METHODS[name].requires)
-    made = build(agent, body, {name: METHODS[name](**{**ACTS_SOON.get(name, {}), **options})}, seed=seed)
+    method = METHODS[name](**{**ACTS_SOON.get(name, {}), **options})
+    if method.needs_labels and agent != "classifier":
+        with pytest.raises(ValueError, match=f"'{name}' learns from labels, which only agent=classifier"):
+            build(agent, body, {name: method})
+        pytest.skip("refused, as it should be: this agent has no labels")
+    made = build(agent, body, {name: method}, seed=seed)
     made.rounds = ROUNDS.get(name, 1)
     return made
 

@@ -19,9 +19,9 @@ from plasticity import AdamO
 RANDOM = "sequence=digits_random_labels-smoke"
 
 
-def plain_loop(classifier, env, batches):
+def plain_loop(classifier, env, batches, fused):
     """Prequential learning as one would write it: predict, see the labels, one Adam step."""
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3, eps=1e-8)
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3, eps=1e-8, fused=fused)
     x, answers = env.reset(), []
     for _ in range(batches):
         inputs = torch.as_tensor(x).flatten(1)
@@ -34,10 +34,11 @@ def plain_loop(classifier, env, batches):
     return torch.stack(answers)
 
 
-def test_it_is_a_plain_loop_bit_for_bit(parts):
-    ours, theirs = parts(RANDOM, "seed=5"), parts(RANDOM, "seed=5")
+@pytest.mark.parametrize(("option", "fused"), [("null", True), ("false", False)])
+def test_it_is_a_plain_loop_bit_for_bit(parts, option, fused):
+    ours, theirs = (parts(RANDOM, "seed=5", f"optimizer.fused={option}") for _ in range(2))
     plain = copy.deepcopy(theirs.agent.policy.networks()["classifier"])
-    plain_loop(plain, theirs.env, 64)
+    plain_loop(plain, theirs.env, 64, fused)
     ours.agent.learn(64 * 64)
     learned = ours.agent.policy.networks()["classifier"].state_dict()
     for name, value in plain.state_dict().items():
