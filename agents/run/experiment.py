@@ -76,21 +76,23 @@ def start(config: RunConfig) -> dict[str, Any]:
     """Trains from the beginning; gives back the summary."""
     folder = RunFolder.checked_new(config.run_dir)
     parts = build(config)
-    folder.create(config)
-    return _train(config, folder, parts, RunState(Returns(parts.sequence.visits)))
+    with folder.locked():
+        folder.create(config)
+        return _train(config, folder, parts, RunState(Returns(parts.sequence.visits)))
 
 
 def resume(run_dir: str) -> dict[str, Any]:
     """Continues the run in `run_dir` from its newest checkpoint; gives back the summary."""
     folder = RunFolder.existing(run_dir, "resume")
-    config = folder.load_config()
-    parts = build(config)
-    state = RunState(Returns(parts.sequence.visits))
-    state.load_state_dict(checkpoint.load(folder.checkpoint, parts.agent))
-    if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
-        raise UserError(f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps.")
-    drop_records_after(folder.metrics, parts.agent.num_timesteps)
-    return _train(config, folder, parts, state)
+    with folder.locked():
+        config = folder.load_config()
+        parts = build(config)
+        state = RunState(Returns(parts.sequence.visits))
+        state.load_state_dict(checkpoint.load(folder.checkpoint, parts.agent))
+        if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
+            raise UserError(f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps.")
+        drop_records_after(folder.metrics, parts.agent.num_timesteps)
+        return _train(config, folder, parts, state)
 
 
 def _train(config: RunConfig, folder: RunFolder, parts: Parts, state: RunState) -> dict[str, Any]:

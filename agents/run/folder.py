@@ -8,6 +8,7 @@ probes.npz       the fixed probe batch of each task
 checkpoint.pt    the newest checkpoint
 summary.json     return per task and visit, evaluation of every task after every visit
 run.log          what happened when
+.lock            held by the process that writes here; names it
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from configs import RunConfig, UserError, typed
@@ -43,6 +47,7 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint.pt"
         self.summary = self.path / "summary.json"
         self.log = self.path / "run.log"
+        self._lock = self.path / ".lock"
 
     @classmethod
     def checked_new(cls, path: str | Path) -> RunFolder:
@@ -52,11 +57,7 @@ class RunFolder:
             UserError: it exists and is not empty, or cannot be made.
         """
         folder = cls(path)
-        if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-            raise UserError(
-                f"run_dir '{path}' is not empty, and a run never writes over another. "
-                f"Continue it with resume={path}, or choose another run_dir."
-            )
+        folder.check_empty()
         parent = next(p for p in (folder.path, *folder.path.absolute().parents) if p.exists())
         if not os.access(parent, os.W_OK):
             raise UserError(f"run_dir '{path}' cannot be made: '{parent}' is not writable.")
@@ -79,9 +80,35 @@ class RunFolder:
             raise UserError(f"{option}={path}: '{path}' {reason}.")
         return folder
 
-    def create(self, config: RunConfig) -> None:
-        """Makes the folder and writes what is known before training."""
+    def check_empty(self) -> None:
+        """Raises UserError where there is something already; the lock of a writer does not count."""
+        if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - {self._lock}):
+            raise UserError(
+                f"run_dir '{self.path}' is not empty, and a run never writes over another. "
+                f"Continue it with resume={self.path}, or choose another run_dir."
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, this process alone writes to the folder; the system frees the lock of a process that dies.
+
+        Raises:
+            UserError: another process has it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self._lock, blocking=False):
+                self._lock.write_text(f"process {os.getpid()} on {platform.node()}")
+                yield
+        except Timeout:
+            holder = self._lock.read_text() or "another process"
+            raise UserError(
+                f"'{self.path}' is in use: {holder} is writing there. Wait for it or stop it."
+            ) from None
+
+    def create(self, config: RunConfig) -> None:
+        """Writes what is known before training; the folder is locked and empty."""
+        self.check_empty()  # again: another process may have been first
         OmegaConf.save(OmegaConf.structured(config), self.config)
         write_json(self.path / "run.json", _provenance())
 
