@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,8 +15,8 @@ from plasticity.methods.registry import METHODS
 from plasticity.methods.structure import CHAIN
 from plasticity.networks import masked
 
-CHUNK = 16
-"""Samples whose gradients are held at once."""
+HELD = 2**24
+"""Numbers in the gradients of single samples that are held at once."""
 
 
 @METHODS.register("ewc")
@@ -91,18 +90,20 @@ class EWC(Method):
 def fisher_diagonal(network: nn.Module, inputs: Tensor, allowed: Tensor | None = None) -> dict[str, Tensor]:
     """Diagonal of the Fisher information of p(y | x) = softmax f(x): the mean over `inputs` (B, ...) of
     sum_y p(y | x) (d log p(y | x) / d theta)^2, by parameter name; classes not `allowed` (C,) are left out."""
-    weights: Mapping[str, Tensor] = {name: theta.detach() for name, theta in network.named_parameters()}
+    theta = {name: parameter.detach() for name, parameter in network.named_parameters()}
     with torch.no_grad():
         probabilities = masked(network(inputs), allowed).softmax(dim=1)  # (B, C)
 
-    def log_likelihood(theta: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return masked(functional_call(network, dict(theta), (x[None],)), allowed)[0].log_softmax(0)[y]
+    def log_likelihood(theta: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        logits = masked(functional_call(network, theta, (x[None],)), allowed)[0]
+        return logits.log_softmax(0).gather(0, y[None])[0]
 
-    of_samples = vmap(grad(log_likelihood), in_dims=(None, 0, None))
-    total = {name: torch.zeros_like(theta) for name, theta in weights.items()}
-    classes = range(probabilities.shape[1]) if allowed is None else allowed.nonzero()[:, 0].tolist()
-    for xs, ps in zip(inputs.split(CHUNK), probabilities.split(CHUNK), strict=True):
-        for y in classes:
-            for name, gradient in of_samples(weights, xs, torch.tensor(y, device=xs.device)).items():
-                total[name] += torch.einsum("b,b...->...", ps[:, y], gradient.square())
+    of_pairs = vmap(grad(log_likelihood), in_dims=(None, 0, 0))
+    total = {name: torch.zeros_like(weight) for name, weight in theta.items()}
+    at_once = max(1, HELD // sum(weight.numel() for weight in theta.values()))
+    pairs = probabilities.nonzero()  # (P, 2): sample, class
+    for samples, classes in (pairs_at_once.T for pairs_at_once in pairs.split(at_once)):
+        p = probabilities[samples, classes]
+        for name, gradient in of_pairs(theta, inputs[samples], classes).items():
+            total[name] += torch.einsum("p,p...->...", p, gradient.square())
     return {name: value / len(inputs) for name, value in total.items()}
