@@ -40,6 +40,12 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 """Arm -> what it changes on the command line of train.py."""
 
+MEMORY_ARMS: dict[str, tuple[str, ...]] = {
+    "replay": ("network=relu", "optimizer=adam", "method=[replay]"),
+    "ewc": ("network=relu", "optimizer=adam", "method=[ewc]"),
+}
+"""Remedies against forgetting, which is another thing than losing plasticity."""
+
 FRESH_SEED = 100
 """Seeds from here on were not used to choose any setting; 0 to 2 were."""
 
@@ -79,11 +85,13 @@ class Watch(BaseCallback):
     def _close(self) -> None:
         self.accuracy.append(self._right / self._answered)
         self._right, self._answered = 0.0, 0
-        policy: Any = self.model.policy
         if self.visit.number in self.probes:
-            probe = preprocess(policy, self.probes[self.visit.number])
-            values = diagnose(policy.networks(), probe, self.metrics)
-            self.measured.append({key: _plain(value) for key, value in values.items()})
+            self.measure(self.model.policy, self.probes[self.visit.number])
+
+    def measure(self, policy: Any, probe: np.ndarray) -> None:
+        """Adds the metrics of the networks as they are."""
+        values = diagnose(policy.networks(), preprocess(policy, probe), self.metrics)
+        self.measured.append({key: _plain(value) for key, value in values.items()})
 
 
 def play(
@@ -95,7 +103,7 @@ def play(
     """One run of the configuration `overrides`: accuracy by visit, measurements by visit, seconds of training.
 
     `held_out`: then also each task's accuracy on its evaluation data, after the last visit. `at_the_end`: measured
-    after the last visit alone.
+    before the first update and after the last visit alone, both on the last task's probe batch.
     """
     register_resolvers()
     GlobalHydra.instance().clear()
@@ -111,6 +119,8 @@ def play(
         for visit in (watched if metrics else ())
     }
     watch = Watch(probes, metrics)
+    if at_the_end and metrics:
+        watch.measure(parts.agent.policy, probes[watched[-1].number])
     began = time.process_time()
     parts.agent.learn(sequence.agent_steps, watch, log_interval=None)  # type: ignore[arg-type]
     seconds = time.process_time() - began
@@ -133,7 +143,8 @@ class Job(NamedTuple):
 
 def jobs_of(arms: Iterable[str], seeds: Iterable[int], *words: str) -> list[Job]:
     """Every arm on every seed; the arms go round within a seed, so that all show early."""
-    return [Job(arm, seed, (*words, *ARMS[arm], f"seed={seed}")) for seed in seeds for arm in arms]
+    known = ARMS | MEMORY_ARMS
+    return [Job(arm, seed, (*words, *known[arm], f"seed={seed}")) for seed in seeds for arm in arms]
 
 
 def play_all(jobs: Sequence[Job], processes: int = 1) -> Iterator[tuple[Job, Run]]:
@@ -173,7 +184,7 @@ def main(show: Callable[[str], None] = print) -> None:
     parser.add_argument("sequence")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS | MEMORY_ARMS))
     parser.add_argument("--last", type=int, default=2, help="how many tasks count as the first and the last")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], help="further KEY=VALUE of train.py")

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import claims
 from benchmarks.streams import ARMS, first_last, jobs_of, play
+from benchmarks.tables import interval
 from docs import demo
 
 
@@ -38,10 +39,10 @@ def test_verdicts(first, last, words):
 
 def test_intervals():
     values = np.random.default_rng(0).normal(0.5, 0.1, 10)
-    low, high = claims.interval(values)
+    low, high = interval(values)
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(10), rel=0.15)
-    assert claims.interval(np.full(10, 0.3)) == (0.3, 0.3)
+    assert interval(np.full(10, 0.3)) == (0.3, 0.3)
 
 
 def test_the_page_says_what_does_not_hold(tmp_path, monkeypatch):
