@@ -1,14 +1,13 @@
 """The standard files of MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100, read from disk and checked.
 
-Nothing here downloads anything, and nothing in a file can run code: of CIFAR the binary version is read, not the
-pickled one. Files may be compressed (.gz) or not. The checksums are those that the data sets' own pages publish;
-`checksums` compares them, reading checks sizes and headers alone.
+Nothing in a file can run code: of CIFAR the binary version is read, not the pickled one. Files may be compressed (.gz)
+or not. Reading checks sizes and headers; envs/download.py, which gets the files, checks the checksums that the data
+sets' own pages publish.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,16 +128,6 @@ def read_cifar(path: Path, label_bytes: int) -> Labelled:
     return records[:, label_bytes:].reshape(-1, 3, 32, 32), records[:, label_bytes - 1].astype(np.int64)
 
 
-def checksums(folder: Path, name: str) -> dict[str, bool]:
-    """File as offered at the source -> whether the copy in `folder` has the published MD5; absent ones are left out."""
-    found = {file: folder / file for file in SOURCES[name].md5}
-    return {
-        file: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == SOURCES[name].md5[file]
-        for file, path in found.items()
-        if path.exists()
-    }
-
-
 def _find(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.exists():
@@ -152,7 +141,8 @@ def _advice(path: Path) -> str:
     if source is None:
         return "Get it again from its source."
     unpack = f" and unpack with: {source.unpack}" if source.unpack else ""
-    return f"Put {', '.join(source.md5)} from {source.url} into '{path.parent}'{unpack}"
+    get = f"Get it with: python -m envs.download {path.parent.name}. Or put"
+    return f"{get} {', '.join(source.md5)} from {source.url} into '{path.parent}'{unpack}"
 
 
 def _content(path: Path) -> bytes:

@@ -1,12 +1,19 @@
 """The standard files, in miniature, byte by byte; and what is said when they are missing or damaged."""
 
 import gzip
+import hashlib
+import http.server
+import shutil
+import threading
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from configs import UserError
 from envs import data, files
+from envs.download import download
 
 rng = np.random.default_rng(0)
 
@@ -130,11 +137,67 @@ def test_cifar_files_of_a_wrong_length(folder, length):
         data.load("cifar100")
 
 
-def test_checksums(folder):
-    write_mnist(folder)
-    found = files.checksums(folder / "mnist", "mnist")
-    assert len(found) == 4
-    assert not any(found.values())  # these are not the real files
+@pytest.fixture
+def site(tmp_path_factory):
+    """A web server on this machine and the folder it serves."""
+    served = tmp_path_factory.mktemp("site")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=served)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield served, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_download_of_files(folder, site, monkeypatch):
+    pytest.importorskip("pooch")
+    served, url = site
+    images = write_mnist(served)
+    sums = {path.name: md5(path) for path in (served / "mnist").iterdir()}
+    monkeypatch.setitem(files.SOURCES, "mnist", files.Source(f"{url}mnist/", sums))
+    download("mnist", folder / "mnist")
+    np.testing.assert_array_equal(data.load("mnist").train.images[:, 0], images["train"])
+
+
+def test_download_of_an_archive(folder, site, monkeypatch):
+    pytest.importorskip("pooch")
+    served, url = site
+    inside = served / "cifar-100-binary"
+    inside.mkdir()
+    for split in ("train", "test"):
+        content, _ = records(lambda i: (0, i), 3)
+        (inside / f"{split}.bin").write_bytes(content)
+    archive = Path(shutil.make_archive(str(served / "cifar-100-binary"), "gztar", served, inside.name))
+    monkeypatch.setitem(files.SOURCES, "cifar100", files.Source(url, {archive.name: md5(archive)}))
+    download("cifar100", folder / "cifar100")
+    assert data.load("cifar100").train.labels.tolist() == [0, 1, 2]
+    assert {path.name for path in (folder / "cifar100").iterdir()} == {"train.bin", "test.bin", archive.name}
+
+
+@pytest.mark.parametrize("damage", ["another file", "no file"])
+def test_a_download_that_is_not_what_was_published(folder, site, monkeypatch, damage):
+    pytest.importorskip("pooch")
+    served, url = site
+    if damage == "another file":
+        (served / "train.gz").write_bytes(b"something else")
+    monkeypatch.setitem(files.SOURCES, "mnist", files.Source(url, {"train.gz": "0" * 32}))
+    with pytest.raises(UserError, match="'train.gz' could not be had from http://127"):
+        download("mnist", folder / "mnist")
+    assert not list(folder.rglob("*.gz"))
+
+
+def test_what_cannot_be_downloaded(folder):
+    with pytest.raises(UserError, match="Did you mean 'mnist'"):
+        download("mnits", folder)
 
 
 def test_mnist5000_is_real():
