@@ -88,8 +88,11 @@ class EWC(Method):
 
 
 def fisher_diagonal(network: nn.Module, inputs: Tensor, allowed: Tensor | None = None) -> dict[str, Tensor]:
-    """Diagonal of the Fisher information of p(y | x) = softmax f(x): the mean over `inputs` (B, ...) of
-    sum_y p(y | x) (d log p(y | x) / d theta)^2, by parameter name; classes not `allowed` (C,) are left out."""
+    """Diagonal of the Fisher information of p(y | x) = softmax f(x), by parameter name.
+
+    The mean over `inputs` (B, ...) of sum_y p(y | x) (d log p(y | x) / d theta)^2; classes that `allowed` (C,) does
+    not hold are left out.
+    """
     theta = {name: parameter.detach() for name, parameter in network.named_parameters()}
     with torch.no_grad():
         probabilities = masked(network(inputs), allowed).softmax(dim=1)  # (B, C)
