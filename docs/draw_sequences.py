@@ -27,6 +27,7 @@ from envs.sequence import Task
 from envs.task_env import TaskEnv
 
 DOCS = Path(__file__).parent
+PICTURES = DOCS / "img" / "sequences"
 SHOWN, STEPS, COPIES = 6, 25, 8
 INTRODUCTION = (DOCS / "sequences.in.md").read_text()
 
@@ -34,9 +35,12 @@ INTRODUCTION = (DOCS / "sequences.in.md").read_text()
 def main(names: list[str]) -> None:
     """Draws the sequences `names`, or all, and writes the page."""
     every = [name for name in groups()["sequence"] if not name.endswith("-smoke")]
-    (DOCS / "img" / "sequences").mkdir(parents=True, exist_ok=True)
+    PICTURES.mkdir(parents=True, exist_ok=True)
     for name in names or every:
-        picture(_load(name)).savefig(DOCS / "img" / "sequences" / f"{name}.png", dpi=80)
+        try:
+            picture(_load(name)).savefig(PICTURES / f"{name}.png", dpi=80)
+        except UserError as error:  # data that is not on this machine
+            print(f"{name} is not drawn: {error}", file=sys.stderr)
         plt.close("all")
     page = [INTRODUCTION.rstrip(), *(_section(name) for name in every)]
     (DOCS / "sequences.md").write_text("\n\n".join(page) + "\n")
@@ -116,7 +120,9 @@ def _load(name: str) -> SequenceConfig:
 def _section(name: str) -> str:
     lines = (FOLDER / "sequence" / f"{name}.yaml").read_text().splitlines()
     comment = " ".join(line[1:].strip() for line in lines if line.startswith("#"))
-    return f"## {name}\n\n{comment}\n\nSource: {_load(name).source}.\n\n![{name}](img/sequences/{name}.png)"
+    text = f"## {name}\n\n{comment}\n\nSource: {_load(name).source}."
+    drawn = (PICTURES / f"{name}.png").exists()
+    return f"{text}\n\n![{name}](img/sequences/{name}.png)" if drawn else text
 
 
 if __name__ == "__main__":
