@@ -53,7 +53,7 @@ def _frames(parts: object, env: TaskEnv, seed: int) -> list[np.ndarray]:
     observations = env.reset(seed)
     frames = env.render()
     for _ in range(MAX_STEPS):
-        actions = act(parts.agent, observations, deterministic=False, rng=rng)  # type: ignore[attr-defined]
+        actions = act(parts.agent, observations, False, rng, env.allowed)  # type: ignore[attr-defined]
         step = env.step(actions)
         if step.episodes:
             break
