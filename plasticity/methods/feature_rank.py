@@ -26,9 +26,9 @@ class FeatureRank(Method):
     were at the start. Keeping many random targets predictable keeps the features' rank.
 
     Attributes:
-        strength: at least 0. 0.1, believed to be the paper's alpha; unverified.
-        scale: of the targets. 10, ours; the paper's is believed to be 100, which here would drown the task's gradient.
-        heads: k, at least 1. 10, believed to be the paper's; unverified.
+        strength: at least 0. 0.1, said to be the paper's alpha; its code is not public.
+        scale: of the targets. 10, ours; the paper's is said to be 100, which here would drown the task's gradient.
+        heads: k, at least 1. 10, said to be the paper's.
     """
 
     strength: float = 0.1

@@ -22,11 +22,12 @@ class SelfNormalisedResets(RecyclingMethod):
         P(silence >= a) = (1 - p)^a <= threshold      p = (firings + 1) / (updates + prior)
 
     The unit fires at an update where any sample of the minibatch gives it an output other than 0. The paper
-    compares a with a quantile of the unit's inter-firing times; here they are taken as geometric, so that a
+    compares a with a quantile of the unit's inter-firing times, which its code (ajozefiak/SelfNormalizedResets)
+    estimates from a histogram per unit, anew every few tasks; here they are taken as geometric, so that a
     count per unit is all that must be kept. A unit that never quite falls silent (tanh) is never replaced.
 
     Attributes:
-        threshold: in (0, 1). 0.01, ours, in the range of the paper's rejection percentiles as far as we know.
+        threshold: in (0, 1), one minus the paper's percentile. 0.01, ours: the paper's code leaves it open.
         prior: updates counted as if they had held one firing, at least 2. 100, ours: a unit that never fired
             is replaced after 459 updates.
         every: updates between two looks, at least 1. 10, ours.
