@@ -1,6 +1,7 @@
 """Time per update of every method, as a ratio to plain Adam's in the same run: docs/method_costs.json.
 
-    python -m benchmarks.methods [method ...]        # a few minutes on one core
+    python -m benchmarks.methods                     # what is missing: a few minutes on one core for all
+    python -m benchmarks.methods method ...          # these again
 
 Rounds of plain and treated updates alternate on the same data, so that a busy machine slows both; the ratio of
 their medians is what is reported. Sampling, loss and the optimizer are in it, the environment is not.
@@ -22,7 +23,9 @@ import numpy as np
 import torch
 from stable_baselines3.common.env_util import make_vec_env
 
-from agents import ContinualDQN, ContinualPPO
+from agents import ContinualClassifier, ContinualDQN, ContinualPPO
+from configs import SequenceConfig, TaskConfig
+from envs import Sequence, SwitchingVecEnv
 from plasticity import NetworkSpec
 from plasticity.methods import METHODS, Method
 
@@ -32,7 +35,9 @@ SETTINGS = {
     "ppo-mlp": "PPO, MLP 64-64, minibatch 64",
     "dqn-mlp": "DQN, MLP 64-64, minibatch 32",
     "dqn-cnn": "DQN, Nature CNN 84x84x4, minibatch 32",
+    "classifier-mlp": "classifier, MLP 64-64, minibatch 64",
 }
+Agent = ContinualPPO | ContinualDQN | ContinualClassifier
 
 
 class Noise(gymnasium.Env):
@@ -51,22 +56,29 @@ class Noise(gymnasium.Env):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
-def agent(setting: str, methods: dict[str, Method]) -> ContinualPPO | ContinualDQN:
+def agent(setting: str, methods: dict[str, Method]) -> Agent:
     """An agent with data to train on."""
-    env = make_vec_env(Noise if setting.endswith("cnn") else "CartPole-v1", 2, seed=0)
     common: dict[str, Any] = dict(
         policy_kwargs={"network": NetworkSpec(activation="relu")}, methods=methods, seed=0, device="cpu"
     )
+    if setting.startswith("classifier"):
+        config = SequenceConfig("digits", [TaskConfig("isorl/Digits-v0", agent_steps=1_000_000)])
+        stream = SwitchingVecEnv(Sequence.from_config(config, 0, 64), 64, 0)
+        return ContinualClassifier("NetworkPolicy", stream, **common).learn(128)
+    env = make_vec_env(Noise if setting.endswith("cnn") else "CartPole-v1", 2, seed=0)
     if setting.startswith("ppo"):
         return ContinualPPO("NetworkPolicy", env, n_steps=128, batch_size=64, n_epochs=4, **common).learn(256)
     return ContinualDQN("NetworkPolicy", env, learning_starts=50, buffer_size=200, **common).learn(64)
 
 
-def seconds(trained: ContinualPPO | ContinualDQN, setting: str) -> float:
+def seconds(trained: Agent, setting: str) -> float:
     """Of a round: 16 updates on vectors, 2 on images."""
-    arguments = [] if setting.startswith("ppo") else [2 if setting.endswith("cnn") else 16, 32]
     began = time.perf_counter()
-    trained.train(*arguments)
+    if isinstance(trained, ContinualDQN):
+        trained.train(2 if setting.endswith("cnn") else 16, 32)
+    else:  # a rollout of PPO is 16 minibatches
+        for _ in range(16 if isinstance(trained, ContinualClassifier) else 1):
+            trained.train()
     return time.perf_counter() - began
 
 
@@ -85,13 +97,18 @@ def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     known = json.loads(COSTS.read_text()) if COSTS.exists() else {}
     costs = known.get("ratios", {})
-    print(f"{'':24}" + "".join(f"{setting:>10}" for setting in SETTINGS))
+    print(f"{'':24}" + "".join(f"{setting:>16}" for setting in SETTINGS))
     for name in names or METHODS:
-        if METHODS[name].requires and find_spec(METHODS[name].requires) is None:
-            print(f"{name:24}  skipped: needs {METHODS[name].requires}")
+        method, of_name = METHODS[name], costs.setdefault(name, {})
+        if method.requires and find_spec(method.requires) is None:
+            print(f"{name:24}  skipped: needs {method.requires}")
             continue
-        costs[name] = {setting: round(ratio(setting, name), 2) for setting in SETTINGS}
-        print(f"{name:24}" + "".join(f"{value:10.2f}" for value in costs[name].values()), flush=True)
+        for setting in SETTINGS:
+            fits = setting.startswith("classifier") or not method.needs_labels
+            if fits and (names or setting not in of_name):
+                of_name[setting] = round(ratio(setting, name), 2)
+        cells = [f"{of_name[setting]:16.2f}" if setting in of_name else " " * 16 for setting in SETTINGS]
+        print(f"{name:24}" + "".join(cells), flush=True)
     content = {
         "settings": SETTINGS,
         "machine": f"{platform.machine()}, one thread, torch {torch.__version__}",

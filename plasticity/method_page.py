@@ -21,11 +21,13 @@ Written by `python -m plasticity.method_page` from the modules in `plasticity/me
 `python train.py method=[redo,l2_init] network=relu optimizer=adam method.redo.tau=0.1` combines methods. They act in
 the order in which they are given, which the run's log repeats; what cannot combine is refused with both names and the
 reason. Every method treats actor, critic and Q-network alike, MLP and CNN; its state is part of every checkpoint.
-AdamO, AdamW and AEI networks are choices of `optimizer=` and `network=`.
+AdamO, AdamW and AEI networks are choices of `optimizer=` and `network=`. Replay and EWC learn from labels and are for
+`agent=classifier` alone.
 
 *Cost* is the time of an update over that of plain Adam in the same run{costs}, between
-the acts of methods that act now and then; plasticity injection before it injects, Kron without torch.compile. Methods
-that do nothing between acts measured 0.77 to 1.14: that is the noise of the shared machine.
+the acts of methods that act now and then; plasticity injection before it injects, EWC before its first switch, Kron
+without torch.compile. Methods that do nothing between acts measured 0.70 to 1.14: that is the noise of the shared
+machine. The classifier's plain Adam is torch's fused one, so that its ratios are higher.
 """
 
 
