@@ -172,8 +172,8 @@ def first_last(runs: Sequence[Run], tasks: int = 2) -> tuple[np.ndarray, np.ndar
 
 
 def network_value(run: Run, metric: str) -> list[float]:
-    """The metric of the whole network at the end of each visit."""
-    return [row[f"plasticity/{metric}/classifier"] for row in run["measured"]]
+    """The metric of the whole network at each measurement; NaN where there was none, as of gradients at the start."""
+    return [row.get(f"plasticity/{metric}/classifier", float("nan")) for row in run["measured"]]
 
 
 def main(show: Callable[[str], None] = print) -> None:
