@@ -6,6 +6,8 @@ import sys
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from configs.command_line import check_overrides, register_resolvers, resolve
@@ -15,11 +17,15 @@ register_resolvers()
 
 
 @hydra.main(version_base=None, config_path="configs", config_name="config")
-def run(composed: DictConfig) -> dict[str, Any] | None:
+def run(composed: DictConfig) -> Any:
     """Does what the composed configuration asks for; a user's mistake ends with one message and exit code 2."""
     from agents.run.callback import Interrupted  # torch is imported only when something runs: --help is quick
 
     try:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            from agents.grid import work
+
+            return work.job(composed)
         return _dispatch(composed)
     except UserError as error:
         _refuse(error)
@@ -32,6 +38,7 @@ def run(composed: DictConfig) -> dict[str, Any] | None:
 def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
     from rich.console import Console
 
+    from agents.grid import references, work
     from agents.run import experiment, summary
 
     if composed.play:
@@ -43,13 +50,13 @@ def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
     if composed.resume:
         run_dir, content = composed.resume, experiment.resume(composed.resume)
     else:
-        config = resolve(composed)
+        config = references.referred(resolve(composed), composed.reference)
         if composed.dry_run:
             from agents.run import plan
 
             plan.show(config)
             return None
-        run_dir, content = config.run_dir, experiment.start(config)
+        run_dir, content = config.run_dir, work.begin(config)
     Console().print(summary.table(content))
     print(f"Diagnostics took {content['diagnostics_share_of_time']:.1%} of {content['seconds']:,.0f} s.")
     print(f"Watch it with: tensorboard --logdir {run_dir}")

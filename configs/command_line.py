@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.singleton import Singleton
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,7 +20,7 @@ from configs.schema import RunConfig
 from configs.typed import typed
 
 FOLDER = Path(__file__).parent
-COMMANDS = ("resume", "play", "dry_run")
+COMMANDS = ("resume", "play", "dry_run", "reference", "benchmark")
 """What train.py should do; not part of a run."""
 ALONE = ("resume", "play")
 """They take everything from an existing run folder."""
@@ -68,8 +71,10 @@ def check_overrides(arguments: list[str]) -> list[str]:
     if stray and not flags:
         raise UserError(f"'{stray[0]}' is not KEY=VALUE. See python train.py --help.")
     overrides = _parsed(words)
+    elsewhere = any(flag.startswith(("--config-dir", "-cd")) for flag in flags)  # options of the user's own
     for override in overrides:
-        _check_option(override)
+        if not elsewhere:
+            _check_option(override)
     keys = [override.key_or_group for override in overrides]
     for alone in ALONE:
         others = [key for key in keys if key != alone and not key.startswith("hydra")]
@@ -77,8 +82,12 @@ def check_overrides(arguments: list[str]) -> list[str]:
             raise UserError(
                 f"'{alone}' takes everything from the run folder; it cannot be combined with '{others[0]}'."
             )
-    if "-m" not in flags and "--multirun" not in flags:
-        _check_composition(words)
+    many = "-m" in flags or "--multirun" in flags
+    if "benchmark" in keys and not many:
+        raise UserError("A benchmark is a grid of runs: python train.py -m +benchmark=NAME.")
+    if not elsewhere:
+        pairs = zip(words, overrides, strict=True)
+        composed([word for word, override in pairs if not (many and override.is_sweep_override())])
     return [*arguments, "--resolve"] if "--cfg" in flags or "-c" in flags else arguments
 
 
@@ -93,22 +102,40 @@ def _check_option(override: Any) -> None:
     options = groups().get(override.key_or_group)
     if options is None:
         return
-    value = override.value() if not override.is_sweep_override() else None
-    for name in value if isinstance(value, list) else [value]:
+    if override.is_discrete_sweep():
+        names = [word.strip("'\"") for word in override.sweep_string_iterator() if not word.startswith("[")]
+    else:
+        names = override.value() if isinstance(override.value(), list) else [override.value()]
+    for name in names:
         if name is not None and str(name) not in options:
             raise UserError(f"There is no {override.key_or_group} '{name}'. {nearest(name, options)}")
 
 
-def _check_composition(words: list[str]) -> None:
-    GlobalHydra.instance().clear()
+def composed(words: list[str]) -> DictConfig:
+    """The configuration of one run, not yet resolved; what Hydra is at, if it runs, is left as it is.
+
+    Raises:
+        UserError: a word that does not fit, with the nearest valid name.
+    """
     register_resolvers()
     try:
-        with initialize_config_dir(version_base=None, config_dir=str(FOLDER)):
-            compose("config", overrides=words)
+        with _hydra():
+            return compose("config", overrides=words)
     except ConfigCompositionException as error:
         raise UserError(_explained(str(error.__cause__ or error), words)) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explained(str(error), words)) from None
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    before = Singleton.get_state()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base=None, config_dir=str(FOLDER)):
+            yield
+    finally:
+        Singleton.set_state(before)
 
 
 def _explained(message: str, words: list[str]) -> str:
@@ -118,7 +145,7 @@ def _explained(message: str, words: list[str]) -> str:
     )
     if unknown is None:
         return message.splitlines()[0]
-    with initialize_config_dir(version_base=None, config_dir=str(FOLDER)):
+    with _hydra():
         chosen = [word for word in words if word.split("=")[0] in groups()]
         known = _flat_keys(compose("config", overrides=chosen))
     return f"'{unknown}' is not an option. {nearest(unknown, known) if _close(unknown, known) else 'See --help.'}"

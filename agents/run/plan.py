@@ -68,7 +68,7 @@ def _length(visit: Visit) -> str:
 
 def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
     options, sequence, common = agent_options(config), parts.sequence, parts.switching.common
-    speed = _agent_steps_per_second(parts)
+    speed = agent_steps_per_second(parts)
     at_most = "at most " if any(task.may_end_early for task in sequence.tasks) else ""
     return {
         "observations": common.observation,
@@ -79,15 +79,15 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "optimizer steps": f"{options.planned_updates(sequence.agent_steps):,}",
         "parameters": f"{sum(p.numel() for p in parts.agent.policy.parameters()):,}",
         "memory": _memory(parts.agent),
-        "expected time": f"{at_most}{_duration(sequence.agent_steps / speed)} of training, at {speed:,.0f} agent steps "
+        "expected time": f"{at_most}{duration(sequence.agent_steps / speed)} of training, at {speed:,.0f} agent steps "
         "per second (measured now on the first task); evaluations come on top",
         "device": parts.agent.device,
         "source": config.sequence.source or "not given",
     }
 
 
-def _agent_steps_per_second(parts: Parts) -> float:
-    """Of the whole training loop, updates included."""
+def agent_steps_per_second(parts: Parts) -> float:
+    """Of the whole training loop, updates included; measured for TRIAL_SECONDS."""
     agent: Any = parts.agent
     learns_at_once = agent.n_steps if hasattr(agent, "rollout_buffer") else agent.batch_size
     agent.learning_starts = 0  # DQN: measured with updates, not at its random beginning
@@ -109,7 +109,8 @@ def _memory(agent: Any) -> str:
     return f"about {peak + full:,.0f} MiB, of which {full:,.0f} for the full replay"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the largest unit of which there are two."""
     for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from agents.run.callback import RunState
 from agents.run.folder import write_json
+from agents.run.returns import VisitReturns
 from envs.sequence import Sequence
 
 
 def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> dict[str, Any]:
     """Writes and gives back the summary of a finished run.
 
-    `returns`: per visit, raw returns of the training episodes; `mean` over the visit, `end` over its last fifth.
+    `returns`: per visit, raw returns of the training episodes; `mean` over the visit, `end` over its last fifth,
+    `curve` over each tenth of it (null where no episode ended).
     `scores`: their normalised averages (0: random agent, 1: reference; envs/scores.csv has the sources).
     `evaluation`: `after_visit[v][t]` is the mean return of task t after visit v.
     """
@@ -25,13 +28,31 @@ def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> di
         "agent_steps": sequence.agent_steps,
         "seconds": round(measured, 1),
         "diagnostics_share_of_time": state.measuring_seconds / max(measured, 1e-9),
-        "returns": [visit.row() for visit in state.returns.by_visit],
+        "returns": [{**visit.row(), "curve": curve(visit)} for visit in state.returns.by_visit],
         "scores": _scores(state),
         "evaluation": {"tasks": [task.name for task in sequence.tasks], "after_visit": state.evaluations},
         "diagnostics": state.diagnostics,
     }
-    write_json(path, _without_nan(content))
+    write_json(path, without_nan(content))
     return content
+
+
+CURVE_POINTS = 10
+"""Parts of equal length into which a visit's learning curve is gathered."""
+
+
+def curve(visit: VisitReturns) -> list[float]:
+    """Mean raw return of the episodes that ended in each part of the visit (CURVE_POINTS,); NaN where none did."""
+    length = max(visit.visit.agent_steps, 1)
+    share = (
+        np.array(visit.at) - visit.visit.start - 1
+    ) / length  # the step at which a visit ends belongs to it
+    part = np.clip((share * CURVE_POINTS).astype(int), 0, CURVE_POINTS - 1)
+    returns = np.array(visit.returns)
+    return [
+        float(returns[part == number].mean()) if np.any(part == number) else float("nan")
+        for number in range(CURVE_POINTS)
+    ]
 
 
 SHOWN = {
@@ -80,10 +101,10 @@ def _number(value: float) -> str:
     return "none ended" if value != value else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: what could not be measured is null."""
     if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(entry) for entry in value]
+        return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and value != value else value

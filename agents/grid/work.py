@@ -1,0 +1,162 @@
+"""What one job of a grid does: brings one cell to its end, from wherever its folder shows it to be.
+
+It never raises for what is wrong with a cell: a failure is written beside the cell and given back, so that no launcher
+stops the others for it. Killed at any moment, it can be called again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from agents.grid import random_agent
+from agents.grid.cell import beside, folder_of, identity
+from agents.grid.references import referred
+from agents.run import experiment
+from agents.run.callback import Interrupted
+from agents.run.folder import RunFolder, write_json
+from configs import RunConfig, UserError
+from configs.command_line import resolve
+
+MADE_BY_A_RUN = (
+    "config.yaml",
+    "run.json",
+    "metrics.jsonl",
+    "probes.npz",
+    "run.log",
+    "events.out.tfevents.*",
+    "*.tmp",
+)
+"""What a run has written before its first checkpoint."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: `did` is run, resumed, skipped, busy (another process has the cell) or failed."""
+
+    folder: str
+    did: str
+    seconds: float
+    score: float = float("nan")
+    reason: str = ""
+
+
+def job(composed: DictConfig) -> Outcome | float:
+    """One job of Hydra's: for our own sweeper its outcome, for one that looks for the best configuration its score.
+
+    Without a run_dir of the user's, the run goes to the folder of its cell.
+    """
+    hydra = HydraConfig.get()
+    config = referred(resolve(composed), composed.reference)
+    if not any(word.startswith("run_dir=") for word in hydra.overrides.task):
+        config = replace(config, run_dir=str(folder_of(config, Path(hydra.sweep.dir).absolute())))
+    outcome = work(config)
+    return outcome if hydra.sweeper._target_.endswith("GridSweeper") else outcome.score
+
+
+class Busy(Exception):
+    """Another process works on this cell."""
+
+
+def work(config: RunConfig) -> Outcome:
+    """Brings the run of `config` in its run_dir to its end; what it prints goes nowhere unless it fails.
+
+    `score` is the mean over the visits of their mean raw return.
+    """
+    began, said, folder = time.monotonic(), io.StringIO(), Path(config.run_dir)
+    failure = beside(folder, "failure.json")
+    try:
+        with claimed(folder), redirect_stdout(said), redirect_stderr(said):
+            failure.unlink(missing_ok=True)
+            try:
+                did, content = _advance(config)
+            except (Exception, SystemExit) as error:
+                if isinstance(error, Interrupted):
+                    raise
+                return _failed(failure, error, said.getvalue(), time.monotonic() - began)
+    except Busy as busy:
+        return Outcome(str(folder), "busy", time.monotonic() - began, reason=str(busy))
+    return Outcome(str(folder), did, time.monotonic() - began, score_of(content))
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Inside, no other process works on this cell; the system frees the claim of a process that dies.
+
+    Raises:
+        Busy: another process does.
+    """
+    lock = beside(folder, "lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, blocking=False):
+            yield
+    except Timeout:
+        raise Busy(f"another process works on '{folder}'") from None
+
+
+def _advance(config: RunConfig) -> tuple[str, dict[str, Any]]:
+    """(what was done, summary)."""
+    folder = RunFolder(config.run_dir)
+    if folder.config.is_file():
+        _check_same(folder, config)
+    if folder.summary.is_file():
+        return "skipped", read_summary(folder.summary)
+    if folder.checkpoint.is_file():
+        return "resumed", experiment.resume(config.run_dir)
+    if folder.config.is_file():
+        _clear(folder)
+    return "run", begin(config)
+
+
+def begin(config: RunConfig) -> dict[str, Any]:
+    """Makes the run of `config` from its beginning; gives back the summary."""
+    start = random_agent.start if config.agent["name"] == "random" else experiment.start
+    return start(config)
+
+
+def _check_same(folder: RunFolder, config: RunConfig) -> None:
+    if identity(folder.load_config()) != identity(config):
+        raise UserError(
+            f"run_dir '{folder.path}' holds a run of another configuration. Leave run_dir to the grid, which gives "
+            "every configuration its own folder."
+        )
+
+
+def _clear(folder: RunFolder) -> None:
+    """Takes away what a run wrote that died before its first checkpoint, and nothing else."""
+    with folder.locked():
+        for pattern in MADE_BY_A_RUN:
+            for file in folder.path.glob(pattern):
+                file.unlink()
+
+
+def _failed(failure: Path, error: BaseException, said: str, seconds: float) -> Outcome:
+    reason = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    outcome = Outcome(failure.stem, "failed", seconds, reason=reason.splitlines()[0])
+    write_json(
+        failure, {**asdict(outcome), "score": None, "traceback": traceback.format_exc(), "said": said[-4000:]}
+    )
+    return outcome
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """summary.json as it was written."""
+    return json.loads(path.read_text())
+
+
+def score_of(content: dict[str, Any]) -> float:
+    """Mean over the visits of their mean raw return; NaN where a visit has none."""
+    means = [row["mean"] for row in content["returns"]]
+    return float("nan") if None in means or not means else float(sum(means) / len(means))

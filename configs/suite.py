@@ -1,0 +1,76 @@
+"""A benchmark: which arms learn which sequences on which seeds, and how their settings are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from configs.errors import UserError, nearest
+
+
+@dataclass
+class TuningConfig:
+    """How settings are chosen: every arm gets the same number of candidates, on seeds that are never reported."""
+
+    seeds: list[int]
+    budget: int
+    """Candidates per arm and sequence: the whole space where it is that small, else drawn at random from it."""
+    space: dict[str, list[Any]]
+    """KEY -> its values, for every arm."""
+    of_arm: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    """Arm -> further keys of its own; its budget stays the same."""
+
+
+@dataclass
+class BenchmarkConfig:
+    """A grid of arms x sequences x seeds. A *word* is one KEY=VALUE of train.py."""
+
+    name: str
+    about: str
+    arms: dict[str, list[str]]
+    """Name in the report -> its words."""
+    sequences: dict[str, list[str]]
+    """Name in the report -> its words."""
+    seeds: list[int]
+    words: list[str] = field(default_factory=list)
+    """For every cell."""
+    baseline: str | None = None
+    """The arm with which the report compares all others; null: the first."""
+    references: list[str] = field(default_factory=lambda: ["fresh", "random"])
+    """fresh: the same learner from scratch on every task | random: a uniformly random agent."""
+    tuning: TuningConfig | None = None
+    tuned: str | None = None
+    """File of chosen settings, as written by `benchmark.stage=tune`; null: the words as they are."""
+    stage: str = "report"
+    """report: the arms on `seeds` | tune: candidates on `tuning.seeds`."""
+
+    def __post_init__(self) -> None:
+        for what in ("arms", "sequences", "seeds"):
+            if not getattr(self, what):
+                raise UserError(f"benchmark.{what} is empty: a grid needs at least one.")
+        if self.stage not in ("report", "tune"):
+            raise UserError(f"benchmark.stage is '{self.stage}'; it must be 'report' or 'tune'.")
+        if self.baseline is not None and self.baseline not in self.arms:
+            raise UserError(f"benchmark.baseline is no arm. {nearest(self.baseline, self.arms)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"benchmark.seeds names a seed twice: {self.seeds}.")
+        self._check_tuning()
+
+    def _check_tuning(self) -> None:
+        if self.tuning is None:
+            if self.stage == "tune":
+                raise UserError(
+                    f"Benchmark '{self.name}' says nothing about tuning; give it 'benchmark.tuning'."
+                )
+            return
+        for arm in self.tuning.of_arm:
+            if arm not in self.arms:
+                raise UserError(
+                    f"benchmark.tuning.of_arm names '{arm}', which is no arm. {nearest(arm, self.arms)}"
+                )
+        both = sorted(set(self.seeds) & set(self.tuning.seeds))
+        if both:
+            raise UserError(
+                f"Seeds {both} would both choose settings and report results, which flatters whoever was tuned most. "
+                "Keep benchmark.seeds and benchmark.tuning.seeds apart."
+            )
