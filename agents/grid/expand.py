@@ -23,6 +23,8 @@ from configs.suite import BenchmarkConfig
 from envs.sequence import Sequence as TaskSequence
 
 SEED = "seed="
+OPEN = "?"
+"""The run_dir of a cell for which the user chose none."""
 ONE_RUN_ONLY = ("resume", "play")
 
 
@@ -43,15 +45,15 @@ class Composer:
     _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
 
     def __call__(self, words: Sequence[str]) -> RunConfig:
-        """The typed configuration, of a reference run where the words say so; run_dir is left open.
+        """The typed configuration, of a reference run where the words say so.
 
         Raises:
             UserError: a word that cannot be composed, or a value that cannot work.
         """
         seeds = [word for word in words if word.startswith(SEED)]
-        rest = tuple(word for word in words if not word.startswith((SEED, "run_dir=")))
+        rest = tuple(word for word in words if not word.startswith(SEED))
         if rest not in self._composed:
-            self._composed[rest] = composed([*rest, "run_dir='?'"])
+            self._composed[rest] = composed([f"run_dir='{OPEN}'", *rest])
         config = self._composed[rest].copy()
         if seeds:
             config.seed = _seed(seeds[-1])
@@ -160,14 +162,12 @@ def cells(wanted: Iterable[Wanted], references: Iterable[str], root: Path, compo
 
 
 def _cell(want: Wanted, config: RunConfig, root: Path, kind: str) -> Cell:
-    words, chosen = (
-        tuple(word for word in want.words if not word.startswith("run_dir=")),
-        _run_dir(want.words),
-    )
+    words = tuple(word for word in want.words if not word.startswith("run_dir="))
     if kind != "arm":
         words = (*words, f"reference={kind}")
     id = identity(config)
-    folder = Path(chosen) if chosen and kind == "arm" else folder_of(config, root)
+    chosen = config.run_dir != OPEN and kind == "arm"
+    folder = Path(config.run_dir) if chosen else folder_of(config, root)
     return Cell(
         id=id,
         folder=folder.absolute(),
@@ -180,13 +180,6 @@ def _cell(want: Wanted, config: RunConfig, root: Path, kind: str) -> Cell:
         fresh=id if kind == "fresh" else "",
         random=id if kind == "random" else "",
     )
-
-
-def _run_dir(words: Sequence[str]) -> str | None:
-    """The run_dir that the user chose, its ${seed} filled in."""
-    given = [word.removeprefix("run_dir=") for word in words if word.startswith("run_dir=")]
-    seed = next((word.removeprefix(SEED) for word in reversed(words) if word.startswith(SEED)), "0")
-    return given[-1].replace("${seed}", seed).strip("'\"") if given else None
 
 
 def _agent_steps(config: RunConfig) -> int:
