@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from gymnasium import spaces
 from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -17,6 +19,29 @@ from torch.nn import functional as F
 
 from agents.continual import Continual
 from agents.policies import NetworkDQNPolicy
+
+
+class CountedReplay(ReplayBuffer):
+    """stable-baselines3's replay buffer, which also knows how much it was given: so its growth can be saved.
+
+    Attributes:
+        added: vector steps since it was last cleared.
+        generation: how often it was cleared.
+    """
+
+    added = 0
+    generation = 0
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """One vector step."""
+        super().add(*args, **kwargs)
+        self.added += 1
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        super().reset()
+        self.added = 0
+        self.generation += 1
 
 
 class ContinualDQN(Continual, DQN):
@@ -32,6 +57,8 @@ class ContinualDQN(Continual, DQN):
     }
 
     def _setup_model(self) -> None:
+        if self.replay_buffer_class is None and isinstance(self.observation_space, spaces.Box) and self.n_steps == 1:
+            self.replay_buffer_class = CountedReplay
         super()._setup_model()
         self.warmup = self.learning_starts
         self._last_loss: Tensor | None = None
