@@ -1,0 +1,51 @@
+"""Writing so that a crash leaves the old content or the new, never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replaces `path`: a temporary file, flushed to the disk, takes its name.
+
+    Raises:
+        OSError: the disk is full or read-only; what was at `path` is still there.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        sync(file)
+    rename(temporary, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces `path` by `content` as JSON.
+
+    Raises:
+        OSError: as `write_whole`.
+    """
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def sync(file: Any) -> None:
+    """Flushes an open file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def rename(old: Path, new: Path) -> None:
+    """Gives `old` the name `new`; once this returns, not even a power failure undoes it."""
+    os.replace(old, new)
+    sync_folder(new.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
