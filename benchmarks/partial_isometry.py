@@ -223,8 +223,10 @@ def _predictors(results: Results) -> list[str]:
         cells = [name]
         for stream in STREAMS:
             found = rows(results, stream)
-            correlation = spearmanr([read(row) for row in found], [row.last.mean() for row in found])
-            cells.append(f"{correlation.statistic:+.2f}")
+            readings = [read(row) for row in found]
+            constant = len(set(readings)) == 1  # then there is no correlation
+            accuracies = [row.last.mean() for row in found]
+            cells.append("" if constant else f"{spearmanr(readings, accuracies).statistic:+.2f}")
         lines.append(cells)
     return table(["after training", *(stream.title for stream in STREAMS.values())], lines)
 
