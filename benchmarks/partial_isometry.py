@@ -289,7 +289,7 @@ Written by `python -m benchmarks.partial_isometry` from `docs/partial_isometry.j
 seeds; means with 95 % bootstrap intervals. A ReLU network 64-128-128-128-10 under Adam, with one method at a
 time; *maxmin*, *aei* and *adamo* change network or optimizer instead. One learning rate for all (3e-3 on random
 labels, 1e-3 on permuted inputs); where a method has an option that matters most, it was chosen per stream on
-seeds 0 and 1 (last table). A method tuned further, learning rate included, could do better. {machine}.
+seed 0 (last table). A method tuned further, learning rate included, could do better. {machine}.
 
 Columns: online accuracy on the last and the first tasks; of the singular values of the hidden layers'
 Jacobians, on the last task's probe batch after training: the *largest*, the value that 5 % lie below, the share
