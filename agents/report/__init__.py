@@ -1,0 +1,1 @@
+"""From the folders of runs to what they show: continual metrics, statistics over seeds, one page."""

@@ -1,0 +1,101 @@
+"""Pictures as SVG that follow the page: text and axes take its ink, arms its palette, in the light and in the dark.
+
+Matplotlib draws with stand-in colours; in its SVG they become the page's variables.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INK, FAINT = "#010203", "#010204"
+ARMS = 12
+"""Colours of the palette; further arms begin again."""
+HEAD = r'<svg viewBox="\1" role="img" xmlns:xlink="http://www.w3.org/1999/xlink">'
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "isorl",  # the same picture is the same text
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "axes.formatter.limits": (-4, 5),
+    "axes.formatter.useoffset": False,
+}
+
+
+def colour(arm: int) -> str:
+    """The stand-in for the page's variable --arm<number>."""
+    return f"#0a0b{arm % ARMS:02x}"
+
+
+@contextmanager
+def panel(width: float = 3.7, height: float = 2.4) -> Iterator[tuple[Axes, list[str]]]:
+    """Axes to draw on (inches); on leaving, the SVG stands in the list."""
+    result: list[str] = []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure.add_subplot(), result
+        result.append(svg(figure))
+
+
+def svg(figure: Figure) -> str:
+    """The figure for a page: no header, sizes relative, stand-ins replaced."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<svg[^>]*viewBox="([^"]*)"[^>]*>', HEAD, text, count=1)
+    text = re.sub(r"#0a0b([0-9a-f]{2})", lambda match: f"var(--arm{int(match[1], 16)})", text)
+    text = text.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    return re.sub(r"\n\s*", "\n", text)
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Ticks of the horizontal axis at whole numbers."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def switches(axes: Axes, starts: np.ndarray) -> None:
+    """A faint upright line at each switch."""
+    for start in starts[1:]:
+        axes.axvline(start, color=FAINT, lw=0.7, zorder=0)
+
+
+def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, arm: int) -> None:
+    """An interval around a line."""
+    axes.fill_between(x, low, high, color=colour(arm), alpha=0.18, lw=0)
+
+
+def steps_label(axes: Axes, longest: float) -> None:
+    """Agent steps in thousands or millions, told in the label."""
+    size, name = (1e6, "million agent steps") if longest >= 2e6 else (1e3, "thousand agent steps")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / size:g}")
+    axes.set_xlabel(name)

@@ -1,0 +1,26 @@
+"""Numbers as they are shown."""
+
+from __future__ import annotations
+
+import math
+
+from agents.report.statistics import Estimate
+
+
+def number(value: float) -> str:
+    """Three significant digits; a dash where nothing was measured."""
+    if math.isnan(value):
+        return "\N{EN DASH}"
+    if math.isinf(value):
+        return "never" if value > 0 else "-∞"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.2f}"
+
+
+def interval(found: Estimate) -> str:
+    """In brackets; nothing where there is none."""
+    return "" if math.isnan(found.low) else f"[{number(found.low)}, {number(found.high)}]"
+
+
+def p_value(value: float) -> str:
+    """As it is usually written."""
+    return "\N{EN DASH}" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,122 @@
+"""What it rests on: every metric with its definition, what is missing, commands and versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from agents.grid.cell import Cell as GridCell
+from agents.grid.cell import State, beside
+from agents.grid.grid import Grid
+from agents.report.document import Cell, Section, Table
+from agents.report.estimates import estimated, interval
+from agents.report.metrics import METRICS
+from agents.report.runs import Run
+from agents.report.study import Study
+
+LISTED = 50
+"""Unfinished cells that are listed."""
+
+
+def all_metrics(study: Study) -> Section:
+    """Every continual metric of every arm, and what each is."""
+    section = Section("All metrics", folded=True)
+    for sequence in study.sequences:
+        arms = [arm for arm in (*study.arms, *_fresh_arms(study)) if study.finished(sequence, arm)]
+        rows = [
+            [
+                Cell(key),
+                *(estimated(interval(list(study.by_seed(key, sequence, arm).values()))) for arm in arms),
+            ]
+            for key in METRICS
+        ]
+        if arms:
+            section.tables.append(Table(("metric", *arms), rows, caption=sequence))
+    definitions = [
+        [Cell(m.key), Cell(m.formula), Cell(m.range), Cell(m.better), Cell(m.source)]
+        for m in METRICS.values()
+    ]
+    section.tables.append(
+        Table(("metric", "formula", "range", "better", "source"), definitions, left=5, caption="Definitions")
+    )
+    return section
+
+
+def _fresh_arms(study: Study) -> list[str]:
+    return list(dict.fromkeys(run.arm for run in study.runs if run.kind == "fresh"))
+
+
+def unfinished(study: Study) -> Section | None:
+    """What failed, what has not ended, and what could not be shown."""
+    rows = [
+        [Cell(run.sequence), Cell(run.arm), Cell(str(run.seed)), Cell(run.state.value), Cell(_reason(run))]
+        for run in study.runs
+        if run.state is not State.FINISHED
+    ]
+    notes = sorted({note for run in study.runs if run.state is State.FINISHED for note in run.notes})
+    if not rows and not notes:
+        return None
+    texts = [f"Not shown: {note}." for note in notes]
+    if len(rows) > LISTED:
+        texts.append(f"{len(rows)} cells are not finished; the first {LISTED}:")
+    table = Table(("sequence", "arm", "seed", "state", "why"), rows[:LISTED], left=5)
+    return Section("What is missing", texts, tables=[table] if rows else [])
+
+
+def _reason(run: Run) -> str:
+    failure = beside(run.folder, "failure.json")
+    if run.state is State.FAILED and failure.is_file():
+        return str(json.loads(failure.read_text())["reason"])
+    return "; ".join(run.notes) or "not started"
+
+
+def origin(study: Study, grid: Grid | None) -> Section:
+    """Commands, versions, machines, tuning."""
+    section = Section("How it was made", folded=True)
+    if grid is not None and grid.command:
+        section.code.append(grid.command)
+    found = [_provenance(run) for run in study.runs]
+    known = [entry for entry in found if entry]
+    section.texts += _kinds("Commits", known, lambda e: str(e.get("commit")))
+    section.texts += _kinds(
+        "Machines", known, lambda e: f"{e.get('machine')}, {e.get('cpus')} CPUs, GPU {e.get('gpu')}"
+    )
+    section.texts += _kinds("Versions", known, lambda e: _versions(e))
+    if len({entry.get("commit") for entry in known}) > 1:
+        section.texts.append("Cells were made by several commits: make sure that they compute the same.")
+    section.texts.append(_tuning_text(grid))
+    if grid is None:
+        commands = dict.fromkeys(str(entry.get("command")) for entry in known)
+        section.code += list(commands)[:LISTED]
+    else:
+        section.code += [f"python train.py {' '.join(cell.words)}" for cell in _one_per_arm(grid)]
+    return section
+
+
+def _one_per_arm(grid: Grid) -> list[GridCell]:
+    return list({(cell.sequence, cell.arm): cell for cell in reversed(grid.cells)}.values())[::-1][:LISTED]
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    file = run.folder / "run.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _versions(entry: dict[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in entry.get("versions", {}).items())
+    return f"Python {entry.get('python')}, {packages}"
+
+
+def _kinds(title: str, known: Sequence[dict[str, Any]], of: Callable[[dict[str, Any]], str]) -> list[str]:
+    kinds = sorted({of(entry) for entry in known})
+    return [f"{title}: {'; '.join(kinds[:5])}{' and more' if len(kinds) > 5 else ''}."] if kinds else []
+
+
+def _tuning_text(grid: Grid | None) -> str:
+    if grid is None or not grid.tuned:
+        return "Settings are as given: no tuning is on record."
+    return (
+        f"Settings chosen from {grid.tuned['budget']} candidates per arm and sequence on seeds {grid.tuned['seeds']}, "
+        f"none of which is reported ({grid.tuned['objective']})."
+    )

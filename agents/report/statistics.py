@@ -1,0 +1,120 @@
+"""Statistics over seeds: pure functions of score matrices.
+
+A matrix is (N, S): N seeds of one method (rows) on S sequences (columns), NaN nowhere; axes before these are a batch,
+with one result each. Every random draw comes from a generator that is handed in. Definitions follow Agarwal et al. 2021
+(arXiv 2108.13264), whose library is no longer kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm, trim_mean
+
+Array = np.ndarray
+RESAMPLES = 5_000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic with its two-sided bootstrap interval; NaN bounds where one seed says nothing about spread."""
+
+    value: float
+    low: float
+    high: float
+
+
+def iqm(scores: Array) -> Any:
+    """Interquartile mean of (..., N, S): the mean of the middle half of all runs, as in Agarwal et al. 2021 (...)."""
+    return trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1)
+
+
+def mean(scores: Array) -> Any:
+    """Mean of (..., N, S) over runs and sequences (...)."""
+    return np.mean(scores, axis=(-2, -1))
+
+
+def bootstrap(
+    statistic: Callable[..., Any],
+    *matrices: Array,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """Percentile interval of `statistic(*matrices)` by a bootstrap of the seeds, stratified by sequence.
+
+    Within each column of each matrix (N, S) the seeds are drawn anew with replacement, so that every sequence keeps its
+    weight.
+    """
+    value = float(statistic(*matrices))
+    if min(len(matrix) for matrix in matrices) < 2:
+        return Estimate(value, math.nan, math.nan)
+    drawn = []
+    for matrix in matrices:
+        rows = rng.integers(len(matrix), size=(resamples, *matrix.shape))
+        drawn.append(np.take_along_axis(matrix[None], rows, axis=1))
+    low, high = np.quantile(statistic(*drawn), [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def iqm_interval(scores: Array, rng: np.random.Generator) -> Estimate:
+    """IQM of (N, S) with its stratified bootstrap interval."""
+    return bootstrap(iqm, scores, rng=rng)
+
+
+def probability_of_improvement(ours: Array, theirs: Array) -> Any:
+    """P(X > Y) + P(X = Y) / 2 for a run X of (..., N, S) and Y of (..., M, S), the mean over sequences (...).
+
+    0.5 is no difference.
+    """
+    one, other = ours[..., :, None, :], theirs[..., None, :, :]
+    return np.mean((one > other) + 0.5 * (one == other), axis=(-3, -2, -1))
+
+
+def performance_profile(scores: Array, thresholds: Array) -> Array:
+    """Share of all runs of (N, S) above each threshold (K,): a whole distribution at a glance (K,)."""
+    return np.mean(np.ravel(scores)[None, :] > thresholds[:, None], axis=1)
+
+
+def paired_p_value(differences: Array, rng: np.random.Generator, flips: int = 20_000) -> float:
+    """Two-sided sign-flip test of paired differences (N,) by seed: could their mean be zero?
+
+    Exact up to 14 seeds (all 2^N flips), else by `flips` random ones. With N seeds no p-value is below 2^(1 - N).
+    """
+    count = len(differences)
+    if count <= 14:
+        signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+    else:
+        signs = np.vstack([np.ones(count), rng.choice([-1, 1], size=(flips, count))])
+    means = np.abs(signs @ differences)
+    return float(np.mean(means >= np.abs(differences.sum()) * (1 - 1e-12)))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's (1979) step-down correction: p-values that keep the chance of any false claim among all at their level."""
+    order = sorted(p_values, key=lambda name: p_values[name])
+    corrected, largest = {}, 0.0
+    for rank, name in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[name]))
+        corrected[name] = largest
+    return {name: corrected[name] for name in p_values}
+
+
+def seeds_needed(differences: Array, power: float = 0.8, alpha: float = 0.05) -> float:
+    """Seeds for a paired comparison to find, with `power` at level `alpha`, a difference like the one of (N,).
+
+    ((z_{1-alpha/2} + z_power) sd / mean)^2, rounded up, at least 2 (Colas et al. 2018, arXiv 1806.08295). NaN for one
+    seed, inf for no difference. From few seeds it is a rough guess: their own spread is uncertain.
+    """
+    if len(differences) < 2:
+        return math.nan
+    mean, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
+    if mean == 0:
+        return math.inf
+    z = float(norm.ppf(1 - alpha / 2) + norm.ppf(power))
+    return float(max(2, math.ceil((z * spread / mean) ** 2)))

@@ -1,0 +1,79 @@
+"""A whole grid in TensorBoard: HParams with a line per run, and per sequence every arm's curves in one chart.
+
+One event folder per arm holds the means over its seeds, under the same keys for all arms, so that TensorBoard overlays
+them; one per run holds its hyper-parameters and results. Horizontal axes are visits, or parts of them for returns.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from agents.report.charts import over_seeds
+from agents.report.study import Study
+
+LEADING = (
+    "plasticity_ratio",
+    "plasticity_trend",
+    "worst_visit",
+    "average_performance",
+    "end_performance",
+    "forgetting",
+)
+DIAGNOSTICS = ("dormant_units", "ntk_condition", "layer_jacobian_max", "feature_effective_rank")
+RUNS = 2_000
+"""Runs in the HParams page; it becomes unusable with more."""
+
+
+def write(study: Study, folder: Path) -> None:
+    """Writes the comparison anew; what an earlier report wrote there is replaced."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for arm in study.arms:
+        with SummaryWriter(str(folder / "arms" / _safe(arm))) as writer:
+            writer.add_custom_scalars(layout(study))
+            for sequence in study.sequences:
+                _arm(writer, study, sequence, arm)
+    _hparams(study, folder / "runs")
+
+
+def layout(study: Study) -> dict[str, dict[str, list[Any]]]:
+    """Custom scalars: one category per sequence, one chart per question, one line per arm."""
+    questions = {"return": "return", "ratio to a fresh agent": "ratio", **{key: key for key in DIAGNOSTICS}}
+    return {
+        sequence: {title: ["Multiline", [f"^{_safe(sequence)}/{key}$"]] for title, key in questions.items()}
+        for sequence in study.sequences
+    }
+
+
+def _arm(writer: SummaryWriter, study: Study, sequence: str, arm: str) -> None:
+    runs, place = study.of(sequence, arm), _safe(sequence)
+    curves = [run.curve.ravel() for run in runs if run.curve is not None]
+    series = {"return": curves, "ratio": [study.ratios(run) for run in runs]}
+    for key in DIAGNOSTICS:
+        series[key] = [run.diagnostics[key] for run in runs if key in run.diagnostics]
+    for key, rows in series.items():
+        if rows:
+            for step, value in enumerate(over_seeds(rows)[0]):
+                if np.isfinite(value):
+                    writer.add_scalar(f"{place}/{key}", value, step)
+
+
+def _hparams(study: Study, folder: Path) -> None:
+    known = study.values
+    done = [run for run in study.runs if run.kind == "arm" and run.id in known[LEADING[0]]]
+    for run in done[:RUNS]:
+        results = {f"result/{key}": known[key][run.id] for key in LEADING if np.isfinite(known[key][run.id])}
+        name = "/".join(map(_safe, (run.sequence, run.arm, f"seed{run.seed}")))
+        described = {"arm": run.arm, "sequence": run.sequence, "seed": run.seed}
+        with SummaryWriter(str(folder / name)) as writer:
+            writer.add_hparams(described, results, run_name=".")
+
+
+def _safe(name: str) -> str:
+    """A name that a file system and a TensorBoard tag can hold."""
+    return re.sub(r"[^\w.+-]+", "_", name)
