@@ -49,12 +49,14 @@ FIVE_SEEDS = range(FRESH_SEED, FRESH_SEED + 5)
 ONE_PASS = "sequence.cycles=1"
 STUDIES = {
     "random": Study(("sequence=digits_random_labels",), (*ARMS, *MEMORY_ARMS), 2, ewc=1),
-    "permuted": Study(("sequence=digits_permuted-long",), SIX, 10, ewc=1, at_the_end=True),
+    "permuted": Study(("sequence=digits_permuted-long",), SIX[:5], 10, ewc=1, at_the_end=True),
     "split": Study(("sequence=digits_splits", ONE_PASS), SIX, 1, ewc=1e4, held_out=True),
     "split_masked": Study(("sequence=digits_splits-masked", ONE_PASS), SIX, 1, ewc=1e4, held_out=True),
     "retention": Study(("sequence=digits_permuted",), SIX, 2, ewc=10, held_out=True),
-    "mnist_split": Study(("sequence=mnist_splits-5000",), SIX, 1, ewc=1e4, held_out=True),
-    "mnist_split_masked": Study(("sequence=mnist_splits-5000-masked",), SIX, 1, ewc=1e4, held_out=True),
+    "mnist_split": Study(("sequence=mnist_splits-5000",), SIX, 1, ewc=1e4, held_out=True, seeds=FIVE_SEEDS),
+    "mnist_split_masked": Study(
+        ("sequence=mnist_splits-5000-masked",), SIX, 1, ewc=1e4, held_out=True, seeds=FIVE_SEEDS
+    ),
     "mnist_retention": Study(
         ("sequence=mnist_permuted-5000",), SIX, 5, ewc=10, held_out=True, seeds=FIVE_SEEDS
     ),
