@@ -74,6 +74,7 @@ def learning_curve(study: Study, sequence: str, arm: str) -> Picture | None:
         draw.band(axes, x, low, high, number)
         draw.steps_label(axes, x[-1])
         axes.set_ylabel("raw return")
+        axes.set_ylim(_common_limits(study, sequence))
     seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
     return Picture(made[0], f"learning curve of {arm} on {sequence}, {seeds}", title=f"{arm}, {seeds}")
 
@@ -89,6 +90,25 @@ def _line(
     return x, low[known], high[known]
 
 
+def _limits(parts: Sequence[Array]) -> tuple[float, float]:
+    """Of a vertical axis that all arms of a sequence share; a hundredth of the values may lie outside."""
+    values = np.concatenate([np.ravel(part) for part in parts])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = np.quantile(values, [0.005, 0.995])
+    margin = 0.06 * (high - low) or 1.0
+    return float(low - margin), float(high + margin)
+
+
+def _common_limits(study: Study, sequence: str) -> tuple[float, float]:
+    means = []
+    for arm in study.arms:
+        curves = [run.curve.ravel() for run in study.of(sequence, arm) if run.curve is not None]
+        means += [over_seeds(curves)[0]] if curves else []
+    return _limits(means)
+
+
 def visit_bars(study: Study, sequence: str, arm: str) -> Picture | None:
     """The ratio to a fresh agent of every visit, with the interval over seeds."""
     rows = [ratios for run in study.of(sequence, arm) if not np.isnan(ratios := study.ratios(run)).all()]
@@ -102,8 +122,19 @@ def visit_bars(study: Study, sequence: str, arm: str) -> Picture | None:
         axes.axhline(1, color=draw.INK, lw=0.9, ls=":")
         axes.axhline(0, color=draw.INK, lw=0.6)
         axes.set(xlabel="visit", ylabel="ratio to fresh", xlim=(0.3, len(mean) + 0.7))
+        axes.set_ylim(*_ratio_limits(study, sequence))
         draw.whole_numbers(axes)
     return Picture(made[0], f"ratio to a fresh agent by visit, {arm} on {sequence}", title=arm)
+
+
+def _ratio_limits(study: Study, sequence: str) -> tuple[float, float]:
+    rows = [
+        over_seeds(rows)[0]
+        for arm in study.arms
+        if (rows := [study.ratios(r) for r in study.of(sequence, arm)])
+    ]
+    low, high = _limits(rows)
+    return min(low, -0.05), max(high, 1.1)
 
 
 def diagnostic(study: Study, sequence: str, metric: str) -> Picture | None:

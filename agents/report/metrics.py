@@ -183,16 +183,23 @@ def ratio_by_visit(online: Array, fresh_online: Array, random: Array) -> Array:
     )
 
 
+def gain_ratio(online: Array, fresh_online: Array, random: Array) -> float:
+    """Sum (R - U) / sum (F - U) over some visits, all (V,): a mean of ratios jumps where a single F - U is small."""
+    known = ~np.isnan(online + fresh_online + random)
+    gain = float((fresh_online - random)[known].sum())
+    return float((online - random)[known].sum()) / gain if gain > 0 else NAN
+
+
 @metric(
     "plasticity_ratio",
-    formula="mean of (R_v - U_v) / (F_v - U_v) over the last third of the visits",
+    formula="sum (R_v - U_v) / sum (F_v - U_v) over the last third of the visits",
     range="(-inf, inf); 1 is as good as fresh",
     better="high",
     source="against learning from scratch, as Dohare et al. 2024; random is zero",
 )
 def plasticity_ratio(online: Array, fresh_online: Array, random: Array) -> float:
-    """What the last visits reach of what a fresh agent reaches."""
-    return _mean(last(ratio_by_visit(online, fresh_online, random)))
+    """What the last visits reach of what fresh agents reach."""
+    return gain_ratio(last(online), last(fresh_online), last(random))
 
 
 @metric(
@@ -223,9 +230,8 @@ def plasticity_ratio_first(online: Array, task: Array, random: Array) -> float:
 )
 def plasticity_kept(online: Array, fresh_online: Array, random: Array) -> float:
     """The end of the run against its beginning, both against fresh agents."""
-    ratio = ratio_by_visit(online, fresh_online, random)
-    begin = _mean(first(ratio))
-    return _mean(last(ratio)) / begin if begin > 0 else NAN
+    begin = gain_ratio(first(online), first(fresh_online), first(random))
+    return gain_ratio(last(online), last(fresh_online), last(random)) / begin if begin > 0 else NAN
 
 
 @metric(

@@ -8,12 +8,13 @@ from agents.report.statistics import Estimate
 
 
 def number(value: float) -> str:
-    """Three significant digits; a dash where nothing was measured."""
+    """Two decimals, or three digits where it is large; a dash where nothing was measured."""
     if math.isnan(value):
         return "\N{EN DASH}"
     if math.isinf(value):
         return "never" if value > 0 else "-∞"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.2f}"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 10 else f"{value:.2f}"
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
 
 
 def interval(found: Estimate) -> str:

@@ -88,7 +88,7 @@ def from_summary(run: Run, content: Mapping[str, Any]) -> None:
     )
     if "curve" in rows[0]:
         run.curve = np.array([row["curve"] for row in rows], dtype=float)
-    else:
+    elif run.kind != "random":
         run.notes.append("no learning curve: made before summaries held one")
     evaluation = np.array(content.get("evaluation", {}).get("after_visit", []), dtype=float)
     run.evaluation = evaluation if evaluation.size else None

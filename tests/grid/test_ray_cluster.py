@@ -109,7 +109,9 @@ def cells(runs: Path) -> dict[str, Path]:
 def records(folder: Path) -> list[tuple]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
-        (row["key"], row["agent_step"], str(row["value"])) for row in rows if not row["key"].startswith("time/")
+        (row["key"], row["agent_step"], str(row["value"]))
+        for row in rows
+        if not row["key"].startswith("time/")
     ]
 
 
