@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from configs.command_line import check_overrides, register_resolvers, resolve
-from configs.errors import UserError
+from configs.errors import RunStopped, UserError
 
 register_resolvers()
 
@@ -19,8 +19,6 @@ register_resolvers()
 @hydra.main(version_base=None, config_path="configs", config_name="config")
 def run(composed: DictConfig) -> Any:
     """Does what the composed configuration asks for; a user's mistake ends with one message and exit code 2."""
-    from agents.run.callback import Interrupted  # torch is imported only when something runs: --help is quick
-
     try:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             from agents.grid import work
@@ -29,9 +27,10 @@ def run(composed: DictConfig) -> Any:
         return _dispatch(composed)
     except UserError as error:
         _refuse(error)
-    except Interrupted as stopped:
+    except RunStopped as stopped:
         run_dir = composed.resume or composed.run_dir
-        print(f"{stopped} Continue with: python train.py resume={run_dir}", file=sys.stderr)
+        saved = "" if stopped.saved_at is None else f" Saved at agent step {stopped.saved_at:,}."
+        print(f"{stopped}{saved} Continue with: python train.py resume={run_dir}", file=sys.stderr)
         sys.exit(stopped.exit_code)
 
 

@@ -99,6 +99,8 @@ class Continual(BaseAlgorithm):
             if visit.number != self.visit_number:
                 self.on_switch(env)
             self.visit_number, self.visit_start, self.visit_end = visit.number, visit.start, visit.end
+        if "learning_starts" in kwargs:  # SB3 read it before the switch, which may have moved it
+            kwargs["learning_starts"] = self.learning_starts  # type: ignore[attr-defined]
         return super().collect_rollouts(env, *args, **kwargs)  # type: ignore[misc]
 
     def on_switch(self, env: VecEnv) -> None:

@@ -10,6 +10,20 @@ class UserError(ValueError):
     """What was given, why it cannot work, and what to do instead: shown without a traceback, exit code 2."""
 
 
+class RunStopped(Exception):
+    """A run had to stop for a reason that is no error of this project: shown without a traceback.
+
+    Attributes:
+        exit_code: of the process.
+        saves: whether what the run holds in memory is still written.
+        saved_at: agent step from which `resume` goes on, if any.
+    """
+
+    exit_code = 1
+    saves = True
+    saved_at: int | None = None
+
+
 def nearest(given: object, known: Iterable[str]) -> str:
     """A sentence that names the closest entry of `known` to `given`, or lists them all."""
     names = sorted(known)

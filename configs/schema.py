@@ -18,6 +18,12 @@ def _at_least(minimum: float, **values: float | None) -> None:
             raise UserError(f"'{name}' is {value}; it must be at least {minimum:g}.")
 
 
+def _at_most(maximum: float, **values: float) -> None:
+    for name, value in values.items():
+        if not value <= maximum:
+            raise UserError(f"'{name}' is {value}; it must be at most {maximum:g}.")
+
+
 def _one_of(choices: tuple[str, ...], **values: str) -> None:
     for name, value in values.items():
         if value not in choices:
@@ -183,9 +189,12 @@ class CheckpointConfig:
     """Agent steps between checkpoints; one more is written at the end and on Ctrl-C."""
     replay: bool = True
     """Save DQN's replay buffer too. Without it, a resumed run starts with an empty one."""
+    keep: int = 2
+    """Checkpoints that are kept: if the newest is damaged, the run is resumed from the one before."""
 
     def __post_init__(self) -> None:
-        _at_least(1, **{"checkpoint.every": self.every})
+        _at_least(1, **{"checkpoint.every": self.every, "checkpoint.keep": self.keep})
+        _at_most(100, **{"checkpoint.keep": self.keep})
 
 
 @dataclass

@@ -5,11 +5,8 @@ It reads from the agent and never changes it: with or without it, the same weigh
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,51 +14,20 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from agents.policies import preprocess
-from agents.run import checkpoint, dashboard
+from agents.run import dashboard
 from agents.run.evaluation import Evaluator, random_streams_preserved
-from agents.run.folder import LOG, RunFolder
+from agents.run.folder import LOG
+from agents.run.keeper import Keeper
 from agents.run.progress import ProgressBar
 from agents.run.recording import Recorder
-from agents.run.returns import Returns
+from agents.run.state import RunState
+from agents.run.stopping import Interrupted, StopRequest
 from configs import RunConfig
 from envs.normalize import statistics_of
 from envs.sequence import Sequence, Visit
 from plasticity.diagnostics import DEFAULT_METRICS, diagnose
 
-
-class Interrupted(Exception):
-    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved itself."""
-
-    def __init__(self, agent_step: int, signal_number: int) -> None:
-        super().__init__(f"Stopped and saved at agent step {agent_step:,}.")
-        self.exit_code = 128 + signal_number
-
-
-@dataclass
-class RunState:
-    """What a run gathers; saved in its checkpoints."""
-
-    returns: Returns
-    evaluations: list[list[float]] = field(default_factory=list)  # [visit][task]
-    diagnostics: list[dict[str, float]] = field(default_factory=list)  # at the end of each visit
-    seconds: float = 0.0  # of training, in earlier parts of the run
-    measuring_seconds: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
-        return {
-            "returns": self.returns.state_dict(),
-            "evaluations": self.evaluations,
-            "diagnostics": self.diagnostics,
-            "seconds": self.seconds,
-            "measuring_seconds": self.measuring_seconds,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From the checkpoint."""
-        self.returns.load_state_dict(state["returns"])
-        self.evaluations, self.diagnostics = list(state["evaluations"]), list(state["diagnostics"])
-        self.seconds, self.measuring_seconds = state["seconds"], state["measuring_seconds"]
+__all__ = ["Interrupted", "RunCallback"]
 
 
 class RunCallback(BaseCallback):
@@ -69,7 +35,7 @@ class RunCallback(BaseCallback):
 
     Args:
         config: cadences and switches.
-        folder: where checkpoints go.
+        keeper: of snapshots and checkpoints.
         sequence: the schedule.
         state: what has been gathered so far.
         recorder: where measurements go.
@@ -82,7 +48,7 @@ class RunCallback(BaseCallback):
     def __init__(
         self,
         config: RunConfig,
-        folder: RunFolder,
+        keeper: Keeper,
         sequence: Sequence,
         state: RunState,
         recorder: Recorder,
@@ -92,12 +58,12 @@ class RunCallback(BaseCallback):
         progress: ProgressBar,
     ) -> None:
         super().__init__()
-        self.config, self.folder, self.sequence = config, folder, sequence
+        self.config, self.keeper, self.sequence = config, keeper, sequence
         self.state, self.recorder, self.evaluator = state, recorder, evaluator
         self.probes, self.initial, self.progress = probes, initial, progress
         self.visit: Visit = recorder.visit
         self._shown_return: float | None = None
-        self._signal: int | None = None
+        self.stop = StopRequest()
         self._started = time.monotonic()
 
     def _on_training_start(self) -> None:
@@ -120,9 +86,9 @@ class RunCallback(BaseCallback):
             self.model.dump_logs()
         if self._is_due("save", step, self.config.checkpoint.every):
             self.save()
-        if self._signal is not None:
-            self.save()
-            raise Interrupted(step, self._signal)
+        elif self.keeper.is_due or self.stop.number is not None:
+            self.keeper.take(self._gathered)
+        self.stop.check()
 
     def _on_step(self) -> bool:
         step = self.model.num_timesteps
@@ -146,12 +112,15 @@ class RunCallback(BaseCallback):
 
     def save(self) -> None:
         """Writes a checkpoint."""
+        self.keeper.take(self._gathered)
+        self.keeper.write()
+
+    def _gathered(self) -> dict[str, Any]:
+        """What a checkpoint holds besides the agent."""
         self.state.seconds += time.monotonic() - self._started
         self._started = time.monotonic()
-        run_state = self.state.state_dict()
-        agent: Any = self.model
-        checkpoint.save(self.folder.checkpoint, agent, run_state, self.config.checkpoint.replay)
-        LOG.info("checkpoint at agent step %d", self.model.num_timesteps)
+        self.state.records = self.recorder.sizes()
+        return self.state.state_dict()
 
     def _begin_visit(self) -> None:
         task = self.visit.task
@@ -220,23 +189,6 @@ class RunCallback(BaseCallback):
             return False
         self._due[what] = _next_multiple(step, every)
         return True
-
-    @contextmanager
-    def stopping_at_signals(self) -> Iterator[None]:
-        """Inside, Ctrl-C and SIGTERM save at the end of the present rollout; a second one stops at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            self._signal = number
-            signal.signal(number, before[number])
-
-        before = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
-            signal.signal(number, ask)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _next_multiple(step: int, every: int) -> int:

@@ -1,14 +1,12 @@
-"""Everything a resumed run needs, in one file of tensors and plain values.
+"""What a resumed run needs, as tensors and plain values: taken out of an agent, and checked and put back.
 
-`torch.load(weights_only=True)` opens it: nothing in it can run code. A resumed run goes on in the middle of the
-episodes that were being played.
+A resumed run goes on in the middle of the episodes that were being played.
 """
 
 from __future__ import annotations
 
-import os
 import random
-from pathlib import Path
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -32,57 +30,121 @@ COUNTERS = (
     "_n_calls",
 )
 
-
 SEEN = ("_last_obs", "_last_episode_starts", "_last_original_obs")
 """What the learner saw last; with it stable-baselines3 goes on instead of resetting the environment."""
+SHOWN = ("ep_info_buffer", "_last_loss")
+"""What the next row of training curves is made of."""
 
 
-def save(path: Path, agent: Agent, run: dict[str, Any], with_replay: bool = True) -> None:
-    """Writes the state of `agent`, of its environment and of `run` to `path`, whole or not at all."""
-    state = {
+PARTS = (
+    "policy",
+    "optimizer",
+    "counters",
+    "methods",
+    "environment",
+    "seen",
+    "shown",
+    "normalizer",
+    "random",
+    "run",
+)
+
+
+def gather(agent: Agent, run: dict[str, Any]) -> dict[str, Any]:
+    """The state of `agent`, of its environment and of `run`; not the replay buffer, which ReplayLog writes.
+
+    Its tensors are those of the agent: write them before the agent goes on.
+    """
+    return {
         "policy": agent.policy.state_dict(),
         "optimizer": agent.policy.optimizer.state_dict(),
         "counters": {name: getattr(agent, name) for name in COUNTERS if hasattr(agent, name)},
         "methods": agent.methods.state_dict(),
         "environment": _tensors(agent.env.unwrapped.state_dict()),  # type: ignore[union-attr]
         "seen": _tensors({name: getattr(agent, name) for name in SEEN}),
+        "shown": {name: _plain(getattr(agent, name, None)) for name in SHOWN},
         "normalizer": _normalizer_state(agent),
-        "replay": _replay_state(agent) if with_replay else None,
         "random": _random_state(agent),
         "run": run,
     }
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
-def load(path: Path, agent: Agent) -> dict[str, Any]:
-    """Puts the saved state into `agent` and its environment; gives back `run`.
+def restore(agent: Agent, state: dict[str, Any]) -> None:
+    """Puts the saved state into `agent` and its environment.
 
     Raises:
-        UserError: the file is missing, damaged, or belongs to another network.
+        UserError: a state of another network, optimizer, sequence, ...; `agent` is then of no more use.
     """
     try:
-        state = torch.load(path, map_location=agent.device, weights_only=True)
-        agent.policy.load_state_dict(state["policy"])
-        agent.policy.optimizer.load_state_dict(state["optimizer"])
-    except FileNotFoundError:
-        raise UserError(f"There is no checkpoint at '{path}': the run stopped before it wrote one.") from None
+        _check(agent, state)
+        _restore(agent, state)
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"The checkpoint '{path}' cannot be used: {str(error).splitlines()[0]}") from error
+        raise UserError(f"It does not fit this run: {_first_line(error)}") from error
+
+
+def _check(agent: Agent, state: dict[str, Any]) -> None:
+    """Names, types, shapes and dtypes against those of the agent that the configuration makes."""
+    if state.keys() ^ set(PARTS):
+        raise UserError(f"It has the parts {', '.join(map(str, state))}; expected were {', '.join(PARTS)}.")
+    _check_like(state["policy"], agent.policy.state_dict(), "weights of the network")
+    shape = (agent.n_envs, *agent.observation_space.shape)  # type: ignore[misc]
+    if tuple(state["seen"]["_last_obs"].shape) != shape:
+        raise UserError(f"It saw observations of another shape than {shape}.")
+    groups = agent.policy.optimizer.state_dict()["param_groups"]
+    if [sorted(group) for group in state["optimizer"]["param_groups"]] != [sorted(group) for group in groups]:
+        raise UserError("Its optimizer has other options.")
+    for name, value in state["counters"].items():
+        if name not in COUNTERS or not isinstance(value, (int, float, type(None))):
+            raise UserError(f"'{name}' is no counter of this agent, or no number.")
+    number = state["environment"]["visit"][0]
+    if not 0 <= number < len(agent.env.unwrapped.sequence.visits):  # type: ignore[union-attr]
+        raise UserError(f"It stands in visit {number}, which this sequence does not have.")
+
+
+def _check_like(saved: Any, expected: dict[str, Any], what: str) -> None:
+    names = [str(name) for name in saved.keys() ^ expected.keys()]
+    if names:
+        raise UserError(f"The {what} differ: '{names[0]}' is in one alone.")
+    for name, value in expected.items():
+        ours, theirs = _form(value), _form(saved[name])
+        if ours != theirs and value is not None:
+            raise UserError(f"The {what} differ: '{name}' is {theirs}, not {ours}.")
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__
+
+
+def _restore(agent: Agent, state: dict[str, Any]) -> None:
+    agent.policy.load_state_dict(state["policy"])
+    agent.policy.optimizer.load_state_dict(state["optimizer"])
     for name, value in state["counters"].items():
         setattr(agent, name, value)
     agent.methods.load_state_dict(state["methods"])
     agent.env.unwrapped.load_state_dict(_arrays(state["environment"]))  # type: ignore[union-attr]
     for name, value in state["seen"].items():
         setattr(agent, name, _arrays(value))
+    episodes, loss = (state["shown"][name] for name in SHOWN)
+    if episodes is not None:
+        agent.ep_info_buffer = deque(episodes, maxlen=agent._stats_window_size)
+        agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)  # of no environment here
+    if hasattr(agent, "_last_loss"):
+        agent._last_loss = loss
     _load_normalizer(agent, state["normalizer"])
-    _load_replay(agent, state["replay"])
     _load_random(agent, state["random"])
-    return state["run"]
+
+
+def _plain(value: Any) -> Any:
+    """A deque becomes a list."""
+    return list(value) if isinstance(value, deque) else value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _tensors(value: Any) -> Any:
@@ -135,27 +197,6 @@ def _statistics(normalizer: VecNormalize) -> dict[str, Any]:
             for kind, rms in zip(kinds, both, strict=True)
         }
     return {"observations": normalizer.obs_rms, "returns": normalizer.ret_rms}
-
-
-REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-
-
-def _replay_state(agent: Agent) -> dict[str, Any] | None:
-    replay = getattr(agent, "replay_buffer", None)
-    if replay is None:
-        return None
-    filled = replay.size()
-    arrays = {name: torch.from_numpy(getattr(replay, name)[:filled].copy()) for name in REPLAY_ARRAYS}
-    return {"pos": replay.pos, "full": replay.full, "arrays": arrays}
-
-
-def _load_replay(agent: Agent, state: dict[str, Any] | None) -> None:
-    replay = getattr(agent, "replay_buffer", None)
-    if replay is None or state is None:
-        return
-    for name, values in state["arrays"].items():
-        getattr(replay, name)[: len(values)] = values.cpu().numpy()
-    replay.pos, replay.full = state["pos"], state["full"]
 
 
 def _random_state(agent: Agent) -> dict[str, Any]:

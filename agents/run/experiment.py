@@ -16,16 +16,20 @@ from rich.console import Console
 from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from agents import Agent
 from agents.options import agent_options, make_agent, make_methods, network_spec
-from agents.run import checkpoint, dashboard, summary
-from agents.run.callback import RunCallback, RunState
+from agents.run import dashboard, summary
+from agents.run.callback import RunCallback
 from agents.run.evaluation import Evaluator
 from agents.run.folder import LOG, RunFolder
+from agents.run.keeper import Keeper
 from agents.run.probes import load_or_collect
 from agents.run.progress import ProgressBar
-from agents.run.recording import Recorder, drop_records_after
+from agents.run.recording import Recorder, cut_back
 from agents.run.returns import Returns
+from agents.run.state import RunState
 from configs import RunConfig, UserError
+from configs.errors import RunStopped
 from envs import Sequence, SwitchingVecEnv
 from envs.normalize import TaskNormalize
 from plasticity import AdamO
@@ -38,7 +42,7 @@ class Parts:
 
     sequence: Sequence
     env: VecEnv
-    agent: checkpoint.Agent
+    agent: Agent
     initial: dict[str, torch.Tensor]  # weights before any training: what distances are measured from
 
     @property
@@ -78,7 +82,8 @@ def start(config: RunConfig) -> dict[str, Any]:
     parts = build(config)
     with folder.locked():
         folder.create(config)
-        return _train(config, folder, parts, RunState(Returns(parts.sequence.visits)))
+        keeper = Keeper(folder, config.checkpoint, parts.agent)
+        return _train(config, folder, parts, RunState(Returns(parts.sequence.visits)), keeper)
 
 
 def resume(run_dir: str) -> dict[str, Any]:
@@ -87,27 +92,36 @@ def resume(run_dir: str) -> dict[str, Any]:
     with folder.locked():
         config = folder.load_config()
         parts = build(config)
-        state = RunState(Returns(parts.sequence.visits))
-        state.load_state_dict(checkpoint.load(folder.checkpoint, parts.agent))
+        state, keeper = (
+            RunState(Returns(parts.sequence.visits)),
+            Keeper(folder, config.checkpoint, parts.agent),
+        )
+        if not keeper.load(state):
+            parts = build(config)  # it stopped before its first checkpoint: from the beginning
+            keeper = Keeper(folder, config.checkpoint, parts.agent)
         if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
             raise UserError(f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps.")
-        drop_records_after(folder.metrics, parts.agent.num_timesteps)
-        return _train(config, folder, parts, state)
+        cut_back(folder.path, state.records)
+        return _train(config, folder, parts, state, keeper)
 
 
-def _train(config: RunConfig, folder: RunFolder, parts: Parts, state: RunState) -> dict[str, Any]:
+def _train(
+    config: RunConfig, folder: RunFolder, parts: Parts, state: RunState, keeper: Keeper
+) -> dict[str, Any]:
     sequence, env, agent = parts.sequence, parts.env, parts.agent
     folder.start_log()
+    for warning in keeper.warnings:
+        _warn(warning)
     LOG.info("switch options: %s", config.switch)
     _announce(config, parts)
     done = agent.num_timesteps
-    recorder = Recorder(folder.path, parts.switching.visit, resumed_at=done if done else None)
+    recorder = Recorder(folder.path, parts.switching.visit)
     agent.set_logger(recorder.logger)
     if not done:
         _describe(recorder, config, parts)
     callback = RunCallback(
         config,
-        folder,
+        keeper,
         sequence,
         state,
         recorder,
@@ -121,16 +135,31 @@ def _train(config: RunConfig, folder: RunFolder, parts: Parts, state: RunState) 
     began = time.monotonic()
     callback.progress.start()
     try:
-        with callback.stopping_at_signals():
+        with callback.stop.heard():
             remaining = sequence.agent_steps - done
             # log_interval None: RunCallback says when SB3 writes its rows
             agent.learn(remaining, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
+    except BaseException as error:
+        _save_what_is_held(keeper, error)
+        raise
     finally:
         callback.progress.stop()
         recorder.close()
         folder.stop_log()
         env.close()
     return summary.write(folder.summary, sequence, state, time.monotonic() - began)
+
+
+def _save_what_is_held(keeper: Keeper, error: BaseException) -> None:
+    """Writes the latest snapshot before `error` ends the run; tells it from where the run can be resumed."""
+    if getattr(error, "saves", True):
+        try:
+            keeper.write()
+        except OSError as failed:
+            LOG.error("the last snapshot could not be written: %s", failed)
+    LOG.error("stopped: %s: %s; checkpoint at agent step %s", type(error).__name__, error, keeper.saved_at)
+    if isinstance(error, RunStopped):
+        error.saved_at = keeper.saved_at
 
 
 def _announce(config: RunConfig, parts: Parts) -> None:
@@ -154,8 +183,12 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         LOG.info(message)
         console.print(message, highlight=False, soft_wrap=True)
         for warning in caught:
-            LOG.warning(str(warning.message))
-            console.print(f"[yellow]{warning.message}[/yellow]", highlight=False, soft_wrap=True)
+            _warn(str(warning.message))
+
+
+def _warn(message: str) -> None:
+    LOG.warning(message)
+    Console(stderr=True).print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _describe(recorder: Recorder, config: RunConfig, parts: Parts) -> None:

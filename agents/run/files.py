@@ -30,6 +30,12 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
+def sync_path(path: Path) -> None:
+    """Flushes a file that somebody else writes."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync(file: Any) -> None:
     """Flushes an open file to the disk."""
     file.flush()

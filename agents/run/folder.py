@@ -5,7 +5,8 @@ run.json         command line, versions, commit, hardware
 events.*         TensorBoard
 metrics.jsonl    one record per measurement: key, value, agent_step, task, visit
 probes.npz       the fixed probe batch of each task
-checkpoint.pt    the newest checkpoint
+checkpoint.pt    the newest checkpoint; checkpoint-1.pt is the one before
+replay-*         DQN's replay buffer, which checkpoints refer to
 summary.json     return per task and visit, evaluation of every task after every visit
 run.log          what happened when
 .lock            held by the process that writes here; names it
@@ -14,7 +15,6 @@ run.log          what happened when
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -30,6 +30,7 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from agents.run.files import write_json, write_whole
 from configs import RunConfig, UserError, typed
 
 LOG = logging.getLogger("isorl")
@@ -44,10 +45,14 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.probes = self.path / "probes.npz"
-        self.checkpoint = self.path / "checkpoint.pt"
+        self.checkpoint = self.checkpoint_path(0)
         self.summary = self.path / "summary.json"
         self.log = self.path / "run.log"
         self._lock = self.path / ".lock"
+
+    def checkpoint_path(self, number: int) -> Path:
+        """The newest checkpoint is number 0."""
+        return self.path / (f"checkpoint-{number}.pt" if number else "checkpoint.pt")
 
     @classmethod
     def checked_new(cls, path: str | Path) -> RunFolder:
@@ -109,7 +114,7 @@ class RunFolder:
     def create(self, config: RunConfig) -> None:
         """Writes what is known before training; the folder is locked and empty."""
         self.check_empty()  # again: another process may have been first
-        OmegaConf.save(OmegaConf.structured(config), self.config)
+        write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
         write_json(self.path / "run.json", _provenance())
 
     def load_config(self) -> RunConfig:
@@ -119,6 +124,7 @@ class RunFolder:
     def start_log(self) -> None:
         """Sends this project's log to run.log."""
         handler = logging.FileHandler(self.log)
+        handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk ends the run elsewhere
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(handler)
         LOG.setLevel(logging.INFO)
@@ -129,13 +135,6 @@ class RunFolder:
         for handler in list(LOG.handlers):
             LOG.removeHandler(handler)
             handler.close()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes whole or not at all: to a temporary file, then renamed."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 def _provenance() -> dict[str, Any]:

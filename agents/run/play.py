@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 from gymnasium.utils.save_video import save_video
 
-from agents.run import checkpoint
 from agents.run.evaluation import act, random_streams_preserved
 from agents.run.experiment import build
 from agents.run.folder import RunFolder
+from agents.run.keeper import Keeper
+from agents.run.returns import Returns
+from agents.run.state import RunState
 from configs import UserError
 from envs.task_env import TaskEnv
 
@@ -27,7 +29,8 @@ def play(run_dir: str) -> list[Path]:
     folder = RunFolder.existing(run_dir, "play")
     config = folder.load_config()
     parts = build(config)
-    checkpoint.load(folder.checkpoint, parts.agent)
+    if not Keeper(folder, config.checkpoint, parts.agent).load(RunState(Returns(parts.sequence.visits))):
+        raise UserError(f"There is no checkpoint in '{run_dir}': the run stopped before it wrote one.")
     parts.agent.policy.set_training_mode(False)
     videos = folder.path / "videos"
     files = []

@@ -6,12 +6,15 @@ observations are collected once, by a random agent on environments of their own,
 
 from __future__ import annotations
 
+import io
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agents.run.files import write_whole
+from agents.run.folder import LOG
 from envs.sequence import Sequence, Task
 from envs.spaces import CommonSpaces
 from envs.task_env import TaskEnv
@@ -51,11 +54,16 @@ def load_or_collect(
 ) -> list[np.ndarray]:
     """One probe batch per task, from `path` if it is there."""
     if path.exists():
-        with np.load(path, allow_pickle=False) as saved:
-            return [saved[str(task.index)] for task in sequence.tasks]
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                return [saved[str(task.index)] for task in sequence.tasks]
+        except Exception as error:  # whatever a damaged file provokes; they can be collected again
+            LOG.warning("'%s' cannot be read (%s): the probes are collected again", path, error)
     probes = [collect_probe(task, common, size, seed) for task in sequence.tasks]
     by_task: dict[str, Any] = {
         str(task.index): probe for task, probe in zip(sequence.tasks, probes, strict=True)
     }
-    np.savez_compressed(path, **by_task)
+    content = io.BytesIO()
+    np.savez_compressed(content, **by_task)
+    write_whole(path, content.getvalue())
     return probes

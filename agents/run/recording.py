@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,10 @@ class JsonLines(KVWriter):
 
 
 class TensorBoard(TensorBoardOutputFormat):
-    """SB3's writer, which forgets what a resumed run will write again: events from `purge_step` on."""
+    """SB3's writer, in the folder itself."""
 
-    def __init__(self, folder: Path, purge_step: int | None) -> None:
-        self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
+    def __init__(self, folder: Path) -> None:
+        self.writer = SummaryWriter(log_dir=str(folder))
         self._is_closed = False
 
 
@@ -55,9 +56,9 @@ class Recorder:
         visit: the visit to which records belong; the run keeps it up to date.
     """
 
-    def __init__(self, folder: Path, visit: Visit, resumed_at: int | None = None) -> None:
-        self.visit = visit
-        self.tensorboard = TensorBoard(folder, None if resumed_at is None else resumed_at + 1)
+    def __init__(self, folder: Path, visit: Visit) -> None:
+        self.folder, self.visit = folder, visit
+        self.tensorboard = TensorBoard(folder)
         self.jsonl = JsonLines(folder / "metrics.jsonl", lambda: self.visit)
         self.logger = Logger(str(folder), [self.tensorboard, self.jsonl])
 
@@ -66,18 +67,28 @@ class Recorder:
         for writer in self.logger.output_formats:
             writer.write(dict(values), {key: () for key in values}, step)
 
+    def sizes(self) -> dict[str, int]:
+        """File -> bytes written so far, all of them out of this process's hands."""
+        self.tensorboard.writer.flush()
+        return {path.name: path.stat().st_size for path in record_files(self.folder)}
+
     def close(self) -> None:
         """Flushes and closes all writers."""
         self.logger.close()
 
 
-def drop_records_after(path: Path, agent_step: int) -> None:
-    """Removes the records of metrics.jsonl after `agent_step`: a run resumed there writes them again."""
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # the last may be torn
-    kept = [line for line in lines if json.loads(line)["agent_step"] <= agent_step]
-    path.write_text("".join(line + "\n" for line in kept))
+def record_files(folder: Path) -> list[Path]:
+    """The files that grow with every record."""
+    return sorted([*folder.glob("metrics.jsonl"), *folder.glob("events.out.tfevents.*")])
+
+
+def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Leaves of every file of records what `Recorder.sizes` counted: a resumed run writes the rest again."""
+    for path in record_files(folder):
+        if path.name not in sizes:
+            path.unlink()
+        elif path.stat().st_size > sizes[path.name]:
+            os.truncate(path, max(sizes[path.name], 0))
 
 
 def figure(picture: Any) -> Figure:

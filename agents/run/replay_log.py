@@ -1,7 +1,7 @@
 """DQN's replay buffer on disk, written as it grows: a checkpoint costs what is new, not the whole buffer.
 
-replay/<number>.rows    one record per vector step: observations, actions, rewards, dones, timeouts
-replay/<number>.ends    the next observations of those steps where they are not the observations of the step after
+replay-<number>.rows    one record per vector step: observations, actions, rewards, dones, timeouts
+replay-<number>.ends    the next observations of those steps where they are not the observations of the step after
 
 Segments are only ever appended to. A checkpoint notes how much of each segment was there, with a checksum, so what
 was appended later does not matter. A segment goes when the buffer has overwritten all of it and no checkpoint that
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from agents.dqn import CountedReplay
-from agents.run.files import sync, sync_folder
+from agents.run.files import sync_folder, sync_path
 from configs import UserError
 
 SEGMENTS = 8
@@ -42,7 +42,7 @@ class ReplayLog:
     """The files of one buffer.
 
     Args:
-        folder: where the segments lie; made when first needed.
+        folder: where the segments lie.
         replay: the buffer.
     """
 
@@ -74,14 +74,11 @@ class ReplayLog:
 
     def sync(self) -> None:
         """Flushes to the disk what `append` wrote."""
-        if not self._segments:
-            return
         for segment in self._segments:
             for path in self._paths(segment.number):
-                if path.exists():
-                    with path.open("ab") as file:
-                        sync(file)
-        sync_folder(self.folder)
+                sync_path(path)
+        if self._segments:
+            sync_folder(self.folder)
 
     def load(self, noted: dict[str, Any]) -> None:
         """Fills the buffer as it was when `noted` was given back by `append`.
@@ -106,9 +103,12 @@ class ReplayLog:
         """Deletes the segments that none of these notes needs."""
         needed = {entry["number"] for note in noted for entry in note["segments"]}
         needed |= {segment.number for segment in self._segments}
-        for path in self.folder.glob("*.*"):
-            if path.suffix in (".rows", ".ends") and int(path.stem) not in needed:
+        for path in self._files():
+            if _number(path) not in needed:
                 path.unlink()
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.glob("replay-*") if path.suffix in (".rows", ".ends")]
 
     @property
     def _segment_rows(self) -> int:
@@ -117,8 +117,7 @@ class ReplayLog:
     def _segment(self, begin: int) -> Segment:
         """The segment that takes the row `begin`."""
         if self._fresh or not self._segments or self._segments[-1].rows >= self._segment_rows:
-            self.folder.mkdir(exist_ok=True)
-            used = [int(path.stem) for path in self.folder.glob("*.rows")]
+            used = [_number(path) for path in self._files()]
             self._segments.append(Segment(max(used, default=-1) + 1, begin))
             self._fresh = False
         return self._segments[-1]
@@ -152,12 +151,17 @@ class ReplayLog:
         replay.next_observations[ends["step"] % replay.buffer_size] = ends["observations"]
 
     def _paths(self, number: int) -> tuple[Path, Path]:
-        return self.folder / f"{number:06}.rows", self.folder / f"{number:06}.ends"
+        name = f"replay-{int(number):06}"
+        return self.folder / f"{name}.rows", self.folder / f"{name}.ends"
 
 
 def _row_of(replay: CountedReplay, name: str) -> tuple[np.dtype, tuple[int, ...]]:
     array = getattr(replay, name)
     return array.dtype, array.shape[1:]
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.removeprefix("replay-"))
 
 
 def _append(path: Path, records: np.ndarray, checksum: int) -> int:

@@ -80,10 +80,12 @@ class Returns:
             "at": [visit.at for visit in self.by_visit],
             "returns": [visit.returns for visit in self.by_visit],
             "spans": [[visit.visit.start, visit.visit.end] for visit in self.by_visit],
+            "recent": self.recent,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
+        self.recent = list(state["recent"])
         saved = zip(state["at"], state["returns"], state["spans"], strict=True)
         for visit, (at, returns, (start, end)) in zip(self.by_visit, saved, strict=True):
             visit.at, visit.returns = list(at), list(returns)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from agents.run.callback import RunState
 from agents.run.folder import write_json
 from agents.run.returns import VisitReturns
+from agents.run.state import RunState
 from envs.sequence import Sequence
 
 

@@ -60,13 +60,47 @@ def test_finished_run_is_not_resumed(configured, tmp_path):
         experiment.resume(str(folder))
 
 
-def test_damaged_checkpoint_is_refused(configured, tmp_path):
+@pytest.mark.parametrize("agent", ["ppo", "dqn"])
+def test_damaged_newest_checkpoint_gives_way_to_the_one_before(configured, tmp_path, agent):
+    """And the run ends as if nothing had been, records included."""
     folder = tmp_path / "run"
-    experiment.start(configured("sequence=cartpole-smoke", f"run_dir={folder}"))
+    words = ["sequence=nine_rooms-smoke", f"agent={agent}", "checkpoint.every=2048", "log_every=256"]
+    experiment.start(configured(*words, f"run_dir={folder}"))
+    files = ("checkpoint.pt", "metrics.jsonl")
+    whole = [read(folder / name) for name in files]
     content = (folder / "checkpoint.pt").read_bytes()
     (folder / "checkpoint.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="cannot be used"):
+    experiment.resume(str(folder))
+    assert "The one before is used" in (folder / "run.log").read_text()
+    assert [read(folder / name) for name in files] == whole
+
+
+def read(path):
+    """The weights of a checkpoint, or the records without the clock."""
+    if path.suffix == ".pt":
+        return {k: v.tolist() for k, v in torch.load(path, weights_only=True)["policy"].items()}
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [record for record in records if not record["key"].startswith("time/")]
+
+
+def test_all_checkpoints_damaged_is_refused(configured, tmp_path):
+    folder = tmp_path / "run"
+    experiment.start(configured("sequence=cartpole-smoke", f"run_dir={folder}"))
+    for path in folder.glob("checkpoint*.pt"):
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"checkpoint\.pt' cannot be used"):
         experiment.resume(str(folder))
+
+
+def test_run_that_died_before_its_first_checkpoint_begins_anew(configured, tmp_path):
+    folder = tmp_path / "run"
+    experiment.start(configured("sequence=nine_rooms-smoke", f"run_dir={folder}"))
+    whole = [read(folder / name) for name in ("checkpoint.pt", "metrics.jsonl")]
+    for path in folder.glob("checkpoint*.pt"):
+        path.unlink()
+    experiment.resume(str(folder))
+    assert [read(folder / name) for name in ("checkpoint.pt", "metrics.jsonl")] == whole
+    assert len(list(folder.glob("events.*"))) == 1
 
 
 def test_checkpoint_of_another_network_is_refused(configured, tmp_path):

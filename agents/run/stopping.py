@@ -1,0 +1,68 @@
+"""How a run is asked to stop: Ctrl-C, or SIGTERM from Slurm, Ray and Kubernetes.
+
+Asked once, it stops between two rollouts, where the agent is whole; if that does not come within GRACE seconds,
+wherever it is. Asked twice, it stops at once and saves nothing more.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from configs.errors import RunStopped
+
+GRACE = 5.0
+"""Seconds. Slurm gives 30 before it kills, Kubernetes too; writing a checkpoint must fit in as well."""
+
+
+class Interrupted(RunStopped):
+    """The run was asked to stop."""
+
+    def __init__(self, number: int, at_once: bool = False) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}.")
+        self.exit_code = 128 + number
+        self.saves = not at_once
+
+
+class StopRequest:
+    """Hears the signals.
+
+    Attributes:
+        number: of the signal that asked, None so far.
+    """
+
+    number: int | None = None
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Inside, signals are heard here; only a main thread can hear them."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = {signal.SIGINT: self._ask, signal.SIGTERM: self._ask, signal.SIGALRM: self._give_up}
+        before = {number: signal.signal(number, handler) for number, handler in signals.items()}
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Between two rollouts: raises Interrupted if the run was asked to stop."""
+        if self.number is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # nothing may stop the writing of the checkpoint
+            raise Interrupted(self.number)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.number is not None:
+            raise Interrupted(number, at_once=True)
+        self.number = number
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    def _give_up(self, number: int, frame: Any) -> None:
+        assert self.number is not None
+        raise Interrupted(self.number)
