@@ -149,14 +149,12 @@ def cells(wanted: Iterable[Wanted], references: Iterable[str], root: Path, compo
     kinds = [kind for kind in ("fresh", "random") if kind in references]
     for want in wanted:
         config = composer(want.words)
-        refs = {kind: _cell(replace(want, arm=kind), referred(config, kind), root, kind) for kind in kinds}
-        cell = _cell(want, config, root, "arm")
-        ids = {kind: reference.id for kind, reference in refs.items()}
-        cell = replace(cell, fresh=ids.get("fresh", ""), random=ids.get("random", ""))
-        if found.setdefault(cell.id, cell).kind != "arm":
-            found[cell.id] = cell  # an arm that is a reference, too
-        for reference in refs.values():
-            found.setdefault(reference.id, reference)
+        refs = [_cell(replace(want, arm=kind), referred(config, kind), root, kind) for kind in kinds]
+        ids = {reference.kind: reference.id for reference in refs}
+        for cell in (_cell(want, config, root, "arm"), *refs):
+            cell = replace(cell, fresh=ids.get("fresh", ""), random=ids.get("random", ""))
+            if cell.id not in found or cell.kind == "arm":  # an arm may be a reference, too
+                found[cell.id] = cell
     _check_apart(found.values())
     return list(found.values())
 
@@ -165,11 +163,10 @@ def _cell(want: Wanted, config: RunConfig, root: Path, kind: str) -> Cell:
     words = tuple(word for word in want.words if not word.startswith("run_dir="))
     if kind != "arm":
         words = (*words, f"reference={kind}")
-    id = identity(config)
     chosen = config.run_dir != OPEN and kind == "arm"
     folder = Path(config.run_dir) if chosen else folder_of(config, root)
     return Cell(
-        id=id,
+        id=identity(config),
         folder=folder.absolute(),
         words=words,
         sequence=want.sequence or config.sequence.name,
@@ -177,8 +174,6 @@ def _cell(want: Wanted, config: RunConfig, root: Path, kind: str) -> Cell:
         seed=config.seed,
         agent_steps=_agent_steps(config),
         kind=kind,
-        fresh=id if kind == "fresh" else "",
-        random=id if kind == "random" else "",
     )
 
 
