@@ -57,7 +57,11 @@ class ContinualDQN(Continual, DQN):
     }
 
     def _setup_model(self) -> None:
-        if self.replay_buffer_class is None and isinstance(self.observation_space, spaces.Box) and self.n_steps == 1:
+        if (
+            self.replay_buffer_class is None
+            and isinstance(self.observation_space, spaces.Box)
+            and self.n_steps == 1
+        ):
             self.replay_buffer_class = CountedReplay
         super()._setup_model()
         self.warmup = self.learning_starts
