@@ -16,9 +16,6 @@ from torch import Tensor
 
 from configs import UserError
 
-MOST_VALUES = 50_000_000
-"""Plain values in one file; the returns of ten million episodes are fewer."""
-
 
 def pack(state: dict[str, Any]) -> bytes:
     """The bytes of a file with `state`: tensors, numbers, texts, lists and mappings."""
@@ -68,8 +65,8 @@ def _check_values(state: Any, size: int) -> None:
     while waiting:
         value = waiting.pop()
         seen += 1
-        if seen > MOST_VALUES:
-            raise ValueError("it unfolds to too many values")
+        if seen > size:
+            raise ValueError("it unfolds to more values than it has bytes")
         if isinstance(value, Tensor):
             if value.layout != torch.strided or value.numel() * value.element_size() > size:
                 raise ValueError("a tensor is larger than the file")

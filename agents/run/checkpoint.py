@@ -40,6 +40,7 @@ PARTS = (
     "policy",
     "optimizer",
     "counters",
+    "gradients",
     "methods",
     "environment",
     "seen",
@@ -59,6 +60,7 @@ def gather(agent: Agent, run: dict[str, Any]) -> dict[str, Any]:
         "policy": agent.policy.state_dict(),
         "optimizer": agent.policy.optimizer.state_dict(),
         "counters": {name: getattr(agent, name) for name in COUNTERS if hasattr(agent, name)},
+        "gradients": {name: p.grad for name, p in agent.policy.named_parameters() if p.grad is not None},
         "methods": agent.methods.state_dict(),
         "environment": _tensors(agent.env.unwrapped.state_dict()),  # type: ignore[union-attr]
         "seen": _tensors({name: getattr(agent, name) for name in SEEN}),
@@ -89,6 +91,8 @@ def _check(agent: Agent, state: dict[str, Any]) -> None:
     if state.keys() ^ set(PARTS):
         raise UserError(f"It has the parts {', '.join(map(str, state))}; expected were {', '.join(PARTS)}.")
     _check_like(state["policy"], agent.policy.state_dict(), "weights of the network")
+    if not all(isinstance(state[name], dict) for name in ("policy", "optimizer", "seen", "shown")):
+        raise UserError("A part of it is no mapping.")
     shape = (agent.n_envs, *agent.observation_space.shape)  # type: ignore[misc]
     if tuple(state["seen"]["_last_obs"].shape) != shape:
         raise UserError(f"It saw observations of another shape than {shape}.")
@@ -124,6 +128,8 @@ def _restore(agent: Agent, state: dict[str, Any]) -> None:
     agent.policy.optimizer.load_state_dict(state["optimizer"])
     for name, value in state["counters"].items():
         setattr(agent, name, value)
+    for name, parameter in agent.policy.named_parameters():  # of the last update: diagnostics measure them
+        parameter.grad = state["gradients"].get(name)
     agent.methods.load_state_dict(state["methods"])
     agent.env.unwrapped.load_state_dict(_arrays(state["environment"]))  # type: ignore[union-attr]
     for name, value in state["seen"].items():

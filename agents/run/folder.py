@@ -86,8 +86,9 @@ class RunFolder:
         return folder
 
     def check_empty(self) -> None:
-        """Raises UserError where there is something already; the lock of a writer does not count."""
-        if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - {self._lock}):
+        """Raises UserError where there is something already; what a writer left that died at once does not count."""
+        nothing = {self._lock, self.config.with_name("config.yaml.tmp")}
+        if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - nothing):
             raise UserError(
                 f"run_dir '{self.path}' is not empty, and a run never writes over another. "
                 f"Continue it with resume={self.path}, or choose another run_dir."
