@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from agents.report.statistics import performance_profile
 from agents.report.study import Study
 
 Array = np.ndarray
-RESAMPLES = 500
+RESAMPLES = 300
 DIAGNOSTICS = {
     "dormant_units": ("dormant units, share", "linear"),
     "ntk_condition": ("condition number of the NTK", "log"),
@@ -26,19 +25,36 @@ DIAGNOSTICS = {
 """Shown over the visits, where they were measured: title, scale."""
 
 
-def over_seeds(rows: Sequence[Array]) -> tuple[Array, Array, Array]:
-    """(mean, low, high) over seeds, each (K,), of rows cut to the shortest; 95 % bootstrap of the mean without NaN."""
+def stacked(rows: Sequence[Array]) -> Array:
+    """(seeds, K): the rows cut to the shortest."""
     shortest = min(len(row) for row in rows)
-    stacked = np.array([row[:shortest] for row in rows], dtype=float)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)  # no seed measured it: NaN
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        mean = np.nanmean(stacked, axis=0)
-        if len(stacked) < 2:
-            return mean, mean, mean
-        drawn = np.random.default_rng(0).integers(len(stacked), size=(RESAMPLES, len(stacked)))
-        means = np.nanmean(stacked[drawn], axis=1)
-        return mean, np.nanquantile(means, 0.025, axis=0), np.nanquantile(means, 0.975, axis=0)
+    return np.array([row[:shortest] for row in rows], dtype=float)
+
+
+def mean_over_seeds(rows: Sequence[Array]) -> Array:
+    """(K,), NaN where no seed measured anything."""
+    return _known_mean(stacked(rows)[None])[0]
+
+
+def _known_mean(values: Array) -> Array:
+    """Mean over the seeds of (B, seeds, K) without NaN (B, K)."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=1)
+    total = np.where(known, values, 0.0).sum(axis=1)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def over_seeds(rows: Sequence[Array]) -> tuple[Array, Array, Array]:
+    """(mean, low, high) over seeds, each (K,); 95 % bootstrap interval of the mean, NaN left out."""
+    values = stacked(rows)
+    mean = _known_mean(values[None])[0]
+    if len(values) < 2:
+        return mean, mean, mean
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    means = _known_mean(values[drawn])
+    means = np.where(np.isnan(means), mean, means)  # a draw of seeds that measured nothing there
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    return mean, low, high
 
 
 def curve_of(run: Run) -> tuple[Array, Array]:
@@ -105,7 +121,7 @@ def _common_limits(study: Study, sequence: str) -> tuple[float, float]:
     means = []
     for arm in study.arms:
         curves = [run.curve.ravel() for run in study.of(sequence, arm) if run.curve is not None]
-        means += [over_seeds(curves)[0]] if curves else []
+        means += [mean_over_seeds(curves)] if curves else []
     return _limits(means)
 
 
@@ -129,7 +145,7 @@ def visit_bars(study: Study, sequence: str, arm: str) -> Picture | None:
 
 def _ratio_limits(study: Study, sequence: str) -> tuple[float, float]:
     rows = [
-        over_seeds(rows)[0]
+        mean_over_seeds(rows)
         for arm in study.arms
         if (rows := [study.ratios(r) for r in study.of(sequence, arm)])
     ]

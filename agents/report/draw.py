@@ -21,6 +21,8 @@ INK, FAINT = "#010203", "#010204"
 ARMS = 12
 """Colours of the palette; further arms begin again."""
 HEAD = r'<svg viewBox="\1" role="img" xmlns:xlink="http://www.w3.org/1999/xlink">'
+LEFT, RIGHT, TOP, BOTTOM = 0.58, 0.08, 0.1, 0.47
+"""Margins in inches: laying out by what the labels need takes as long as drawing."""
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "isorl",  # the same picture is the same text
@@ -59,7 +61,10 @@ def panel(width: float = 3.7, height: float = 2.4) -> Iterator[tuple[Axes, list[
     """Axes to draw on (inches); on leaving, the SVG stands in the list."""
     result: list[str] = []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height))
+        figure.subplots_adjust(
+            left=LEFT / width, right=1 - RIGHT / width, top=1 - TOP / height, bottom=BOTTOM / height
+        )
         yield figure.add_subplot(), result
         result.append(svg(figure))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -24,5 +25,11 @@ def estimated(found: Estimate, shade: float | None = None, strong: bool = False)
 
 def interval(values: Sequence[float]) -> Estimate:
     """IQM over seeds."""
-    kept = np.array([value for value in values if np.isfinite(value)])
-    return iqm_interval(kept[:, None], rng()) if kept.size else Estimate(math.nan, math.nan, math.nan)
+    return _interval(tuple(value for value in values if np.isfinite(value)))
+
+
+@functools.lru_cache(maxsize=100_000)  # the same numbers stand in several tables
+def _interval(values: tuple[float, ...]) -> Estimate:
+    return (
+        iqm_interval(np.array(values)[:, None], rng()) if values else Estimate(math.nan, math.nan, math.nan)
+    )

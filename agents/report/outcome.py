@@ -135,7 +135,7 @@ def visits(study: Study) -> Section:
 def _mean_ratios(study: Study, sequence: str, arm: str) -> np.ndarray | None:
     rows = [study.ratios(run) for run in study.of(sequence, arm)]
     rows = [row for row in rows if not np.isnan(row).all()]
-    return charts.over_seeds(rows)[0] if rows else None
+    return charts.mean_over_seeds(rows) if rows else None
 
 
 def _heat(study: Study, sequence: str, rows: dict[str, np.ndarray]) -> Table:

@@ -16,7 +16,9 @@ import numpy as np
 from scipy.stats import norm, trim_mean
 
 Array = np.ndarray
-RESAMPLES = 5_000
+RESAMPLES = 2_000
+BLOCK = 250
+"""Resamples at a time: memory stays small."""
 LEVEL = 0.95
 
 
@@ -54,12 +56,15 @@ def bootstrap(
     value = float(statistic(*matrices))
     if min(len(matrix) for matrix in matrices) < 2:
         return Estimate(value, math.nan, math.nan)
-    drawn = []
-    for matrix in matrices:
-        rows = rng.integers(len(matrix), size=(resamples, *matrix.shape))
-        drawn.append(np.take_along_axis(matrix[None], rows, axis=1))
-    low, high = np.quantile(statistic(*drawn), [(1 - level) / 2, (1 + level) / 2])
+    found = [statistic(*(_drawn(matrix, rng) for matrix in matrices)) for _ in range(-(-resamples // BLOCK))]
+    low, high = np.quantile(np.concatenate(found)[:resamples], [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high))
+
+
+def _drawn(matrix: Array, rng: np.random.Generator) -> Array:
+    """(BLOCK, N, S): the seeds of each column drawn anew with replacement."""
+    rows = rng.integers(len(matrix), size=(BLOCK, *matrix.shape))
+    return np.take_along_axis(matrix[None], rows, axis=1)
 
 
 def iqm_interval(scores: Array, rng: np.random.Generator) -> Estimate:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from agents.report.charts import over_seeds
+from agents.report.charts import mean_over_seeds
 from agents.report.study import Study
 
 LEADING = (
@@ -26,7 +26,7 @@ LEADING = (
     "forgetting",
 )
 DIAGNOSTICS = ("dormant_units", "ntk_condition", "layer_jacobian_max", "feature_effective_rank")
-RUNS = 2_000
+RUNS = 500
 """Runs in the HParams page; it becomes unusable with more."""
 
 
@@ -58,7 +58,7 @@ def _arm(writer: SummaryWriter, study: Study, sequence: str, arm: str) -> None:
         series[key] = [run.diagnostics[key] for run in runs if key in run.diagnostics]
     for key, rows in series.items():
         if rows:
-            for step, value in enumerate(over_seeds(rows)[0]):
+            for step, value in enumerate(mean_over_seeds(rows)):
                 if np.isfinite(value):
                     writer.add_scalar(f"{place}/{key}", value, step)
 
