@@ -1,0 +1,164 @@
+"""What takes part in benchmarks/speed.py: stable-baselines3, this project, and the parts of a training step alone.
+
+Each contender trains until it is stopped and calls `tick(steps)` at every vector step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTransposeImage
+from torch import nn
+
+from agents import ContinualDQN, ContinualPPO
+from agents.policies import uses_cnn
+from configs.schema import SequenceConfig, SwitchConfig, TaskConfig
+from envs import Sequence, SwitchingVecEnv
+from plasticity import AdamO, NetworkSpec
+
+Tick = Callable[[int], None]
+FOREVER = 10**9
+
+PPO_ATARI = dict(n_steps=128, batch_size=256, n_epochs=4, learning_rate=2.5e-4, clip_range=0.1, ent_coef=0.01)
+PPO_SMALL = dict(n_steps=128, batch_size=256, n_epochs=4, learning_rate=2.5e-4)
+PPO_MUJOCO = dict(n_steps=2048, batch_size=64, n_epochs=10, learning_rate=3e-4)
+DQN_ATARI = dict(buffer_size=10_000, learning_starts=1_000, batch_size=32, train_freq=4, target_update_interval=1_000,
+                 learning_rate=1e-4, exploration_fraction=1e-6)  # fmt: skip
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "ppo_atari": PPO_ATARI,
+    "ppo_cartpole": PPO_SMALL,
+    "ppo_mujoco": PPO_MUJOCO,
+    "dqn_atari": DQN_ATARI,
+}
+COPIES = {"ppo_atari": 8, "ppo_cartpole": 8, "ppo_mujoco": 1, "dqn_atari": 1}
+PARTS = ("environment alone", "network alone")
+
+
+def run(case: str, name: str, device: str, tick: Tick) -> None:
+    """Trains the contender `name` of `case` for ever."""
+    if name == "environment alone":
+        return play_alone(our_env(case, COPIES[case]), tick)
+    if name == "network alone":
+        return compute_alone(case, device, tick)
+    make = sb3 if name == "SB3" else ours
+    make(case, name, device).learn(FOREVER, callback=Ticking(tick), log_interval=None)
+
+
+class Ticking(BaseCallback):
+    """Passes every vector step on to the metronome."""
+
+    def __init__(self, tick: Tick) -> None:
+        super().__init__()
+        self._tick = tick
+
+    def _on_step(self) -> bool:
+        self._tick(self.training_env.num_envs)
+        return True
+
+
+def sb3(case: str, name: str, device: str) -> PPO | DQN:
+    """stable-baselines3 as its documentation sets it up."""
+    algorithm: Any = DQN if case.startswith("dqn") else PPO
+    policy = "CnnPolicy" if case.endswith("atari") else "MlpPolicy"
+    return algorithm(policy, sb3_env(case, COPIES[case]), seed=0, device=device, **ARGUMENTS[case])
+
+
+def sb3_env(case: str, n_envs: int) -> VecEnv:
+    """DummyVecEnv with SB3's own wrappers."""
+    if case.endswith("atari"):
+        import ale_py  # noqa: F401  registers the games
+
+        env = make_atari_env("BreakoutNoFrameskip-v4", n_envs, seed=0)
+        return VecTransposeImage(VecFrameStack(env, 4))
+    return make_vec_env("CartPole-v1" if case.endswith("cartpole") else "HalfCheetah-v5", n_envs, seed=0)
+
+
+def ours(case: str, name: str, device: str) -> ContinualPPO | ContinualDQN:
+    """This project's agent in the variant `name`."""
+    agent: Any = ContinualDQN if case.startswith("dqn") else ContinualPPO
+    network = NetworkSpec(activation="relu" if case.endswith("atari") else "tanh")
+    policy: dict[str, Any] = {"network": network}
+    if name == "fast, AdamO":
+        policy |= {"optimizer_class": AdamO, "optimizer_kwargs": {"eps": 1e-5, "iso_target": 2.0}}
+    arguments = dict(ARGUMENTS[case])
+    n_envs = COPIES[case]
+    arguments |= {} if name == "exact" else {"exact": False}
+    arguments |= {"precision": "bfloat16"} if name == "fast, bf16" else {}
+    return agent("NetworkPolicy", our_env(case, n_envs), seed=0, device=device, policy_kwargs=policy,
+                 switch=SwitchConfig(exploration="run"), **arguments)  # fmt: skip
+
+
+def our_env(case: str, n_envs: int) -> SwitchingVecEnv:
+    """A sequence of one endless task: the game as SB3's wrappers play it, no sticky actions, few actions."""
+    tasks = {
+        "atari": TaskConfig("ALE/Breakout-v5", agent_steps=FOREVER,
+                            kwargs={"full_action_space": False, "repeat_action_probability": 0.0}),
+        "cartpole": TaskConfig("CartPole-v1", agent_steps=FOREVER),
+        "mujoco": TaskConfig("HalfCheetah-v5", agent_steps=FOREVER),
+    }  # fmt: skip
+    sequence = Sequence.from_config(SequenceConfig(case, [tasks[case.split("_")[1]]]), 0, n_envs)
+    return SwitchingVecEnv(sequence, n_envs, 0)
+
+
+def play_alone(env: VecEnv, tick: Tick) -> None:
+    """Random actions and nothing else."""
+    env.reset()
+    rng = np.random.default_rng(0)
+    for actions in cycle(
+        [np.stack([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(100)]
+    ):
+        env.step(actions[rng.permutation(len(actions))])
+        tick(env.num_envs)
+
+
+def compute_alone(case: str, device: str, tick: Tick) -> None:
+    """Every forward and backward pass and optimizer step of a training, on observations that stay the same."""
+    agent = ours(case, "exact", device)
+    policy: Any = agent.policy
+    space = agent.observation_space
+    channels_last = {"memory_format": torch.channels_last} if uses_cnn(space) else {}
+    networks = nn.ModuleDict(policy.networks()).to(**channels_last)
+    optimizer = torch.optim.Adam(networks.parameters(), fused=True)
+    batch, n_envs = ARGUMENTS[case]["batch_size"], COPIES[case]
+
+    def observations(count: int) -> torch.Tensor:
+        return torch.rand(count, *space.shape, device=device).contiguous(**channels_last)
+
+    def answer(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat(list(outputs(x)), dim=1)
+
+    def outputs(x: torch.Tensor) -> Any:
+        first, *others = networks.values()
+        if others and first[0] is others[0][0] and uses_cnn(space):  # actor and critic on one body
+            features = first[0](x)
+            return [network[1](features) for network in networks.values()]
+        return [network(x) for network in networks.values()]
+
+    few, many = observations(n_envs), observations(batch)
+
+    def updates(count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            answer(many).square().mean().backward()
+            optimizer.step()
+
+    steps = 0
+    while True:
+        with torch.inference_mode():
+            answer(few)
+        steps += 1
+        if case.startswith("dqn"):
+            if steps % 4 == 0:
+                with torch.no_grad():
+                    answer(many)  # the target network
+                updates(1)
+        elif steps % ARGUMENTS[case]["n_steps"] == 0:
+            updates(ARGUMENTS[case]["n_epochs"] * ARGUMENTS[case]["n_steps"] * n_envs // batch)
+        tick(n_envs)
