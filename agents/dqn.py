@@ -11,45 +11,26 @@ from typing import Any, ClassVar
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
 from agents.continual import Continual
+from agents.fast import Fast
+from agents.fast_policies import FastDQNPolicy
 from agents.policies import NetworkDQNPolicy
+from agents.replay import CountedReplay, FrameReplay, holds_frames
 
 
-class CountedReplay(ReplayBuffer):
-    """stable-baselines3's replay buffer, which also knows how much it was given: so its growth can be saved.
-
-    Attributes:
-        added: vector steps since it was last cleared.
-        generation: how often it was cleared.
-    """
-
-    added = 0
-    generation = 0
-
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        """One vector step."""
-        super().add(*args, **kwargs)
-        self.added += 1
-
-    def reset(self) -> None:
-        """Forgets everything."""
-        super().reset()
-        self.added = 0
-        self.generation += 1
-
-
-class ContinualDQN(Continual, DQN):
+class ContinualDQN(Continual, Fast, DQN):
     """DQN that lives through task switches.
 
-    Takes stable-baselines3's arguments, `methods` and `switch` (see `Continual`), and the policy "NetworkPolicy",
-    whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
+    Takes stable-baselines3's arguments, `methods` and `switch` (see `Continual`), `exact` and `precision` (see
+    `Fast`), and the policy "NetworkPolicy", whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
     """
+
+    FAST_POLICIES: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {NetworkDQNPolicy: FastDQNPolicy}
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         **DQN.policy_aliases,
@@ -66,6 +47,11 @@ class ContinualDQN(Continual, DQN):
         super()._setup_model()
         self.warmup = self.learning_starts
         self._last_loss: Tensor | None = None
+
+    def _choose_fast_parts(self) -> None:
+        super()._choose_fast_parts()
+        if self.replay_buffer_class is CountedReplay and holds_frames(self.observation_space):
+            self.replay_buffer_class = FrameReplay
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Takes `gradient_steps` steps on minibatches of the replay buffer."""

@@ -32,10 +32,12 @@ def _fraction(options: Any, *names: str) -> None:
 
 @dataclass(frozen=True)
 class PPOOptions:
-    """Parameters of stable-baselines3's PPO, and the number of environment copies."""
+    """Parameters of stable-baselines3's PPO, the number of environment copies, and how it is computed."""
 
     name: str = "ppo"
     n_envs: int = 8
+    exact: bool = False
+    precision: str = "float32"
     learning_rate: float = 3e-4
     learning_rate_final: float | None = None
     n_steps: int = 256
@@ -84,10 +86,12 @@ class PPOOptions:
 
 @dataclass(frozen=True)
 class DQNOptions:
-    """Parameters of stable-baselines3's DQN, and the number of environment copies."""
+    """Parameters of stable-baselines3's DQN, the number of environment copies, and how it is computed."""
 
     name: str = "dqn"
     n_envs: int = 1
+    exact: bool = False
+    precision: str = "float32"
     learning_rate: float = 1e-4
     learning_rate_final: float | None = None
     buffer_size: int = 100_000
@@ -230,7 +234,7 @@ def optimizer_arguments(
     if options.eps is None:
         kwargs["eps"] = 1e-5 if config.agent["name"] == "ppo" else 1e-8  # SB3's own for each
     if options.fused is None and config.agent["name"] == "classifier":
-        kwargs["fused"] = True  # PPO and DQN stay SB3's bit for bit
+        kwargs["fused"] = True  # where an agent has an exact mode, it decides
     if isinstance(options, AdamOOptions):
         kwargs["decoupled_weight_decay"] = True
         if options.iso_target is None:

@@ -182,6 +182,7 @@ class NetworkDQNPolicy(ForMethods, DQNPolicy):
 
     NETWORK = NetworkSpec(activation="relu")
     ADAM_EPS = 1e-8
+    Q: type[NetworkQ] = NetworkQ
 
     def __init__(
         self,
@@ -206,7 +207,7 @@ class NetworkDQNPolicy(ForMethods, DQNPolicy):
         arguments = self._update_features_extractor(self.net_args, features_extractor=None)
         for unused in ("net_arch", "activation_fn"):
             arguments.pop(unused, None)
-        q_net = NetworkQ(network=self.network, **arguments)
+        q_net = self.Q(network=self.network, **arguments)
         if (
             self.network.orthogonal_gain is not None
         ):  # else torch's default initialisation stays, as in stable-baselines3

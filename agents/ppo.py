@@ -19,21 +19,30 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agents.continual import Continual
+from agents.fast import Fast
+from agents.fast_policies import FastActorCritic
 from agents.policies import NetworkActorCritic
+from agents.rollout import RolloutTensors
 from plasticity.methods import Batch
 
 
-class ContinualPPO(Continual, PPO):
+class ContinualPPO(Continual, Fast, PPO):
     """PPO that lives through task switches.
 
-    Takes stable-baselines3's arguments, `methods` and `switch` (see `Continual`), and the policy "NetworkPolicy",
-    whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
+    Takes stable-baselines3's arguments, `methods` and `switch` (see `Continual`), `exact` and `precision` (see
+    `Fast`), and the policy "NetworkPolicy", whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
     """
+
+    FAST_POLICIES: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {NetworkActorCritic: FastActorCritic}
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         **PPO.policy_aliases,
         "NetworkPolicy": NetworkActorCritic,
     }
+
+    def _choose_fast_parts(self) -> None:
+        super()._choose_fast_parts()
+        self.rollout_buffer_class = RolloutTensors
 
     def train(self) -> None:
         """Updates the policy `n_epochs` times over the collected rollout."""

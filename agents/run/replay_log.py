@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.dqn import CountedReplay
+from agents.replay import CountedReplay
 from agents.run.files import sync_folder, sync_path
 from configs import UserError
 
@@ -143,12 +143,10 @@ class ReplayLog:
         rows_path, ends_path = self._paths(segment.number)
         rows = _read(rows_path, self._row, segment.rows, segment.rows_checksum)
         ends = _read(ends_path, self._end, segment.ends, segment.ends_checksum)
-        replay = self.replay
-        slots = (segment.first + np.arange(len(rows))) % replay.buffer_size
-        for name in PLAIN:
-            getattr(replay, name)[slots] = rows[name]
-        replay.next_observations[slots[:-1]] = rows["observations"][1:]
-        replay.next_observations[ends["step"] % replay.buffer_size] = ends["observations"]
+        after = np.empty_like(rows["observations"])
+        after[:-1] = rows["observations"][1:]
+        after[ends["step"] - segment.first] = ends["observations"]
+        self.replay.refill(segment.first, {name: rows[name] for name in PLAIN} | {"next_observations": after})
 
     def _paths(self, number: int) -> tuple[Path, Path]:
         name = f"replay-{int(number):06}"

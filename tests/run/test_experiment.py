@@ -71,14 +71,14 @@ def test_diagnostics_and_evaluation_leave_training_alone(run):
 def sb3_options(configured, *overrides):
     """The agent's options as stable-baselines3 names them."""
     options = dict(configured(*overrides, "run_dir=unused").agent)
-    for ours in ("name", "n_envs", "learning_rate_final"):
+    for ours in ("name", "n_envs", "learning_rate_final", "exact", "precision"):
         del options[ours]
     return options
 
 
 def test_one_task_without_mechanisms_is_sb3_ppo(run, configured):
     """The whole machinery around the agent changes nothing: the same weights as a plain SB3 script."""
-    words = ("sequence=cartpole-smoke", "network=tanh", "optimizer=adam", "seed=5")
+    words = ("sequence=cartpole-smoke", "network=tanh", "optimizer=adam", "seed=5", "agent.exact=true")
     _, folder = run(*words)
     env = make_vec_env("CartPole-v1", 8)
     theirs = PPO("MlpPolicy", env, seed=5, device="cpu", **sb3_options(configured, *words)).learn(2048)
@@ -86,7 +86,14 @@ def test_one_task_without_mechanisms_is_sb3_ppo(run, configured):
 
 
 def test_one_task_without_mechanisms_is_sb3_dqn(run, configured):
-    words = ("agent=dqn", "sequence=cartpole-smoke", "network=relu", "optimizer=adam", "seed=5")
+    words = (
+        "agent=dqn",
+        "sequence=cartpole-smoke",
+        "network=relu",
+        "optimizer=adam",
+        "seed=5",
+        "agent.exact=true",
+    )
     _, folder = run(*words)
     env = gymnasium.make("CartPole-v1")
     theirs = DQN("MlpPolicy", env, seed=5, device="cpu", **sb3_options(configured, *words)).learn(2048)

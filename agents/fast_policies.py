@@ -1,0 +1,152 @@
+"""The policies of policies.py computed fast: the same modules, parameters and random draws, other arithmetic.
+
+Images are channels_last from the buffer to the last convolution (weights need not be: it made no difference, and
+optimizers that look at them as matrices would stumble), distributions are plain functions
+(distributions.py), small actors answer in numpy (inference.py), and `precision="bfloat16"` computes the networks in
+half precision, in the rollout as in the update, while weights, losses and optimizer stay float32.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor
+
+from agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
+from agents.inference import NumpyMlp
+from agents.policies import NetworkActorCritic, NetworkDQNPolicy, NetworkQ
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+class Precise(BasePolicy):
+    """Networks that compute in a chosen precision on images that are channels_last."""
+
+    precision = "float32"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Inside, linear layers and convolutions compute in `precision`."""
+        if self.precision == "float32":
+            return nullcontext()  # entering torch's own costs as much as a small layer
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def prepared(self, observations: Any) -> Tensor:
+        """(B, ...) observations -> what the networks read: stable-baselines3's `preprocess_obs`."""
+        if observations.ndim == 4:
+            observations = observations.contiguous(memory_format=torch.channels_last)
+        dtype = torch.float32 if self.precision == "float32" else torch.bfloat16
+        scaled = is_image_space(self.observation_space, check_channels=False) and self.normalize_images
+        return observations.to(dtype).div_(255) if scaled else observations.float()
+
+
+class FastActorCritic(Precise, NetworkActorCritic):
+    """PPO's policy. Takes discrete or Gaussian actions, without state-dependent exploration.
+
+    Args:
+        args: of NetworkActorCritic.
+        precision: float32, or bfloat16 for the networks.
+        kwargs: of NetworkActorCritic.
+    """
+
+    def __init__(self, *args: Any, precision: str = "float32", **kwargs: Any) -> None:
+        self.precision = precision
+        self._in_numpy: tuple[NumpyMlp, NumpyMlp] | None = None
+        super().__init__(*args, **kwargs)
+        self._discrete = isinstance(self.action_space, spaces.Discrete)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """stable-baselines3's; a rollout begins with False, and looks at the modules anew."""
+        super().set_training_mode(mode)
+        self._in_numpy = None if mode else self._numpy_networks()
+
+    def _numpy_networks(self) -> tuple[NumpyMlp, NumpyMlp] | None:
+        plain = self.device.type == "cpu" and self.precision == "float32" and not self.is_cnn
+        if not plain or self.observation_space.dtype == np.uint8:
+            return None
+        try:
+            actor, critic = map(NumpyMlp, self.networks().values())
+        except ValueError:
+            return None
+        return actor, critic
+
+    def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, ...) -> actions (B, ...), values (B, 1), log-probabilities (B,)."""
+        outputs, values = self._answer(obs)
+        if self._discrete:
+            actions, log_prob = draw_categorical(outputs, deterministic)
+        else:
+            actions, log_prob = draw_gaussian(outputs, self.log_std, deterministic)
+        return actions, values, log_prob
+
+    def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, ...), (B, ...) -> values (B, 1), log-probabilities (B,), entropies (B,)."""
+        outputs, values = self._outputs(obs)
+        if self._discrete:
+            return values, *categorical(outputs, actions)
+        return values, *gaussian(outputs, self.log_std, actions)
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """(B, ...) -> (B, 1)."""
+        return self._outputs(obs)[1]
+
+    def _answer(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        numpy = self._in_numpy
+        if numpy is None or not numpy[0].suits(len(obs)):
+            return self._outputs(obs)
+        x = obs.numpy().astype(np.float32, copy=False)
+        return torch.from_numpy(numpy[0](x)), torch.from_numpy(numpy[1](x))
+
+    def _outputs(self, obs: Any) -> tuple[Tensor, Tensor]:
+        """(B, ...) -> outputs of the actor (B, A) and the critic (B, 1), float32."""
+        with self.autocast():
+            x = self.prepared(obs)
+            if self.is_cnn:
+                of_actor = of_critic = self.features_extractor.body(x)  # type: ignore[operator]
+            else:
+                of_actor, of_critic = self.mlp_extractor(x.flatten(1))
+            outputs, values = self.action_net(of_actor), self.value_net(of_critic)
+        return outputs.float(), values.float()
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "precision": self.precision}
+
+
+class FastQ(Precise, NetworkQ):
+    """A Q-network."""
+
+    def forward(self, obs: PyTorchObs) -> Tensor:
+        """(B, ...) observations -> (B, actions) values, float32."""
+        with self.autocast():
+            return self.q_net(self.features_extractor(self.prepared(obs))).float()
+
+
+class FastDQNPolicy(Precise, NetworkDQNPolicy):
+    """DQN's policy.
+
+    Args:
+        args: of NetworkDQNPolicy.
+        precision: float32, or bfloat16 for both networks.
+        kwargs: of NetworkDQNPolicy.
+    """
+
+    Q = FastQ
+
+    def __init__(self, *args: Any, precision: str = "float32", **kwargs: Any) -> None:
+        self.precision = precision
+        super().__init__(*args, **kwargs)
+
+    def make_q_net(self) -> NetworkQ:  # type: ignore[override]
+        """A new Q-network that computes in `precision`."""
+        q_net: Any = super().make_q_net()
+        q_net.precision = self.precision
+        return q_net
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "precision": self.precision}

@@ -1,0 +1,197 @@
+"""The fast mode computes what the exact one computes, within rounding; its parts, each on its own."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from torch import nn
+from torch.distributions import Categorical, Normal
+
+from agents import ContinualDQN, ContinualPPO
+from agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
+from agents.fast_policies import FastActorCritic
+from agents.inference import NumpyMlp
+from agents.rollout import RolloutTensors
+from plasticity import AdamO, NetworkSpec, build_mlp
+from plasticity.methods import METHODS
+from tests.agents.test_parity import DQN_ARGUMENTS, PPO_ARGUMENTS, cartpole, pendulum, pictures
+
+TOLERANCE = dict(rtol=1e-4, atol=1e-6)
+"""Of weights after 16 to 64 updates: rounding, of which Adam's division makes more."""
+
+
+def weights(agent):
+    return torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
+
+
+def trained(agent, make, exact, steps=256, methods=(), **kwargs):
+    torch.manual_seed(0)
+    arguments = PPO_ARGUMENTS if agent is ContinualPPO else DQN_ARGUMENTS
+    given = {name: METHODS[name]() for name in methods}
+    model = agent("NetworkPolicy", make(2), exact=exact, methods=given, **arguments, **kwargs).learn(steps)
+    assert model.exact == exact
+    return model
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "maxmin", "crelu"])
+@pytest.mark.parametrize("make", [cartpole, pendulum])
+def test_fast_ppo_computes_the_same(make, activation):
+    kwargs = {"policy_kwargs": {"network": NetworkSpec(activation=activation)}}
+    exact, fast = (trained(ContinualPPO, make, exact, **kwargs) for exact in (True, False))
+    torch.testing.assert_close(weights(fast), weights(exact), **TOLERANCE)
+
+
+@pytest.mark.parametrize("isometry", ["none", "soft", "projected"])
+def test_fast_ppo_computes_the_same_from_images(isometry):
+    network = NetworkSpec(activation="maxmin" if isometry != "none" else "relu", isometry=isometry)
+    kwargs = {
+        "policy_kwargs": {"network": network, "optimizer_class": AdamO, "optimizer_kwargs": {"iso_every": 1}}
+    }
+    exact, fast = (trained(ContinualPPO, pictures, exact, 128, **kwargs) for exact in (True, False))
+    torch.testing.assert_close(weights(fast), weights(exact), **TOLERANCE)
+
+
+@pytest.mark.parametrize("make", [cartpole, pictures])
+def test_fast_dqn_computes_the_same(make):
+    exact, fast = (trained(ContinualDQN, make, exact) for exact in (True, False))
+    torch.testing.assert_close(weights(fast), weights(exact), **TOLERANCE)
+
+
+@pytest.mark.parametrize("options", [{"target_kl": 1e-4}, {"clip_range_vf": 0.1}], ids=str)
+def test_fast_ppo_computes_the_same_with_options(options):
+    exact, fast = (trained(ContinualPPO, cartpole, exact, **options) for exact in (True, False))
+    torch.testing.assert_close(weights(fast), weights(exact), **TOLERANCE)
+    assert fast._n_updates == exact._n_updates
+
+
+@pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
+@pytest.mark.parametrize("method", sorted(n for n in METHODS if not METHODS[n]().needs_labels))
+def test_every_method_works_on_fast_networks(agent, method):
+    if METHODS[method].requires is not None:
+        pytest.importorskip(METHODS[method].requires)
+    model = trained(agent, pictures, False, 96, [method])
+    model.methods.on_switch()
+    model.learn(64)
+    assert weights(model).isfinite().all()
+
+
+def test_a_method_that_acts_on_activations_acts_the_same():
+    exact, fast = (trained(ContinualPPO, cartpole, exact, methods=["redo"]) for exact in (True, False))
+    torch.testing.assert_close(weights(fast), weights(exact), **TOLERANCE)
+
+
+@pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
+def test_fast_agents_are_saved_and_loaded(agent, tmp_path):
+    saved = trained(agent, pictures, False, 128)
+    saved.save(tmp_path / "agent.zip")
+    loaded = agent.load(tmp_path / "agent.zip", env=pictures(2))
+    assert torch.equal(weights(saved), weights(loaded))
+    assert not loaded.exact
+    observations = pictures(2).reset()
+    np.testing.assert_array_equal(
+        saved.predict(observations, deterministic=True)[0],
+        loaded.predict(observations, deterministic=True)[0],
+    )
+    loaded.learn(64)
+
+
+def test_what_cannot_be_fast_is_exact_and_says_why(caplog):
+    with caplog.at_level(logging.INFO, "isorl"):
+        model = ContinualPPO("MlpPolicy", cartpole(2), exact=False, **PPO_ARGUMENTS)
+    assert model.exact
+    assert "MlpPolicy" in caplog.text or "ActorCriticPolicy" in caplog.text
+
+
+def test_an_exact_run_in_half_precision_is_refused():
+    with pytest.raises(ValueError, match="exact=True"):
+        ContinualPPO("NetworkPolicy", cartpole(1), precision="bfloat16")
+
+
+def test_half_precision_is_one_precision():
+    """The update's log-probabilities before any step are the rollout's, whatever the batch."""
+    model = trained(ContinualPPO, pictures, False, 64, precision="bfloat16")
+    model.policy.set_training_mode(False)
+    observations = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (64, 4, 36, 36), dtype=np.uint8)
+    )
+    with torch.no_grad():
+        actions, values, log_prob = model.policy(observations[:8])
+        again, others, _ = model.policy.evaluate_actions(observations, torch.cat([actions] * 8))
+    torch.testing.assert_close(others[:8], log_prob, rtol=0, atol=2e-3)
+    torch.testing.assert_close(again[:8], values, rtol=0, atol=2e-2)
+    full = FastActorCritic(**{**model.policy._get_constructor_parameters(), "precision": "float32"})
+    full.load_state_dict(model.policy.state_dict())
+    torch.testing.assert_close(full.predict_values(observations), again, rtol=0, atol=5e-2)
+    assert not torch.equal(full.predict_values(observations), again)
+
+
+def test_categorical_is_torchs():
+    logits, actions = torch.randn(50, 7), torch.randint(7, (50,))
+    theirs = Categorical(logits=logits)
+    log_prob, entropy = categorical(logits, actions)
+    torch.testing.assert_close(log_prob, theirs.log_prob(actions))
+    torch.testing.assert_close(entropy, theirs.entropy())
+    torch.manual_seed(5)
+    expected = theirs.sample()
+    torch.manual_seed(5)
+    drawn, log_prob = draw_categorical(logits)
+    assert torch.equal(drawn, expected)
+    torch.testing.assert_close(log_prob, theirs.log_prob(drawn))
+    assert torch.equal(draw_categorical(logits, deterministic=True)[0], logits.argmax(1))
+
+
+def test_gaussian_is_torchs():
+    mean, log_std, actions = torch.randn(50, 3), torch.randn(3), torch.randn(50, 3)
+    theirs = Normal(mean, log_std.exp())
+    log_prob, entropy = gaussian(mean, log_std, actions)
+    torch.testing.assert_close(log_prob, theirs.log_prob(actions).sum(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy, theirs.entropy().sum(1))
+    torch.manual_seed(5)
+    expected = theirs.rsample()
+    torch.manual_seed(5)
+    torch.testing.assert_close(draw_gaussian(mean, log_std)[0], expected)
+    assert torch.equal(draw_gaussian(mean, log_std, deterministic=True)[0], mean)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "maxmin", "identity"])
+def test_numpy_answers_as_torch_does_and_follows_the_weights(activation):
+    network = nn.Sequential(nn.Flatten(), build_mlp(5, NetworkSpec((16, 16), activation)), nn.Linear(16, 3))
+    x, numpy = torch.randn(8, 5), NumpyMlp(network)
+    for _ in range(2):
+        np.testing.assert_allclose(numpy(x.numpy()), network(x).detach().numpy(), rtol=1e-5, atol=1e-6)
+        torch.optim.SGD(network.parameters(), lr=0.1).step(lambda: None)
+        with torch.no_grad():
+            network[2].weight.add_(1)
+
+
+def test_numpy_refuses_layers_that_it_does_not_know():
+    with pytest.raises(ValueError, match="GroupSort"):
+        NumpyMlp(build_mlp(4, NetworkSpec((8,), "groupsort")))
+    with pytest.raises(ValueError, match="IsometricLinear"):
+        NumpyMlp(build_mlp(4, NetworkSpec((8,), "maxmin", isometry="hard")))
+
+
+@pytest.mark.parametrize("make", [cartpole, pendulum, pictures])
+def test_rollout_tensors_give_sb3s_minibatches(make):
+    env, rng = make(3), np.random.default_rng(0)
+    arguments = (5, env.observation_space, env.action_space, "cpu", 0.9, 0.95, 3)
+    ours, theirs = RolloutTensors(*arguments), RolloutBuffer(*arguments)
+    for _ in range(2):  # the second time in used memory
+        ours.reset(), theirs.reset()
+        for _ in range(5):
+            observations = np.stack([env.observation_space.sample() for _ in range(3)])
+            actions = np.stack([env.action_space.sample() for _ in range(3)]).reshape(3, -1)
+            reward, start = rng.random(3), rng.random(3) < 0.3
+            value, log_prob = torch.from_numpy(rng.random((2, 3), dtype=np.float32))
+            for buffer in (ours, theirs):
+                buffer.add(observations, actions, reward, start, value[:, None], log_prob)
+        for buffer in (ours, theirs):
+            buffer.compute_returns_and_advantage(torch.ones(3, 1), np.array([True, False, False]))
+            np.random.seed(1)
+            buffer.batches = list(buffer.get(4)) + list(buffer.get())
+        assert len(ours.batches) == len(theirs.batches)
+        for left, right in zip(ours.batches, theirs.batches, strict=True):
+            for a, b in zip(left[:6], right[:6], strict=True):
+                assert torch.equal(a.to(b.dtype), b)
