@@ -198,6 +198,22 @@ class CheckpointConfig:
 
 
 @dataclass
+class FaultsConfig:
+    """What a run does about numbers and environments that fail."""
+
+    numbers: str = "stop"
+    """A loss, gradient, observation or reward that is not finite: stop | skip (the update is left out, the number
+    becomes 0; both are counted)."""
+    environment: str = "stop"
+    """A copy of an environment that raises or gives another shape: stop | restart (its episode is cut short, counted
+    and not reported)."""
+
+    def __post_init__(self) -> None:
+        _one_of(("stop", "skip"), **{"faults.numbers": self.numbers})
+        _one_of(("stop", "restart"), **{"faults.environment": self.environment})
+
+
+@dataclass
 class RunConfig:
     """One training run. The parts without a class here are checked by what they configure."""
 
@@ -212,6 +228,7 @@ class RunConfig:
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
     seed: int = 0
     device: str = "auto"
     threads: int = 1

@@ -7,12 +7,18 @@ chance from its own `np_random`). Memory and time grow with the length of one ep
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from envs.failures import Failures
+
+LOG = logging.getLogger("isorl")
 
 
 class Copy(gymnasium.Wrapper):
@@ -110,8 +116,15 @@ def _renew_world(env: Any) -> None:
 class Copies(SyncVectorEnv):
     """Gymnasium's SyncVectorEnv with same-step autoreset, the state of every copy, and less cost per step."""
 
-    def __init__(self, env_fns: list[Callable[[], gymnasium.Env]]) -> None:
+    def __init__(self, env_fns: list[Callable[[], gymnasium.Env]], failures: Failures | None = None) -> None:
         super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
+        self._failures = failures or Failures()
+        self._latest = self._observations
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """SyncVectorEnv's."""
+        self._latest, infos = super().reset(**options)
+        return self._latest, infos
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """(num_envs, ...) actions -> what SyncVectorEnv gives; of the infos only `final_obs` and `life_lost`."""
@@ -120,14 +133,40 @@ class Copies(SyncVectorEnv):
         terminated, truncated = np.empty((2, self.num_envs), dtype=bool)
         infos: dict[str, Any] = {}
         for i, env in enumerate(self.envs):
-            observation, rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
+            try:
+                observation, rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
+                self._check_shape(observation)
+            except Exception as error:
+                observations[i] = self._restarted(i, error)
+                rewards[i], terminated[i], truncated[i] = 0, False, True
+                infos.setdefault("final_obs", np.empty(self.num_envs, dtype=object))[i] = self._latest[i]
+                infos.setdefault("failed", np.zeros(self.num_envs, dtype=bool))[i] = True
+                continue
             if terminated[i] or truncated[i]:
                 infos.setdefault("final_obs", np.empty(self.num_envs, dtype=object))[i] = observation
                 observation, info = env.reset()
                 if "life_lost" in info:
                     infos.setdefault("life_lost", np.zeros(self.num_envs, dtype=bool))[i] = True
             observations[i] = observation
+        self._latest = observations
         return observations, rewards, terminated, truncated, infos
+
+    def _check_shape(self, observation: Any) -> None:
+        shape = self._observations.shape[1:]
+        if np.shape(observation) != shape:
+            raise ValueError(f"the observation has shape {np.shape(observation)}, its space {shape}")
+
+    def _restarted(self, number: int, error: Exception) -> Any:
+        """First observation of a copy that is made anew, where that is wanted."""
+        if self._failures.config.environment == "stop":
+            raise RuntimeError(f"copy {number}: {type(error).__name__}: {error}") from error
+        self._failures.counts["restarts"] += 1
+        LOG.warning("copy %d is made anew: %s: %s", number, type(error).__name__, error)
+        with contextlib.suppress(Exception):
+            self.envs[number].close()
+        self.envs[number] = self.env_fns[number]()
+        seed = np.random.SeedSequence([number, self._failures.counts["restarts"]]).generate_state(1)[0]
+        return self.envs[number].reset(seed=int(seed >> 1))[0]
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the copies."""
@@ -136,4 +175,5 @@ class Copies(SyncVectorEnv):
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
         """Restores every copy; gives back the observations."""
         pairs = zip(self.envs, state["copies"], strict=True)
-        return np.stack([env.get_wrapper_attr("load_state_dict")(copy) for env, copy in pairs])
+        self._latest = np.stack([env.get_wrapper_attr("load_state_dict")(copy) for env, copy in pairs])
+        return self._latest

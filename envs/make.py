@@ -19,6 +19,7 @@ from gymnasium import spaces
 from configs import UserError, nearest
 from envs import atari
 from envs.copies import Copies, Copy
+from envs.failures import Failures
 from envs.sequence import Task
 
 LOG = logging.getLogger("isorl")
@@ -52,14 +53,14 @@ class TaskVectorEnv(Protocol):
         """Frees the environments."""
 
 
-def make_vector_env(task: Task, n_envs: int, render: bool) -> TaskVectorEnv:
+def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures) -> TaskVectorEnv:
     """`n_envs` copies of `task`, without its shifts.
 
     Raises:
         UserError: wrong arguments, a wrapper that does not exist, or an extra that is not installed.
     """
     try:
-        return _make(task, n_envs, "rgb_array" if render else None)
+        return _make(task, n_envs, "rgb_array" if render else None, failures)
     except UserError:
         raise
     except (gymnasium.error.Error, TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
@@ -69,7 +70,7 @@ def make_vector_env(task: Task, n_envs: int, render: bool) -> TaskVectorEnv:
         ) from None
 
 
-def _make(task: Task, n_envs: int, render_mode: str | None) -> TaskVectorEnv:
+def _make(task: Task, n_envs: int, render_mode: str | None, failures: Failures) -> TaskVectorEnv:
     plain = render_mode is None and not task.wrappers and not task.drift
     if task.is_atari and plain and not atari.needs_classic(task.kwargs):
         return atari.make_native(task.env, n_envs, task.kwargs)
@@ -84,7 +85,7 @@ def _make(task: Task, n_envs: int, render_mode: str | None) -> TaskVectorEnv:
         copy = Copy(make, task.kwargs, task.drift, drift_steps)
         return atari.LifeLost(copy) if task.is_atari else copy
 
-    return Copies([make_copy] * n_envs)
+    return Copies([make_copy] * n_envs, failures)
 
 
 def _make_one(task: Task, render_mode: str | None, **kwargs: Any) -> gymnasium.Env:

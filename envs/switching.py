@@ -17,6 +17,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from configs import UserError
+from envs.failures import Failures
 from envs.sequence import Sequence, Task, Visit
 from envs.spaces import CommonSpaces, unify
 from envs.task_env import Step, TaskEnv, spaces_of
@@ -46,13 +47,19 @@ class SwitchingVecEnv(VecEnv):
         n_envs: environment copies.
         seed: copy i of visit 0 is seeded with seed + i (as stable-baselines3 does); later visits draw from it.
         common: the common spaces, where they are known already.
+        failures: what is done about those of an environment; None: they end the run.
 
     Raises:
         UserError: tasks that cannot be made or do not fit together.
     """
 
     def __init__(
-        self, sequence: Sequence, n_envs: int, seed: int, common: CommonSpaces | None = None
+        self,
+        sequence: Sequence,
+        n_envs: int,
+        seed: int,
+        common: CommonSpaces | None = None,
+        failures: Failures | None = None,
     ) -> None:
         self.sequence = sequence
         self.common = common or common_spaces(sequence)
@@ -67,7 +74,8 @@ class SwitchingVecEnv(VecEnv):
         self._saved = 0  # agent steps by which visits ended before their limit
         self._recent: deque[float] = deque(maxlen=self.visit.task.return_window)
         self._episodes = 0
-        self._env = TaskEnv(self.visit.task, n_envs, self.common)
+        self.failures = failures or Failures()
+        self._env = TaskEnv(self.visit.task, n_envs, self.common, failures=self.failures)
         self._actions = np.zeros(n_envs, dtype=np.int64)
         self.render_mode = None
         super().__init__(n_envs, self.common.observation, self.common.action)
@@ -109,6 +117,7 @@ class SwitchingVecEnv(VecEnv):
             "recent": list(self._recent),
             "episodes": self._episodes,
             "seed": self._seed,
+            "failures": dict(self.failures.counts),
             "task": self._env.state_dict(),
         }
 
@@ -118,6 +127,8 @@ class SwitchingVecEnv(VecEnv):
         self.visit = replace(self.sequence.visits[number], start=start, end=end)
         self.agent_steps, self.finished = state["agent_steps"], state["finished"]
         self._saved, self._seed = state["saved"], state["seed"]
+        self.failures.counts.clear()
+        self.failures.counts.update(state["failures"])
         self._start_counting()
         self._recent.extend(state["recent"])
         self._episodes = state["episodes"]
@@ -155,7 +166,7 @@ class SwitchingVecEnv(VecEnv):
     def _make_task(self) -> None:
         if self._env.task is not self.visit.task:
             self._env.close()
-            self._env = TaskEnv(self.visit.task, self.num_envs, self.common)
+            self._env = TaskEnv(self.visit.task, self.num_envs, self.common, failures=self.failures)
 
     def _visit_seed(self) -> int:
         if self.agent_steps == 0:

@@ -6,7 +6,8 @@ go in as the agent gives them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from configs import UserError
+from envs.failures import EnvironmentFailed, Failures
 from envs.make import make_vector_env
 from envs.sequence import Task
 from envs.shifts import make_shift
@@ -51,17 +53,24 @@ class TaskEnv:
         n_envs: number of copies.
         common: the spaces to speak; the task's own when not given.
         render: build environments that can draw frames.
+        failures: what is done about those of the environment; None: they end the run.
 
     Raises:
         UserError: wrong arguments, or an extra that is not installed.
     """
 
     def __init__(
-        self, task: Task, n_envs: int, common: CommonSpaces | None = None, render: bool = False
+        self,
+        task: Task,
+        n_envs: int,
+        common: CommonSpaces | None = None,
+        render: bool = False,
+        failures: Failures | None = None,
     ) -> None:
         self.task = task
         self.n_envs = n_envs
-        self.env = make_vector_env(task, n_envs, render)
+        self.failures = failures or Failures()
+        self.env = make_vector_env(task, n_envs, render, self.failures)
         self.observation_space: Any = self.env.single_observation_space
         self.action_space: spaces.Space = self.env.single_action_space
         self._see: list[Transform] = []
@@ -113,10 +122,17 @@ class TaskEnv:
         return self._seen(observations)
 
     def step(self, actions: np.ndarray) -> Step:
-        """One action per copy."""
+        """One action per copy.
+
+        Raises:
+            EnvironmentFailed: the environment raised, or gave numbers or shapes that cannot be learned from.
+        """
         for transform in self._act:
             actions = transform(actions)
-        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        with self._named():
+            observations, rewards, terminated, truncated, infos = self.env.step(actions)
+            rewards = self.failures.finite(rewards, "a reward")
+            observations = self.failures.finite(observations, "an observation")
         self._returns += rewards
         self._lengths += 1
         done = terminated | truncated
@@ -164,17 +180,29 @@ class TaskEnv:
             observations = transform(observations)
         return observations
 
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Inside, an error is one of this task."""
+        try:
+            yield
+        except Exception as error:
+            raise EnvironmentFailed(f"Task '{self.task.name}' ({self.task.env}): {error}") from error
+
     def _final(self, observations: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> np.ndarray:
         final = observations.copy()
         ended = np.flatnonzero(done)
-        final[ended] = self._seen(np.stack([infos["final_obs"][i] for i in ended]))
+        last = np.stack([infos["final_obs"][i] for i in ended])
+        with self._named():
+            last = self.failures.finite(last, "a last observation")
+        final[ended] = self._seen(last)
         return final
 
     def _finished(self, done: np.ndarray, infos: dict[str, Any]) -> list[Episode]:
         """Episodes that really ended. A lost life in Atari terminates for the learner, but the game goes on."""
         over = done & ~infos["life_lost"] if "life_lost" in infos else done
+        whole = over & ~infos["failed"] if "failed" in infos else over
         episodes = [
-            Episode(int(i), float(self._returns[i]), int(self._lengths[i])) for i in np.flatnonzero(over)
+            Episode(int(i), float(self._returns[i]), int(self._lengths[i])) for i in np.flatnonzero(whole)
         ]
         self._returns[over] = 0
         self._lengths[over] = 0

@@ -18,6 +18,7 @@ from agents.run import dashboard
 from agents.run.evaluation import Evaluator, random_streams_preserved
 from agents.run.folder import LOG
 from agents.run.keeper import Keeper
+from agents.run.numbers import NumberWatch
 from agents.run.progress import ProgressBar
 from agents.run.recording import Recorder
 from agents.run.state import RunState
@@ -42,6 +43,7 @@ class RunCallback(BaseCallback):
         evaluator: plays tasks.
         probes: probe batch of each task.
         initial: weights before any training.
+        numbers: finds weights that are not finite.
         progress: the bar.
     """
 
@@ -55,12 +57,13 @@ class RunCallback(BaseCallback):
         evaluator: Evaluator,
         probes: list[np.ndarray],
         initial: dict[str, Tensor],
+        numbers: NumberWatch,
         progress: ProgressBar,
     ) -> None:
         super().__init__()
         self.config, self.keeper, self.sequence = config, keeper, sequence
         self.state, self.recorder, self.evaluator = state, recorder, evaluator
-        self.probes, self.initial, self.progress = probes, initial, progress
+        self.probes, self.initial, self.numbers, self.progress = probes, initial, numbers, progress
         self.visit: Visit = recorder.visit
         self._shown_return: float | None = None
         self.stop = StopRequest()
@@ -84,6 +87,7 @@ class RunCallback(BaseCallback):
         if self._is_due("log", step, self.config.log_every):
             self._record_returns(step)
             self.model.dump_logs()
+            self.numbers.check()
         if self._is_due("save", step, self.config.checkpoint.every):
             self.save()
         elif self.keeper.is_due or self.stop.number is not None:
@@ -116,7 +120,8 @@ class RunCallback(BaseCallback):
         self.keeper.write()
 
     def _gathered(self) -> dict[str, Any]:
-        """What a checkpoint holds besides the agent."""
+        """What a checkpoint holds besides the agent, whose numbers are sound."""
+        self.numbers.check()
         self.state.seconds += time.monotonic() - self._started
         self._started = time.monotonic()
         self.state.records = self.recorder.sizes()
@@ -177,6 +182,9 @@ class RunCallback(BaseCallback):
         return {key: float(value) for key, value in values.items() if not isinstance(value, Tensor)}
 
     def _record_returns(self, step: int) -> None:
+        failures = self.numbers.failures.counts
+        if failures:
+            self.recorder.record({f"faults/{what}": count for what, count in failures.items()}, step)
         mean = self.state.returns.take_recent()
         if mean is not None:
             self._shown_return = mean

@@ -23,14 +23,15 @@ from agents.run.callback import RunCallback
 from agents.run.evaluation import Evaluator
 from agents.run.folder import LOG, RunFolder
 from agents.run.keeper import Keeper
+from agents.run.numbers import NumberWatch
 from agents.run.probes import load_or_collect
 from agents.run.progress import ProgressBar
 from agents.run.recording import Recorder, cut_back
 from agents.run.returns import Returns
 from agents.run.state import RunState
 from configs import RunConfig, UserError
-from configs.errors import RunStopped
 from envs import Sequence, SwitchingVecEnv
+from envs.failures import Failures
 from envs.normalize import TaskNormalize
 from plasticity import AdamO
 from plasticity.diagnostics import snapshot
@@ -62,7 +63,7 @@ def build(config: RunConfig) -> Parts:
         network_spec(config), make_methods(config)  # cheap to check before environments are made
         n_envs = agent_options(config).n_envs
         sequence = Sequence.from_config(config.sequence, config.seed, n_envs)
-        env: VecEnv = SwitchingVecEnv(sequence, n_envs, config.seed)
+        env: VecEnv = SwitchingVecEnv(sequence, n_envs, config.seed, failures=Failures(config.faults))
         if config.normalize.observations or config.normalize.rewards:
             gamma = float(config.agent.get("gamma", 0.99))
             normalizer = VecNormalize if config.normalize.statistics == "shared" else TaskNormalize
@@ -100,7 +101,13 @@ def resume(run_dir: str) -> dict[str, Any]:
             parts = build(config)  # it stopped before its first checkpoint: from the beginning
             keeper = Keeper(folder, config.checkpoint, parts.agent)
         if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
-            raise UserError(f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps.")
+            if folder.summary.exists():
+                raise UserError(
+                    f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps."
+                )
+            return summary.write(
+                folder.summary, parts.sequence, state, 0.0
+            )  # it died after its last checkpoint
         cut_back(folder.path, state.records)
         return _train(config, folder, parts, state, keeper)
 
@@ -130,6 +137,7 @@ def _train(
             folder.probes, sequence, parts.switching.common, config.diagnostics.probe_size, config.seed
         ),
         parts.initial,
+        NumberWatch(agent, parts.switching.failures),
         ProgressBar(sequence.agent_steps, done),
     )
     began = time.monotonic()
@@ -140,8 +148,11 @@ def _train(
             # log_interval None: RunCallback says when SB3 writes its rows
             agent.learn(remaining, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
     except BaseException as error:
-        _save_what_is_held(keeper, error)
-        raise
+        reason = callback.numbers.reason_of(error)
+        _save_what_is_held(keeper, reason)
+        if reason is error:
+            raise
+        raise reason from error
     finally:
         callback.progress.stop()
         recorder.close()
@@ -158,8 +169,7 @@ def _save_what_is_held(keeper: Keeper, error: BaseException) -> None:
         except OSError as failed:
             LOG.error("the last snapshot could not be written: %s", failed)
     LOG.error("stopped: %s: %s; checkpoint at agent step %s", type(error).__name__, error, keeper.saved_at)
-    if isinstance(error, RunStopped):
-        error.saved_at = keeper.saved_at
+    error.saved_at = keeper.saved_at  # type: ignore[attr-defined]
 
 
 def _announce(config: RunConfig, parts: Parts) -> None:

@@ -32,9 +32,19 @@ from omegaconf import OmegaConf
 
 from agents.run.files import write_json, write_whole
 from configs import RunConfig, UserError, typed
+from configs.errors import RunStopped
 
 LOG = logging.getLogger("isorl")
 PACKAGES = ("torch", "stable_baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
+
+
+class CannotWrite(RunStopped):
+    """The disk is full, read-only or gone, or a permission is missing."""
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        at = error.filename or folder
+        super().__init__(f"'{at}' cannot be written: {error.strerror or error}.")
+        self.saved_at = getattr(error, "saved_at", None)
 
 
 class RunFolder:
@@ -100,9 +110,10 @@ class RunFolder:
 
         Raises:
             UserError: another process has it.
+            CannotWrite: something inside found the disk full, read-only, ...
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self._lock, blocking=False):
                 self._lock.write_text(f"process {os.getpid()} on {platform.node()}")
                 yield
@@ -111,6 +122,8 @@ class RunFolder:
             raise UserError(
                 f"'{self.path}' is in use: {holder} is writing there. Wait for it or stop it."
             ) from None
+        except OSError as error:
+            raise CannotWrite(self.path, error) from error
 
     def create(self, config: RunConfig) -> None:
         """Writes what is known before training; the folder is locked and empty."""

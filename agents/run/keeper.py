@@ -66,6 +66,8 @@ class Keeper:
 
     def take(self, run: Callable[[], dict[str, Any]]) -> None:
         """Remembers the agent as it is, between two rollouts, with what `run` gives, in memory."""
+        if not self.agent.num_timesteps:
+            return  # nothing is lost by beginning anew
         begin = time.monotonic()
         replay = self._log.append() if self._log else None
         state = checkpoint.gather(self.agent, run()) | {"replay": replay}
