@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from agents.run.experiment import build
+from agents.run.folder import RunFolder
 from agents.run.replay_log import PLAIN, ReplayLog
 
 ANOTHER_PLACE = ("/run/records", "/replay")
@@ -74,15 +75,8 @@ def _replay(folder: Path) -> dict[str, np.ndarray]:
     noted = _checkpoint(folder)["replay"]
     if noted is None:
         return {}
-    observations, actions = (_checkpoint(folder)["seen"]["_last_obs"].numpy(), np.zeros(1, np.int64))
-    from omegaconf import OmegaConf
-
-    config = OmegaConf.load(folder / "config.yaml").agent
-    size = max(config.buffer_size // config.n_envs, 1)
-    shapes = {"observations": observations, "next_observations": observations}
-    shapes["actions"] = np.zeros((config.n_envs, 1), actions.dtype)
-    shapes |= {name: np.zeros(config.n_envs, np.float32) for name in ("rewards", "dones", "timeouts")}
-    arrays = {name: np.zeros((size, *like.shape), like.dtype) for name, like in shapes.items()}
-    replay = SimpleNamespace(**arrays, buffer_size=size, added=0, generation=0)
+    parts = build(RunFolder(folder).load_config())
+    replay = parts.agent.replay_buffer
     ReplayLog(folder, replay).load(noted)
-    return {name: arrays[name][: noted["added"]] for name in (*PLAIN, "next_observations")}
+    parts.env.close()
+    return {name: getattr(replay, name)[: replay.size()] for name in (*PLAIN, "next_observations")}
