@@ -318,7 +318,7 @@ def write_page(results: Results) -> None:
         lines += [
             f"## {stream.title.capitalize()}",
             "",
-            f"`{stream.words}`",
+            f"`{stream.words}`, {stream.seeds} seeds",
             "",
             *_table(rows(results, name)),
         ]
