@@ -1,7 +1,9 @@
 """A whole grid in TensorBoard: HParams with a line per run, and per sequence every arm's curves in one chart.
 
-One event folder per arm holds the means over its seeds, under the same keys for all arms, so that TensorBoard overlays
-them; one per run holds its hyper-parameters and results. Horizontal axes are visits, or parts of them for returns.
+comparison/ has one event folder per arm with the means over its seeds, under the same keys for all arms, so that
+TensorBoard overlays them: open *Custom Scalars*. hparams/ has one per run with its hyper-parameters and results. They
+are two folders because TensorBoard hides every curve once it finds more than forty runs. Horizontal axes are visits, or
+parts of them for returns.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ def write(study: Study, folder: Path) -> None:
     """Writes the comparison anew; what an earlier report wrote there is replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     for arm in study.arms:
-        with SummaryWriter(str(folder / "arms" / _safe(arm))) as writer:
+        with SummaryWriter(str(folder / "comparison" / _safe(arm))) as writer:
             writer.add_custom_scalars(layout(study))
             for sequence in study.sequences:
                 _arm(writer, study, sequence, arm)
-    _hparams(study, folder / "runs")
+    _hparams(study, folder / "hparams")
 
 
 def layout(study: Study) -> dict[str, dict[str, list[Any]]]:

@@ -146,4 +146,6 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(2)
     for file in files:
         print(file)
-    print(f"Watch the grid with: tensorboard --logdir {files[0].parent / 'tensorboard'}")
+    events = files[0].parent / "tensorboard"
+    print(f"Compare the arms: tensorboard --logdir {events / 'comparison'}   (Custom Scalars)")
+    print(f"Sort the runs:    tensorboard --logdir {events / 'hparams'}   (HParams)")

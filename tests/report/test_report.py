@@ -88,12 +88,12 @@ def test_report_made_twice_is_the_same(grid, written, tmp_path):
 
 
 def test_tensorboard_overlays_arms_and_lists_runs(written):
-    events = EventAccumulator(str(written / "tensorboard" / "arms" / "loses"))
+    events = EventAccumulator(str(written / "tensorboard" / "comparison" / "loses"))
     events.Reload()
     ratio = [point.value for point in events.Scalars("sequence_0/ratio")]
     assert ratio == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5], abs=0.03)
     assert "custom_scalars__config__" in events.Tags()["tensors"]
-    run = EventAccumulator(str(written / "tensorboard" / "runs" / "sequence_1" / "loses" / "seed3"))
+    run = EventAccumulator(str(written / "tensorboard" / "hparams" / "sequence_1" / "loses" / "seed3"))
     run.Reload()
     assert run.Scalars("result/plasticity_ratio")[0].value == pytest.approx(0.55, abs=0.03)
 
