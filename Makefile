@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: train demo test slow lint format tensorboard docs clean
+.PHONY: train demo test slow faults audit lint format tensorboard docs clean
 
 train: $(READY)            ## the default experiment: PPO, AEI network and AdamO on nine rooms
 	$(BIN)/python train.py
@@ -18,6 +18,12 @@ test: $(READY)             ## the tests, a few minutes
 
 slow: $(READY)             ## the tests that take longer
 	$(BIN)/python -m pytest -q -m slow
+
+faults: $(READY)           ## kills, full disks, damaged files, random command lines, a soak: hours
+	$(BIN)/python -m tests.faults --kills 200 --writes --mutations 10000 --fuzz 100000 --soak 3600
+
+audit: $(READY)            ## known vulnerabilities of the versions in constraints.txt; needs the network
+	@.ci/audit
 
 lint: $(READY)             ## style and types
 	$(BIN)/ruff check .
