@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,7 @@ def check_overrides(arguments: list[str]) -> list[str]:
             raise UserError(
                 f"'{alone}' takes everything from the run folder; it cannot be combined with '{others[0]}'."
             )
+    _check_launcher(overrides)
     many = "-m" in flags or "--multirun" in flags
     if "benchmark" in keys and not many:
         raise UserError("A benchmark is a grid of runs: python train.py -m +benchmark=NAME.")
@@ -109,6 +111,26 @@ def _check_option(override: Any) -> None:
     for name in names:
         if name is not None and str(name) not in options:
             raise UserError(f"There is no {override.key_or_group} '{name}'. {nearest(name, options)}")
+
+
+NEEDED = {"ray": ("hydra_ray_launcher", "pip install 'ray[default]' && pip install --no-deps hydra-ray-launcher"),
+          "slurm": ("hydra_submitit_launcher", "pip install hydra-submitit-launcher"),
+          "submitit": ("hydra_submitit_launcher", "pip install hydra-submitit-launcher")}  # fmt: skip
+"""Beginning of a launcher's name -> the plugin that it needs, and how to get it."""
+
+
+def _check_launcher(overrides: list[Any]) -> None:
+    """Raises UserError for a launcher that there is not, or whose plugin is not installed."""
+    for override in overrides:
+        if override.key_or_group != "hydra/launcher":
+            continue
+        name = str(override.value())
+        plugin, how = NEEDED.get(name.split("_")[0], (None, ""))
+        if plugin is not None and importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
+            raise UserError(f"hydra/launcher={name} needs a plugin that is not installed: {how}.")
+        presets = [file.stem for file in (FOLDER / "hydra" / "launcher").glob("*.yaml")]
+        if plugin is None and name not in (known := [*presets, "basic", "joblib"]):
+            raise UserError(f"There is no launcher '{name}'. {nearest(name, known)}")
 
 
 def composed(words: list[str]) -> DictConfig:

@@ -71,6 +71,12 @@ REFUSED = {
     "no such device": (["device=gpu"], "There is no device 'gpu'"),
     "nothing to resume": (["resume=/nowhere"], "does not exist"),
     "nothing to play": (["play=docs"], "is not the folder of a run"),
+    "benchmark without -m": (["+benchmark=control_quick"], "train.py -m +benchmark=NAME"),
+    "unknown benchmark": (["-m", "+benchmark=control_quik"], "Did you mean 'control_quick'?"),
+    "unknown launcher": (["-m", "seed=0,1", "hydra/launcher=heer"], "Did you mean 'here'?"),
+    "unknown key in a grid": (["-m", "sed=0,1"], "Did you mean 'seed'?"),
+    "bad value in one cell of a grid": (["-m", "agent.batch_size=64,100000"], "fewer than"),
+    "untuned settings": (["-m", "+benchmark=control"], "benchmark.stage=tune"),
     "resume with another value": (["resume=runs", "seed=3"], "cannot be combined with 'seed'"),
 }
 

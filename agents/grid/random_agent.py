@@ -22,12 +22,16 @@ COPIES = 8
 
 
 def start(config: RunConfig) -> dict[str, Any]:
-    """Plays every task of the sequence; gives back the summary: its raw returns by visit."""
-    folder = RunFolder.checked_new(config.run_dir)
+    """Plays every task of the sequence; gives back the summary: its raw returns by visit.
+
+    It takes seconds: one that died begins again.
+    """
+    folder = RunFolder(config.run_dir)
     sequence = Sequence.from_config(config.sequence, config.seed, COPIES)
     began = time.monotonic()
     with folder.locked():
-        folder.create(config)
+        if not folder.config.is_file():
+            folder.create(config)
         played = {task.index: returns_of(task, config.seed) for task in sequence.tasks}
         rows = [VisitReturns(visit, returns=played[visit.task.index]).row() for visit in sequence.visits]
         content = {

@@ -29,17 +29,6 @@ from agents.run.folder import RunFolder, write_json
 from configs import RunConfig, UserError
 from configs.command_line import resolve
 
-MADE_BY_A_RUN = (
-    "config.yaml",
-    "run.json",
-    "metrics.jsonl",
-    "probes.npz",
-    "run.log",
-    "events.out.tfevents.*",
-    "*.tmp",
-)
-"""What a run has written before its first checkpoint."""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -113,10 +102,8 @@ def _advance(config: RunConfig) -> tuple[str, dict[str, Any]]:
         _check_same(folder, config)
     if folder.summary.is_file():
         return "skipped", read_summary(folder.summary)
-    if folder.checkpoint.is_file():
+    if folder.config.is_file() and config.agent["name"] != "random":
         return "resumed", experiment.resume(config.run_dir)
-    if folder.config.is_file():
-        _clear(folder)
     return "run", begin(config)
 
 
@@ -132,14 +119,6 @@ def _check_same(folder: RunFolder, config: RunConfig) -> None:
             f"run_dir '{folder.path}' holds a run of another configuration. Leave run_dir to the grid, which gives "
             "every configuration its own folder."
         )
-
-
-def _clear(folder: RunFolder) -> None:
-    """Takes away what a run wrote that died before its first checkpoint, and nothing else."""
-    with folder.locked():
-        for pattern in MADE_BY_A_RUN:
-            for file in folder.path.glob(pattern):
-                file.unlink()
 
 
 def _failed(failure: Path, error: BaseException, said: str, seconds: float) -> Outcome:

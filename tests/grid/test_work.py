@@ -37,12 +37,12 @@ def test_runs_then_skips(config, capfd):
 
 
 def test_dead_before_its_first_checkpoint_begins_again(config):
-    whole = work(config)
-    folder = Path(config.run_dir)
-    for name in ("summary.json", "checkpoint.pt"):
-        (folder / name).unlink()
+    whole, folder = work(config), Path(config.run_dir)
+    for file in folder.iterdir():
+        if file.name not in ("config.yaml", "run.json"):
+            file.unlink()
     again = work(config)
-    assert (again.did, again.score) == ("run", whole.score)
+    assert (again.did, again.score) == ("resumed", whole.score)
 
 
 def test_stopped_in_the_middle_resumes_to_the_same_end(config, tmp_path, monkeypatch):
@@ -115,6 +115,8 @@ def test_random_agent_measures_each_task(tiny, tmp_path):
     assert [row["episodes"] >= work_module.random_agent.EPISODES for row in rows] == [True, True]
     assert all(-1 <= row["mean"] < 0 for row in rows)  # envs/scores.csv: -0.71
     assert work(config).did == "skipped"
+    (tmp_path / "random" / "summary.json").unlink()
+    assert work(config).did == "run"
 
 
 def test_fresh_agents_start_anew_in_each_visit(tiny, tmp_path):
