@@ -70,11 +70,13 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 """Arm -> what it changes on the command line: networks and optimizers, then every method on a ReLU network."""
 
-STRENGTHS = ("l2", "l2_init", "wasserstein_init", "gram", "jacobian", "parseval", "feature_rank")
+STRENGTHS = ("wasserstein_init", "gram", "jacobian", "parseval", "feature_rank")
 KNOBS: dict[str, tuple[str, tuple[float, ...]]] = {
     "adamo": ("optimizer.iso_lambda", (0.03, 0.1, 0.3)),
     "aei": ("optimizer.iso_lambda", (0.03, 0.1, 0.3)),
     **{name: (f"method.{name}.strength", (1e-4, 1e-3, 1e-2, 1e-1)) for name in STRENGTHS},
+    "l2": ("method.l2.strength", (3e-4, 1e-3, 3e-3, 1e-2)),
+    "l2_init": ("method.l2_init.strength", (3e-4, 1e-3, 3e-3, 1e-2)),
     "redo": ("method.redo.tau", (0.0, 0.025, 0.1, 0.3)),
     "continual_backprop": ("method.continual_backprop.replacement_rate", (1e-5, 1e-4, 1e-3)),
     "self_normalised_resets": ("method.self_normalised_resets.threshold", (0.001, 0.01, 0.05)),
@@ -122,22 +124,27 @@ def _state(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_missing(results: Results, say: Callable[[str], None]) -> None:
-    """Chooses and plays what `results` lacks, saving as it goes."""
+    """Chooses and plays what `results` lacks, every arm before the next seed, saving as it goes."""
     for name, stream in STREAMS.items():
-        for arm in ARMS:
-            requires = METHODS[arm].requires if arm in METHODS else None
-            if requires and find_spec(requires) is None:
-                say(f"{arm} is left out: it needs the package {requires}")
-                continue
-            entry = results.setdefault(name, {}).setdefault(arm, {"tried": {}, "runs": {}})
-            words = _chosen(results[TUNED_ON][arm], arm)
-            for seed in range(FRESH_SEED, FRESH_SEED + stream.seeds):
-                if str(seed) not in entry["runs"]:
-                    run = play((stream.words, *words, f"seed={seed}"), METRICS, at_the_end=True)
-                    entry["runs"][str(seed)] = kept(run, stream.edge)
-                    write_json(RESULTS, results)
-            last = np.mean([run["last"] for run in entry["runs"].values()])
-            say(f"{stream.title}: {arm} {last:.3f}")
+        entries = results.setdefault(name, {})
+        for seed in range(FRESH_SEED, FRESH_SEED + stream.seeds):
+            for arm in filter(_can_run, ARMS):
+                entry = entries.setdefault(arm, {"tried": {}, "runs": {}})
+                words = _chosen(results[TUNED_ON][arm], arm)
+                if str(seed) in entry["runs"]:
+                    continue
+                run = kept(
+                    play((stream.words, *words, f"seed={seed}"), METRICS, at_the_end=True), stream.edge
+                )
+                entry["runs"][str(seed)] = run
+                write_json(RESULTS, results)
+                say(f"{stream.title}, seed {seed}: {arm} {run['last']:.3f}")
+
+
+def _can_run(arm: str) -> bool:
+    """Whether the package that the method needs is installed."""
+    requires = METHODS[arm].requires if arm in METHODS else None
+    return requires is None or find_spec(requires) is not None
 
 
 def _chosen(entry: dict[str, Any], arm: str) -> tuple[str, ...]:
