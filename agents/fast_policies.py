@@ -142,6 +142,11 @@ class FastDQNPolicy(Precise, NetworkDQNPolicy):
         self.precision = precision
         super().__init__(*args, **kwargs)
 
+    def set_training_mode(self, mode: bool) -> None:
+        """stable-baselines3's, where something changes: it is called at every step."""
+        if mode != self.training:
+            super().set_training_mode(mode)
+
     def make_q_net(self) -> NetworkQ:  # type: ignore[override]
         """A new Q-network that computes in `precision`."""
         q_net: Any = super().make_q_net()

@@ -1,7 +1,7 @@
 """From a task to the Gymnasium VectorEnv that plays it, all with same-step autoreset and an exact state.
 
 ALE/...    ale_py's native AtariVectorEnv, or Gymnasium's Atari wrappers (envs/atari.py)
-isorl/...  this project's numpy environments, vectorised natively
+isorl/...  this project's numpy environments, vectorised natively; CartPole-v1 too (envs/cartpole.py)
 others     gymnasium.make with the task's wrappers, one by one (envs/copies.py)
 """
 
@@ -18,6 +18,7 @@ from gymnasium import spaces
 
 from configs import UserError, nearest
 from envs import atari
+from envs.cartpole import CartPoles
 from envs.copies import Copies, Copy
 from envs.failures import Failures
 from envs.sequence import Task
@@ -78,6 +79,8 @@ def _make(task: Task, n_envs: int, render_mode: str | None, failures: Failures) 
         return gymnasium.make_vec(  # type: ignore[return-value]
             task.env, num_envs=n_envs, vectorization_mode="vector_entry_point", **task.kwargs
         )
+    if plain and task.env == "CartPole-v1" and not task.kwargs:
+        return CartPoles(n_envs)
     make = functools.partial(_make_one, task, render_mode)
     drift_steps = max(task.agent_steps // n_envs, 1)
 

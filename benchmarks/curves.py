@@ -1,0 +1,84 @@
+"""Learning curves of the exact, the fast and the half-precision mode on the same seeds: is anything lost?
+
+    python -m benchmarks.curves [--steps 60000] [--seeds 3]
+
+The fast mode differs from the exact one by rounding, which training amplifies until single runs differ; what must
+stay the same is how well they learn. Prints the mean return of each quarter of training on CartPole.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents import ContinualDQN, ContinualPPO
+from benchmarks.contenders import PPO_SMALL, our_env
+from benchmarks.tables import shown, table
+from plasticity import NetworkSpec
+
+MODES = {
+    "exact": {"exact": True},
+    "fast": {"exact": False},
+    "fast, bf16": {"exact": False, "precision": "bfloat16"},
+}
+DQN_SMALL = dict(learning_rate=2.3e-3, buffer_size=100_000, learning_starts=1_000, batch_size=64, gamma=0.99,
+                 train_freq=16, gradient_steps=8, target_update_interval=100, exploration_fraction=0.16,
+                 exploration_final_eps=0.04)  # fmt: skip
+"""rl-baselines3-zoo's for CartPole, with half its updates."""
+
+
+class Returns(BaseCallback):
+    """Collects (agent step, return) of every episode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, float]] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.found.append((self.num_timesteps, info["episode"]["r"]))
+        return True
+
+    def quarters(self, steps: int) -> list[float]:
+        """Mean return of the episodes that ended in each quarter."""
+        when, returns = np.array(self.found).T
+        return [float(returns[when * 4 // (steps + 1) == quarter].mean()) for quarter in range(4)]
+
+
+def curve(agent: Any, mode: dict[str, Any], steps: int, seed: int) -> list[float]:
+    """Mean returns by quarter of one run."""
+    small, copies = (PPO_SMALL, 8) if agent is ContinualPPO else (DQN_SMALL, 1)
+    policy = {"network": NetworkSpec(activation="tanh" if agent is ContinualPPO else "relu")}
+    arguments: dict[str, Any] = {**small, **mode}
+    env = our_env("ppo_cartpole", copies)
+    model = agent("NetworkPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **arguments)
+    returns = Returns()
+    model.learn(steps, callback=returns, log_interval=None)
+    return returns.quarters(steps)
+
+
+def main() -> None:
+    """Trains all and prints a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=60_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for agent in (ContinualPPO, ContinualDQN):
+        for name, mode in MODES.items():
+            runs = np.array([curve(agent, mode, options.steps, seed) for seed in range(options.seeds)])
+            rows.append([agent.__name__, name, *(shown(quarter, ".0f") for quarter in runs.T)])
+            print(*rows[-1], sep=" | ", flush=True)
+    print(*table(["CartPole", "mode", *(f"quarter {i}" for i in range(1, 5))], rows), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
