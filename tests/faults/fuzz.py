@@ -15,7 +15,8 @@ from envs import Sequence
 
 VALUES = ("0", "1", "-1", "1e-3", "1e400", "nan", "inf", "-inf", "null", "true", "[]", "[1]", "{}", "{a:1}", "abc",
           "''", "'a b'", "ü", "a=b", "${seed}", "${nothing}", "${oc.env:HOME}", "999999999999999999999", "0x10", "1_0",
-          "../../etc", "[relu,tanh]", "[[1]]", "$(id)", "__import__('os')", "a,b", "[", "\\", "'", "*", "1.5")  # fmt: skip
+          "../../etc", "[relu,tanh]", "[[1]]", "$(id)", "__import__('os')", "a,b", "[", "\\", "'", "*",
+          "1.5")  # fmt: skip
 
 
 def fuzz(folder: Path, count: int, seed: int) -> Counter:
@@ -50,7 +51,8 @@ def _answer(words: list[str]) -> str:
         make_methods(config)
         Sequence.from_config(config.sequence, config.seed, options.n_envs)
     except UserError as error:
-        assert str(error) and "\n" not in str(error), f"not one message: {error!r}"
+        if not str(error) or "\n" in str(error):
+            raise ValueError(f"not one message: {error!r}") from error
         return "refused"
     return "accepted"
 
