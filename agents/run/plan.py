@@ -9,11 +9,13 @@ import resource
 import time
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from agents.options import agent_options
 from agents.run.experiment import Parts, build
+from agents.run.replay_log import SEGMENTS
 from configs import RunConfig
 from envs.sequence import Sequence, Visit
 
@@ -79,6 +81,7 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "optimizer steps": f"{options.planned_updates(sequence.agent_steps):,}",
         "parameters": f"{sum(p.numel() for p in parts.agent.policy.parameters()):,}",
         "memory": _memory(parts.agent),
+        "disk": disk(config, parts),
         "expected time": f"{at_most}{duration(sequence.agent_steps / speed)} of training, at {speed:,.0f} agent steps "
         "per second (measured now on the first task); evaluations come on top",
         "device": parts.agent.device,
@@ -98,6 +101,21 @@ def agent_steps_per_second(parts: Parts) -> float:
         agent.learn(steps, log_interval=None, reset_num_timesteps=False)
         done += steps
     return done / (time.perf_counter() - began)
+
+
+def disk(config: RunConfig, parts: Parts) -> str:
+    """What checkpoints take, the full replay buffer included."""
+    agent: Any = parts.agent
+    weights = sum(p.numel() * p.element_size() for p in agent.policy.parameters())
+    state = 4 * weights / 2**20  # with gradients and Adam's two moments
+    replay = getattr(agent, "replay_buffer", None)
+    checkpoints = f"{config.checkpoint.keep} checkpoints of about {state:,.1f} MiB"
+    if replay is None or not config.checkpoint.replay:
+        return checkpoints
+    seen: Any = agent.observation_space
+    steps = replay.buffer_size * agent.n_envs * (1 + 1 / SEGMENTS)
+    full = steps * int(np.prod(seen.shape)) * seen.dtype.itemsize / 2**20
+    return f"{checkpoints}, and about {full:,.0f} MiB for the full replay, written as it grows"
 
 
 def _memory(agent: Any) -> str:
