@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from configs import SequenceConfig, TaskConfig
@@ -37,7 +38,7 @@ def _soak(name: str, seconds: float) -> Counter:
     env.action_space.seed(0)
     steps, begun, warm = 0, time.monotonic(), None
     while (passed := time.monotonic() - begun) < seconds:
-        env.step([env.action_space.sample() for _ in range(4)])
+        env.step(np.stack([env.action_space.sample() for _ in range(4)]))
         steps += 4
         if warm is None and passed > WARM_UP * seconds and env.visit.task.index == 0:
             warm = _memory(), _descriptors()
