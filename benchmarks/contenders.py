@@ -89,6 +89,8 @@ def ours(case: str, name: str, device: str) -> ContinualPPO | ContinualDQN:
         policy |= {"optimizer_class": AdamO, "optimizer_kwargs": {"eps": 1e-5, "iso_target": 2.0}}
     arguments = dict(ARGUMENTS[case])
     n_envs = COPIES[case]
+    if name == "fast, 8 copies":  # eight steps per vector step, eight updates after four of them
+        n_envs, arguments["gradient_steps"] = 8, 8
     arguments |= {} if name == "exact" else {"exact": False}
     arguments |= {"precision": "bfloat16"} if name == "fast, bf16" else {}
     return agent("NetworkPolicy", our_env(case, n_envs), seed=0, device=device, policy_kwargs=policy,

@@ -1,6 +1,6 @@
 """Every check that needs a CUDA device, in one call: `python -m benchmarks.gpu_checks`.
 
-Runs the tests marked gpu and then the plasticity benchmark on the GPU. Exits non-zero if anything fails,
+Runs the tests marked gpu, then the benchmarks of plasticity and of speed on the GPU. Exits non-zero if anything fails,
 also where there is no device: a check that was not run has not passed.
 """
 
@@ -14,6 +14,7 @@ import torch
 CHECKS = (
     ["-m", "pytest", "-m", "gpu", "-q"],
     ["-m", "benchmarks.plasticity", "--gpu", *sys.argv[1:]],
+    ["-m", "benchmarks.speed", "--gpu", *sys.argv[1:]],
 )
 
 

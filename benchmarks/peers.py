@@ -43,7 +43,9 @@ def run_script(checkout: Path, script: str, arguments: list[str], gpu: bool, tic
     source = (checkout / script).read_text()
     for function in ("rollout", "gae"):
         source = source.replace(f"def {function}(", f"@torch.no_grad()\ndef {function}(")
-    exec(compile(source, script, "exec"), {"__name__": "__main__", "__file__": script})
+    main = sys.modules["__main__"] = ModuleType("__main__")  # torch.compile looks functions up there
+    main.__file__ = script
+    exec(compile(source, script, "exec"), main.__dict__)
 
 
 def lend_old_names(tick: Tick) -> None:

@@ -53,7 +53,7 @@ CASES = {
     "dqn_atari": Case(
         "DQN, Atari Breakout: minibatches of 32, one update per 4 steps, Nature CNN",
         512,
-        ("SB3", "CleanRL", "exact", "fast", "environment alone", "network alone"),
+        ("SB3", "CleanRL", "exact", "fast", "fast, bf16", "fast, 8 copies", "environment alone", "network alone"),
     ),
     "ppo_cartpole": Case(
         "PPO, CartPole: 8 copies x 128 steps, 4 epochs x 4 minibatches of 256, MLPs 2 x 64 tanh",

@@ -195,3 +195,38 @@ def test_rollout_tensors_give_sb3s_minibatches(make):
         for left, right in zip(ours.batches, theirs.batches, strict=True):
             for a, b in zip(left[:6], right[:6], strict=True):
                 assert torch.equal(a.to(b.dtype), b)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:You are trying to run PPO on the GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
+def test_fast_agents_learn_on_cuda(agent, precision):
+    model = trained(agent, pictures, False, 128, device="cuda", precision=precision)
+    assert weights(model).isfinite().all()
+    sample = model.rollout_buffer.get(8) if agent is ContinualPPO else iter([model.replay_buffer.sample(8)])
+    assert all(tensor.is_cuda for tensor in next(sample) if tensor is not None)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:You are trying to run PPO on the GPU")
+def test_updates_on_cuda_wait_for_nothing(monkeypatch):
+    model = trained(ContinualPPO, pictures, False, 128, device="cuda")
+    monkeypatch.setattr(model, "_log", lambda *_: None)  # reads the numbers, once per rollout
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_cuda_evaluates_as_the_cpu_does():
+    model = trained(ContinualPPO, pictures, False, 64)
+    on_cuda = FastActorCritic(**model.policy._get_constructor_parameters()).to("cuda")
+    on_cuda.load_state_dict(model.policy.state_dict())
+    batch = next(model.rollout_buffer.get(16))
+    here = model.policy.evaluate_actions(batch.observations, batch.actions.flatten())
+    there = on_cuda.evaluate_actions(batch.observations.cuda(), batch.actions.flatten().cuda())
+    for a, b in zip(here, there, strict=True):
+        torch.testing.assert_close(b.cpu(), a, rtol=5e-3, atol=5e-3)  # convolutions in TF32
