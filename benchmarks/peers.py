@@ -40,6 +40,7 @@ def run_script(checkout: Path, script: str, arguments: list[str], gpu: bool, tic
     lend_old_names(tick)
     device = [] if gpu else ["--no-cuda"]
     sys.argv = [script, "--total-timesteps", FOREVER, *device, *arguments]
+    sys.path.insert(0, str(checkout))
     source = (checkout / script).read_text()
     for function in ("rollout", "gae"):
         source = source.replace(f"def {function}(", f"@torch.no_grad()\ndef {function}(")
