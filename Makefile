@@ -25,6 +25,11 @@ faults: $(READY)           ## kills, full disks, damaged files, random command l
 audit: $(READY)            ## known vulnerabilities of the versions in constraints.txt; needs the network
 	@.ci/audit
 
+cluster: $(READY)          ## grids on a real Ray cluster of two nodes on this machine, ten minutes
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt 'ray[default]' psutil
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps hydra-ray-launcher==1.2.2
+	$(BIN)/python -m pytest -q -m ray tests/grid
+
 lint: $(READY)             ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

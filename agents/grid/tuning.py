@@ -56,9 +56,8 @@ def wanted(suite: BenchmarkConfig, words: Iterable[str]) -> list[Wanted]:
         for arm, arm_words in suite.arms.items()
         for candidate in candidates(suite.tuning, arm)
     }
-    return of_benchmark(
-        replace(suite, arms=arms, seeds=suite.tuning.seeds, baseline=None, tuning=None), words
-    )
+    grid = replace(suite, arms=arms, seeds=suite.tuning.seeds, baseline=None, tuning=None, stage="report")
+    return of_benchmark(grid, words)
 
 
 def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:

@@ -91,7 +91,7 @@ def comparison(study: Study) -> Section | None:
             estimated(better, 2 * (better.value - 0.5)),
             Cell(p_value(raw[arm])),
             Cell(p_value(corrected.get(arm, math.nan)), strong=corrected.get(arm, 1.0) < 1 - LEVEL),
-            Cell(number(seeds_needed(gap))),
+            Cell(f"{seeds_needed(gap):.0f}".replace("nan", "\N{EN DASH}")),
         ])  # fmt: skip
     head = ("", "difference", "seeds above", "P(improvement)", "p", "p (Holm)", "seeds for a claim")
     section = Section(f"Against {study.reference_arm}")

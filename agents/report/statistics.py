@@ -113,8 +113,9 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def seeds_needed(differences: Array, power: float = 0.8, alpha: float = 0.05) -> float:
     """Seeds for a paired comparison to find, with `power` at level `alpha`, a difference like the one of (N,).
 
-    ((z_{1-alpha/2} + z_power) sd / mean)^2, rounded up, at least 2 (Colas et al. 2018, arXiv 1806.08295). NaN for one
-    seed, inf for no difference. From few seeds it is a rough guess: their own spread is uncertain.
+    ((z_{1-alpha/2} + z_power) sd / mean)^2, rounded up (Colas et al. 2018, arXiv 1806.08295), and at least as many as
+    let the sign-flip test fall below alpha (6 for 5 %). NaN for one seed, inf for no difference. From few seeds it is a
+    rough guess: their own spread is uncertain.
     """
     if len(differences) < 2:
         return math.nan
@@ -122,4 +123,5 @@ def seeds_needed(differences: Array, power: float = 0.8, alpha: float = 0.05) ->
     if mean == 0:
         return math.inf
     z = float(norm.ppf(1 - alpha / 2) + norm.ppf(power))
-    return float(max(2, math.ceil((z * spread / mean) ** 2)))
+    least = math.floor(1 - math.log2(alpha)) + 1  # 2^(1 - N) < alpha
+    return float(max(least, math.ceil((z * spread / mean) ** 2)))

@@ -88,6 +88,7 @@ class TestTuning:
     space: dict = {"agent.learning_rate": [1e-4, 1e-3, 1e-2], "agent.gamma": [0.9, 0.99]}  # noqa: RUF012
 
     def of(self, suite, **more):
+        suite.stage = "tune"
         suite.tuning = TuningConfig(**{"seeds": [7, 8], "budget": 4, "space": self.space, **more})
         suite.__post_init__()
         return suite
@@ -138,7 +139,7 @@ def test_suites_fit_their_schema(name):
     from omegaconf import OmegaConf
 
     with initialize_config_dir(version_base=None, config_dir=str(FOLDER)):
-        raw = compose("config", overrides=[f"+benchmark={name}"]).benchmark
+        raw = compose("config", overrides=[f"+benchmark={name}", "benchmark.stage=report"]).benchmark
     suite = typed(BenchmarkConfig, OmegaConf.to_container(raw))
     suite.seeds, suite.tuned = suite.seeds[:1], None
     wanted = of_benchmark(suite, [])

@@ -102,6 +102,7 @@ def test_seeds_needed_finds_what_it_promises():
     unit = np.array([-1.0, 1.0]) / math.sqrt(2)  # standard deviation 1
     assert ours.seeds_needed(unit + 1) == 8
     assert ours.seeds_needed(unit + 0.5) == 32
+    assert ours.seeds_needed(unit + 100) == 6, "with five seeds no sign-flip test falls below 5 %"
     assert ours.seeds_needed(unit) == math.inf
     assert math.isnan(ours.seeds_needed(np.array([1.0])))
 
