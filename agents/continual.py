@@ -92,10 +92,6 @@ class Continual(BaseAlgorithm):
         policy: Any = self.policy
         return Batch(lambda: policy.inputs(batch.observations))
 
-    def trained_parameters(self) -> list[torch.nn.Parameter]:
-        """What the optimizer steps, in its order: found in no time, unlike by a walk through the modules."""
-        return [parameter for group in self.policy.optimizer.param_groups for parameter in group["params"]]
-
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> Any:
         """SB3's, after acting on a switch that has happened since the last update."""
         visit: Visit | None = getattr(env.unwrapped, "visit", None)

@@ -66,7 +66,7 @@ class ContinualDQN(Continual, Fast, DQN):
 
             self.policy.optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.trained_parameters(), self.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
             self.methods.after_update(seen)
         self._n_updates += gradient_steps
