@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,7 +91,7 @@ def origin(study: Study, grid: Grid | None) -> Section:
         commands = dict.fromkeys(str(entry.get("command")) for entry in known)
         section.code += list(commands)[:LISTED]
     else:
-        section.code += [f"python train.py {' '.join(cell.words)}" for cell in _one_per_arm(grid)]
+        section.code += [shlex.join(["python", "train.py", *cell.words]) for cell in _one_per_arm(grid)]
     return section
 
 
