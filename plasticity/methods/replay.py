@@ -57,15 +57,15 @@ class Replay(Method):
         filled = min(self._seen, self.size)
         drawn = torch.randint(filled, (len(batch.inputs),), generator=self._generator).to(self._labels.device)
         allowed = None if self._allowed is None else self._allowed[drawn]
-        return self.strength * cross_entropy(
-            self._network(self._inputs[drawn]), self._labels[drawn], allowed
-        )
+        return self.strength * cross_entropy(self._network(self._inputs[drawn]), self._labels[drawn], allowed)
 
     def after_update(self, batch: Batch) -> None:
         """Offers the batch to the memory."""
         assert batch.labels is not None
         places = self._places(len(batch.labels))
-        kept = {place: row for row, place in enumerate(places) if place < self.size}  # the later of two in a place
+        kept = {
+            place: row for row, place in enumerate(places) if place < self.size
+        }  # the later of two in a place
         self._seen += len(places)
         if not kept:
             return
