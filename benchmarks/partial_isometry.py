@@ -322,13 +322,10 @@ def write_page(results: Results) -> None:
     """docs/partial_isometry.md and its picture."""
     lines = [TEXT.format(machine=results["machine"])]
     for name, stream in STREAMS.items():
-        lines += [
-            f"## {stream.title.capitalize()}",
-            "",
-            f"`{stream.words}`, {stream.seeds} seeds",
-            "",
-            *_table(rows(results, name)),
-        ]
+        found = rows(results, name)
+        fewest, most = min(len(row.runs) for row in found), max(len(row.runs) for row in found)
+        seeds = f"{most} seeds" if fewest == most else f"{fewest} to {most} seeds"
+        lines += [f"## {stream.title.capitalize()}", "", f"`{stream.words}`, {seeds}", "", *_table(found)]
     lines += ["## Which reading goes with accuracy", ""]
     lines += ["Spearman's rank correlation across the arms of the tables above; association, not cause.", ""]
     lines += [*_predictors(results), "## What was chosen", "", *_settings(results)]
