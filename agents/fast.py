@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from agents.fast_policies import PRECISIONS
+from agents.memory import keep_freed_memory
 
 LOG = logging.getLogger("isorl")
 
@@ -51,6 +52,7 @@ class Fast(BaseAlgorithm):
             self.exact = True
         if not self.exact:
             self._choose_fast_parts()
+            keep_freed_memory()
         super()._setup_model()  # type: ignore[safe-super]
 
     def _why_exact(self) -> str | None:
