@@ -1,7 +1,6 @@
 """The fast mode computes what the exact one computes, within rounding; its parts, each on its own."""
 
 import logging
-import resource
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from agents import ContinualDQN, ContinualPPO
 from agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
 from agents.fast_policies import FastActorCritic
 from agents.inference import NumpyMlp
-from agents.memory import keep_freed_memory
 from agents.rollout import RolloutTensors
 from plasticity import AdamO, NetworkSpec, build_mlp
 from plasticity.methods import METHODS
@@ -232,14 +230,3 @@ def test_cuda_evaluates_as_the_cpu_does():
     there = on_cuda.evaluate_actions(batch.observations.cuda(), batch.actions.flatten().cuda())
     for a, b in zip(here, there, strict=True):
         torch.testing.assert_close(b.cpu(), a, rtol=5e-3, atol=5e-3)  # convolutions in TF32
-
-
-def test_freed_memory_stays_with_the_process():
-    if not keep_freed_memory():
-        pytest.skip("not glibc")
-    size = 16 << 20
-    torch.ones(size, dtype=torch.uint8)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        torch.ones(size, dtype=torch.uint8)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < size // resource.getpagesize()
