@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from agents.grid import cost, tuning
+from agents.grid import cost, results, tuning
 from agents.grid.cell import Cell, State
 from agents.grid.expand import Composer, cells, of_benchmark, of_sweep
 from agents.grid.grid import Grid
@@ -136,6 +136,8 @@ def job(cell: Cell) -> list[str]:
 def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:
     """Says what is finished and why the rest is not; gives back the exit code."""
     count = states(Watch(grid.cells).look())
+    if count[State.FINISHED]:
+        console.print(results.table(grid.cells))
     console.print(f"{count[State.FINISHED]} of {len(grid.cells)} cells are finished.", highlight=False)
     failed = [cell for cell in grid.cells if cell.state() is State.FAILED]
     for cell in failed[:LISTED]:
