@@ -18,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents import ContinualDQN, ContinualPPO
 from benchmarks.contenders import PPO_SMALL, our_env
 from benchmarks.tables import shown, table
+from configs.schema import SwitchConfig
 from plasticity import NetworkSpec
 
 MODES = {
@@ -56,7 +57,10 @@ def curve(agent: Any, mode: dict[str, Any], steps: int, seed: int) -> list[float
     policy = {"network": NetworkSpec(activation="tanh" if agent is ContinualPPO else "relu")}
     arguments: dict[str, Any] = {**small, **mode}
     env = our_env("ppo_cartpole", copies)
-    model = agent("NetworkPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **arguments)
+    switch = SwitchConfig(exploration="run")  # the one visit is endless
+    model = agent(
+        "NetworkPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, switch=switch, **arguments
+    )
     returns = Returns()
     model.learn(steps, callback=returns, log_interval=None)
     return returns.quarters(steps)
