@@ -191,7 +191,7 @@ def _ablation(pages: dict[str, Page]) -> list[str]:
         ("isometry on MaxMin", "aei", "maxmin"),
     )
     rows = [
-        (stream, f"{part}: {LABELS[arm]} - {LABELS[base]}", difference(page.last(arm) - page.last(base)))
+        (stream, f"{part}: {LABELS[arm]} over {LABELS[base]}", difference(page.last(arm) - page.last(base)))
         for stream, page in pages.items()
         for part, arm, base in parts
     ]
@@ -239,7 +239,7 @@ def _remembered(results: Results) -> list[str]:
 def _against(page: Page) -> str:
     """AdamO and AEI against the remedies of forgetting, on the last tasks."""
     return "; ".join(
-        f"{LABELS[arm]} - {LABELS[other]} {difference(page.last(arm) - page.last(other), '+.2f')}"
+        f"{LABELS[arm]} over {LABELS[other]} {difference(page.last(arm) - page.last(other), '+.2f')}"
         for arm in ("adamo", "aei")
         for other in MEMORY_ARMS
     )
