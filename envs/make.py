@@ -54,14 +54,14 @@ class TaskVectorEnv(Protocol):
         """Frees the environments."""
 
 
-def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures) -> TaskVectorEnv:
+def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | None = None) -> TaskVectorEnv:
     """`n_envs` copies of `task`, without its shifts.
 
     Raises:
         UserError: wrong arguments, a wrapper that does not exist, or an extra that is not installed.
     """
     try:
-        return _make(task, n_envs, "rgb_array" if render else None, failures)
+        return _make(task, n_envs, "rgb_array" if render else None, failures or Failures())
     except UserError:
         raise
     except (gymnasium.error.Error, TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
