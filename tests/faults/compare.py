@@ -41,10 +41,11 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def events(folder: Path) -> list[tuple]:
-    """The scalars of TensorBoard."""
+    """The scalars of TensorBoard, by tag and step: files of one second are read in the order of their names."""
     read = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     tags = [tag for tag in sorted(read.Tags()["scalars"]) if not tag.startswith("time/")]
-    return [(tag, event.step, event.value) for tag in tags for event in read.Scalars(tag)]
+    rows = [(tag, event.step, event.value) for tag in tags for event in read.Scalars(tag)]
+    return sorted(rows, key=lambda row: row[:2])
 
 
 def _checkpoint(folder: Path) -> dict:

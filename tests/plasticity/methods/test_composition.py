@@ -87,9 +87,9 @@ def test_a_state_of_other_methods_is_refused():
 
 
 BAD = {
-    "strength": -1.0, "shrink": 0.0, "noise": -1.0, "every": -1, "layers": 0, "tau": -0.1, "maturity": -1, "decay": 1.0,
+    "strength": -1.0, "shrink": 0.0, "noise": -1.0, "every": -1, "layers": 0, "tau": -0.1, "maturity": -1, "decay": 1.5,
     "replacement_rate": 2.0, "threshold": 0.0, "prior": 1, "heads": 0, "projections": -1, "samples": 0, "beta": 1.0,
-    "momentum": 1.0, "at_switch": 0, "at_update": -1, "target": 0.0,
+    "momentum": 1.0, "at_switch": 0, "at_update": -1, "target": 0.0, "size": 0,
 }  # fmt: skip
 
 
