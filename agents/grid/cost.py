@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape  # an arm such as method=[redo] is no markup
 from rich.table import Table
 
 from agents.grid.cell import Cell, State
@@ -88,7 +89,7 @@ def show(
         if mine:
             each = f"{mine[0].agent_steps:,}" if mine[0].kind != "random" else ""
             rate = f"{speed[row]:,.0f}" if mine[0].kind != "random" else ""
-            table.add_row(*row, str(len(mine)), each, rate, duration(seconds_left(mine, speed)))
+            table.add_row(*map(escape, row), str(len(mine)), each, rate, duration(seconds_left(mine, speed)))
     if left:
         console.print(table)
     console.print(f"Cost: {sentence(left, speed, workers)}", highlight=False, soft_wrap=True)

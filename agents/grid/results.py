@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.markup import escape  # an arm such as method=[redo] is no markup
 from rich.table import Table
 
 from agents.grid.cell import Cell, State
@@ -32,7 +33,9 @@ def table(cells: Sequence[Cell]) -> Table:
     for key in order[:SHOWN]:
         whole, last = np.array(scores[key]).T
         spread = f"{whole.min():.4g} to {whole.max():.4g}" if len(whole) > 1 else ""
-        result.add_row(*key, str(len(whole)), f"{whole.mean():.4g}", spread, f"{last.mean():.4g}")
+        result.add_row(
+            *map(escape, key), str(len(whole)), f"{whole.mean():.4g}", spread, f"{last.mean():.4g}"
+        )
     if len(order) > SHOWN:
         result.add_row("", f"... and {len(order) - SHOWN} more")
     return result

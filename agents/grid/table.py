@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape  # an arm such as method=[redo] is no markup
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -35,7 +36,7 @@ def table(rows: dict[tuple[str, str], Progress], rate: float) -> Table:
     result.add_column()
     order = sorted(rows.items(), key=lambda item: item[1].share == 1.0)[:SHOWN]
     for (sequence, arm), row in order:
-        result.add_row(sequence, arm, *_cells_of(row), bar(row), f"{row.share:.0%}")
+        result.add_row(escape(sequence), escape(arm), *_cells_of(row), bar(row), f"{row.share:.0%}")
     if len(rows) > SHOWN:
         result.add_row("", f"... and {len(rows) - SHOWN} more")
     result.add_section()

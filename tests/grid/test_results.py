@@ -29,12 +29,19 @@ def test_the_best_arm_comes_first_and_what_is_unfinished_is_left_out(tmp_path):
     cells = [
         cell(tmp_path, "adam", 0, [1.0, 3.0]),
         cell(tmp_path, "adam", 1, [2.0, 5.0]),
-        cell(tmp_path, "adamo", 0, [7.0, 9.0]),
-        cell(tmp_path, "adamo", 1, None),
+        cell(tmp_path, "method=[redo]", 0, [7.0, 9.0]),
+        cell(tmp_path, "method=[redo]", 1, None),
         cell(tmp_path, "silent", 0, [None, 1.0]),
     ]
     first, second, third = lines(cells)
-    assert [word.strip() for word in first.strip("│").split("│")] == ["catch", "adamo", "1", "8", "", "9"]
+    assert [word.strip() for word in first.strip("│").split("│")] == [
+        "catch",
+        "method=[redo]",
+        "1",
+        "8",
+        "",
+        "9",
+    ]
     assert [word.strip() for word in second.strip("│").split("│")] == [
         "catch", "adam", "2", "2.75", "2 to 3.5", "4",
     ]  # fmt: skip
