@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,16 +108,56 @@ def test_seeds_needed_finds_what_it_promises():
     assert math.isnan(ours.seeds_needed(np.array([1.0])))
 
 
-def test_rliable_agrees():
-    pytest.importorskip("rliable", reason="the archived rliable is only a cross-check")
-    theirs = pytest.importorskip("rliable.metrics")
-    x, y = np.random.default_rng(0).normal(size=(2, 9, 3))
-    assert ours.iqm(x) == pytest.approx(theirs.aggregate_iqm(x))
-    assert ours.probability_of_improvement(x, y) == pytest.approx(theirs.probability_of_improvement(x, y))
-    library = pytest.importorskip("rliable.library")
-    thresholds = np.linspace(-2, 2, 9)
-    profile, _ = library.create_performance_profile({"x": x}, thresholds, reps=10)
+@pytest.fixture
+def rliable():
+    """rliable's `metrics` and `library`."""
+    how = "the archived rliable is only a cross-check: pip install rliable 'pandas<3'"
+    pytest.importorskip("rliable", reason=how)
+    from rliable import library, metrics
+
+    np.random.seed(0)  # rliable draws from numpy's global generator, whatever it is handed
+    return SimpleNamespace(library=library, metrics=metrics)
+
+
+GAUSSIAN = np.random.default_rng(0).normal(size=(2, 9, 3))
+TIES = np.random.default_rng(1).integers(0, 3, size=(2, 7, 2)).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [GAUSSIAN, TIES, (GAUSSIAN[0], GAUSSIAN[1, :4])], ids=["gaussian", "ties", "unequal"]
+)
+def test_rliable_computes_the_same_numbers(rliable, x, y):
+    assert ours.iqm(x) == pytest.approx(rliable.metrics.aggregate_iqm(x))
+    assert ours.mean(x) == pytest.approx(rliable.metrics.aggregate_mean(x))
+    theirs = rliable.metrics.probability_of_improvement(x, y)
+    assert ours.probability_of_improvement(x, y) == pytest.approx(theirs)
+    thresholds = np.linspace(-2, 3, 11)
+    profile, _ = rliable.library.create_performance_profile({"x": x}, thresholds, reps=10)
     assert ours.performance_profile(x, thresholds) == pytest.approx(profile["x"])
+
+
+@pytest.mark.parametrize("statistic", ["iqm", "mean"])
+def test_rliable_draws_the_same_interval(rliable, statistic):
+    """Both stratified by sequence; sequences of different level tell this from a bootstrap that is not."""
+    x = GAUSSIAN[0] + np.array([0.0, 5.0, 10.0])
+    theirs = getattr(rliable.metrics, f"aggregate_{statistic}")
+    _, intervals = rliable.library.get_interval_estimates(
+        {"x": x}, lambda scores: np.array([theirs(scores)]), reps=10_000
+    )
+    found = ours.bootstrap(getattr(ours, statistic), x, rng=np.random.default_rng(0), resamples=10_000)
+    assert [found.low, found.high] == pytest.approx(intervals["x"][:, 0], abs=0.03)
+
+
+def test_rliable_draws_the_same_interval_of_an_improvement(rliable):
+    x, y = GAUSSIAN[0] + 0.3, GAUSSIAN[1, :6]
+    _, intervals = rliable.library.get_interval_estimates(
+        {"x,y": [x, y]},
+        lambda *pair: np.array([rliable.metrics.probability_of_improvement(*pair)]),
+        reps=4_000,
+    )
+    rng = np.random.default_rng(0)
+    found = ours.bootstrap(ours.probability_of_improvement, x, y, rng=rng, resamples=10_000)
+    assert [found.low, found.high] == pytest.approx(intervals["x,y"][:, 0], abs=0.02)
 
 
 def test_spearman_agrees_with_scipy():
