@@ -26,7 +26,10 @@ def table(cells: Sequence[Cell]) -> Table:
             scores[cell.sequence, cell.arm].append(_returns(content["returns"]))
     result = Table(title="raw return of training episodes, mean over finished seeds")
     for column in ("sequence", "arm", "seeds", "all visits", "lowest to highest seed", "last visit"):
-        result.add_column(column, justify="left" if column in ("sequence", "arm") else "right")
+        is_name = column in ("sequence", "arm")
+        result.add_column(
+            column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis"
+        )
     order = sorted(
         scores, key=lambda key: (key[0], -np.nan_to_num(np.mean(scores[key], axis=0)[0], nan=-np.inf))
     )

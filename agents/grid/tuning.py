@@ -40,12 +40,17 @@ def candidates(tuning: TuningConfig, arm: str) -> list[tuple[str, ...]]:
             "Every arm gets the same budget: widen benchmark.tuning.of_arm or lower benchmark.tuning.budget."
         )
     every = list(
-        itertools.product(*([f"{key}={value}" for value in values] for key, values in space.items()))
+        itertools.product(*([f"{key}={_text(value)}" for value in values] for key, values in space.items()))
     )
     if size == tuning.budget:
         return every
     drawn = np.random.default_rng(0).choice(size, size=tuning.budget, replace=False)
     return [every[index] for index in sorted(drawn)]
+
+
+def _text(value: Any) -> str:
+    """`value` as the command line wants it, without blanks: they stand between the words of a candidate."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
 def wanted(suite: BenchmarkConfig, words: Iterable[str]) -> list[Wanted]:
@@ -61,26 +66,32 @@ def wanted(suite: BenchmarkConfig, words: Iterable[str]) -> list[Wanted]:
 
 
 def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """Per sequence and arm the best candidate, from the finished cells.
+    """Per sequence and arm the candidate with the highest score; NaN, where a cell failed or diverged, is the lowest.
 
     Returns:
-        {sequence: {arm: {"words": [...], "score": float, "tried": {candidate: score}}}}
+        {sequence: {arm: {"words": [...], "score": float, "tried": {candidate: score}, "unfinished": cells}}}
     """
     scores: dict[tuple[str, str, str], list[float]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for cell in cells:
         arm, _, candidate = cell.arm.partition(" | ")
-        if cell.state() is State.FINISHED:
-            content = json.loads((cell.folder / "summary.json").read_text())
-            scores.setdefault((cell.sequence, arm, candidate), []).append(score_of(content))
-    result: dict[str, dict[str, Any]] = {}
+        row = result.setdefault(cell.sequence, {}).setdefault(arm, {"tried": {}, "unfinished": 0})
+        scores.setdefault((cell.sequence, arm, candidate), []).append(_score(cell))
+        row["unfinished"] += cell.state() not in (State.FINISHED, State.FAILED)
     for (sequence, arm, candidate), by_seed in scores.items():
-        tried = result.setdefault(sequence, {}).setdefault(arm, {"tried": {}})["tried"]
-        tried[candidate] = float(np.mean(by_seed))
+        result[sequence][arm]["tried"][candidate] = float(np.mean(by_seed))
     for arms in result.values():
         for row in arms.values():
             best = max(row["tried"], key=lambda candidate: _or_least(row["tried"][candidate]))
             row |= {"words": best.split(" "), "score": row["tried"][best]}
     return result
+
+
+def _score(cell: Cell) -> float:
+    """NaN where the cell is not finished."""
+    if cell.state() is not State.FINISHED:
+        return math.nan
+    return score_of(json.loads((cell.folder / "summary.json").read_text()))
 
 
 def _or_least(score: float) -> float:
@@ -99,16 +110,27 @@ def settings(suite: BenchmarkConfig) -> Settings:
     """The words that `suite.tuned` chose for each sequence and arm; nothing where it names no file.
 
     Raises:
-        UserError: the file is missing, lacks an arm, or was made on seeds that are to be reported.
+        UserError: the file is missing, lacks an arm, is of unfinished tuning, or was made on seeds that are to be
+            reported.
     """
     if suite.tuned is None:
         return {}
     chosen = _load(Path(suite.tuned), suite)["chosen"]
     pairs = [(sequence, arm) for sequence in suite.sequences for arm in suite.arms]
     for sequence, arm in pairs:
-        if arm not in chosen.get(sequence, {}):
-            raise UserError(f"'{suite.tuned}' has no settings for arm '{arm}' on '{sequence}'. Tune again.")
+        row = chosen.get(sequence, {}).get(arm)
+        if reason := _useless(row):
+            raise UserError(f"'{suite.tuned}' has no settings for arm '{arm}' on '{sequence}'{reason}.")
     return {(sequence, arm): chosen[sequence][arm]["words"] for sequence, arm in pairs}
+
+
+def _useless(row: dict[str, Any] | None) -> str:
+    """Why nothing can be taken from an entry of tuned.yaml; "" where something can."""
+    if row is None:
+        return ": it was not tuned. Tune again"
+    if row.get("unfinished"):
+        return f": {row['unfinished']} cells of its candidates are not finished. Give the command of tuning again"
+    return ": none of its candidates has a score" if math.isnan(row.get("score", 0.0)) else ""
 
 
 def _load(path: Path, suite: BenchmarkConfig) -> dict[str, Any]:

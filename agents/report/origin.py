@@ -87,6 +87,7 @@ def origin(study: Study, grid: Grid | None) -> Section:
     if len({entry.get("commit") for entry in known}) > 1:
         section.texts.append("Cells were made by several commits: make sure that they compute the same.")
     section.texts.append(_tuning_text(grid))
+    section.tables += _tuning_table(grid)
     if grid is None:
         commands = dict.fromkeys(str(entry.get("command")) for entry in known)
         section.code += list(commands)[:LISTED]
@@ -121,3 +122,28 @@ def _tuning_text(grid: Grid | None) -> str:
         f"Settings chosen from {grid.tuned['budget']} candidates per arm and sequence on seeds {grid.tuned['seeds']}, "
         f"none of which is reported ({grid.tuned['objective']})."
     )
+
+
+def _tuning_table(grid: Grid | None) -> list[Table]:
+    """What was chosen for each arm, with its score; nothing where nothing was tuned."""
+    if grid is None or not grid.tuned:
+        return []
+    rows = [
+        [
+            Cell(sequence),
+            Cell(arm),
+            Cell(" ".join(row["words"])),
+            Cell(f"{row['score']:.4g}"),
+            Cell(_spread(row)),
+        ]
+        for sequence, arms in grid.tuned["chosen"].items()
+        for arm, row in arms.items()
+        if "tried" in row
+    ]
+    return [Table(("sequence", "arm", "chosen", "score", "other candidates"), rows, left=3)]
+
+
+def _spread(row: dict[str, Any]) -> str:
+    """Scores of the candidates that were not chosen."""
+    others = [score for candidate, score in row["tried"].items() if candidate != " ".join(row["words"])]
+    return ", ".join(f"{score:.4g}" for score in others)

@@ -1,8 +1,12 @@
 """From words to cells."""
 
+import json
+import math
+
 import pytest
 
 from agents.grid import tuning
+from agents.grid.cell import Cell
 from agents.grid.expand import Composer, cells, of_benchmark, of_sweep
 from configs import UserError, typed
 from configs.command_line import FOLDER
@@ -121,6 +125,67 @@ class TestTuning:
         assert all([w for w in want.words if "gamma" in w] == ["agent.gamma=0.7"] for want in wanted)
         suite.seeds = [8, 9]
         with pytest.raises(UserError, match=r"Seeds \[8\] chose the settings"):
+            tuning.settings(suite)
+
+    def test_values_of_a_space_are_words_without_blanks(self, suite, tiny):
+        space = {
+            "network.widths": [[64, 64], [8]],
+            "agent.clip_range_vf": [None],
+            "agent.normalize_advantage": [False],
+        }
+        found = tuning.candidates(self.of(suite, space=space, budget=2).tuning, "Adam")
+        assert found[0] == (
+            "network.widths=[64,64]",
+            "agent.clip_range_vf=null",
+            "agent.normalize_advantage=false",
+        )
+        config = Composer()([*tiny, *found[0]])
+        assert config.network["widths"] == [64, 64]
+        assert (config.agent["clip_range_vf"], config.agent["normalize_advantage"]) == (None, False)
+
+    def test_the_best_candidate_is_chosen_and_a_failed_one_never(self, suite, tmp_path):
+        """Of three candidates one fails on one seed, although its other seed is the best of all."""
+        suite = self.of(suite, space={"agent.gamma": [0.1, 0.2, 0.3]}, budget=3, seeds=[7, 8])
+        returns = {"0.1": [1.0, 2.0], "0.2": [9.0, None], "0.3": [2.0, 3.0]}
+        made = [self.cell(tmp_path, "Adam", *row) for row in returns.items()]
+        cells = [cell for pair in made for cell in pair]
+        assert tuning.choose(cells)["catch"]["Adam"] == {
+            "words": ["agent.gamma=0.3"],
+            "score": 2.5,
+            "tried": {"agent.gamma=0.1": 1.5, "agent.gamma=0.2": pytest.approx(math.nan, nan_ok=True),
+                      "agent.gamma=0.3": 2.5},
+            "unfinished": 0,
+        }  # fmt: skip
+
+    def cell(self, folder, arm, gamma, means):
+        """The cells of one candidate on its seeds; None: it failed."""
+        made = []
+        for seed, mean in enumerate(means):
+            place = folder / f"{arm}-{gamma}-{seed}"
+            made.append(Cell(place.name, place, (), "catch", f"{arm} | agent.gamma={gamma}", seed, 64))
+            if mean is None:
+                made[-1].failure.parent.mkdir(exist_ok=True)
+                made[-1].failure.write_text("{}")
+            else:
+                place.mkdir()
+                (place / "summary.json").write_text(json.dumps({"returns": [{"mean": mean}]}))
+        return made
+
+    def test_unfinished_tuning_is_not_reported(self, suite, tmp_path):
+        suite = self.of(suite, space={"agent.gamma": [0.1, 0.2]}, budget=2)
+        cells = [cell for arm in suite.arms for cell in self.cell(tmp_path, arm, "0.1", [1.0, 2.0])]
+        waiting = Cell("w", tmp_path / "w", (), "catch", "AEI | agent.gamma=0.2", 7, 64)
+        tuning.save(tmp_path / "tuned.yaml", suite, tuning.choose([*cells, waiting]))
+        suite.tuned = str(tmp_path / "tuned.yaml")
+        with pytest.raises(UserError, match="'AEI' on 'catch': 1 cells of its candidates are not finished"):
+            tuning.settings(suite)
+
+    def test_an_arm_without_any_score_is_not_reported(self, suite, tmp_path):
+        suite = self.of(suite, space={"agent.gamma": [0.1, 0.2]}, budget=2)
+        cells = [cell for arm in suite.arms for cell in self.cell(tmp_path, arm, "0.1", [None, 2.0])]
+        tuning.save(tmp_path / "tuned.yaml", suite, tuning.choose(cells))
+        suite.tuned = str(tmp_path / "tuned.yaml")
+        with pytest.raises(UserError, match="'Adam' on 'catch': none of its candidates has a score"):
             tuning.settings(suite)
 
     def test_missing_record_says_how_to_make_it(self, suite):
