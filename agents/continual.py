@@ -15,13 +15,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from agents.streams import Streams
 from configs.schema import SwitchConfig
 from plasticity.methods import Batch, Learner, Method, Methods
 from plasticity.methods.projection import Projection
 
 LOG = logging.getLogger("isorl")
 
-OPTIONS_NOT_SAVED = ("methods", "learner", "_last_loss")
+OPTIONS_NOT_SAVED = ("methods", "learner", "_last_loss", "streams", "pack")
 """They hold the networks themselves; SB3's `save` writes the networks apart."""
 
 
@@ -52,6 +53,9 @@ class Continual(BaseAlgorithm):
         **kwargs: Any,
     ) -> None:
         self.methods = Methods(methods)
+        self.streams = Streams()
+        self.pack: Any = None
+        """The runs with which this one computes; None: it is alone in its process."""
         self.switch = switch or SwitchConfig()
         self.visit_number = 0
         self.visit_start = 0
@@ -101,10 +105,19 @@ class Continual(BaseAlgorithm):
             self.visit_number, self.visit_start, self.visit_end = visit.number, visit.start, visit.end
         if "learning_starts" in kwargs:  # SB3 read it before the switch, which may have moved it
             kwargs["learning_starts"] = self.learning_starts  # type: ignore[attr-defined]
+        return self._collect(env, *args, **kwargs)
+
+    def _collect(self, env: VecEnv, *args: Any, **kwargs: Any) -> Any:
         return super().collect_rollouts(env, *args, **kwargs)  # type: ignore[misc]
+
+    def meet(self, what: str, argument: Any) -> Any:
+        """What the pack computes for all of its runs at once; None where there is none, or it cannot."""
+        return None if self.pack is None else self.pack.meet(self, what, argument)
 
     def on_switch(self, env: VecEnv) -> None:
         """The switch policy, then the methods. Called once per switch, before the first rollout of the new task."""
+        if self.pack is not None:
+            self.pack.dissolve()
         assert self.ep_info_buffer is not None
         self.ep_info_buffer.clear()  # SB3's running means belong to the old task
         if self.switch.optimizer == "reset":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN
@@ -55,8 +56,17 @@ class ContinualDQN(Continual, Fast, DQN):
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Takes `gradient_steps` steps on minibatches of the replay buffer."""
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        self._last_loss = self.meet("train", (gradient_steps, batch_size))
+        if self._last_loss is None:
+            with self.streams.installed():
+                self._last_loss = self._train(gradient_steps, batch_size)
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _train(self, gradient_steps: int, batch_size: int) -> Tensor:
+        """The updates; gives back their mean loss."""
+        self.policy.set_training_mode(True)
         losses = []
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
@@ -69,18 +79,32 @@ class ContinualDQN(Continual, Fast, DQN):
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
             self.methods.after_update(seen)
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self._last_loss = torch.stack(losses).mean()
+        return torch.stack(losses).mean()
 
     def _loss(self, batch: Any) -> Tensor:
-        """Huber loss of the TD error (Mnih et al. 2015) of a minibatch."""
+        """The loss of a minibatch without what methods add."""
         discounts = self.gamma if batch.discounts is None else batch.discounts  # gamma**n for n-step replay
         with torch.no_grad():
             next_q = self.q_net_target(batch.next_observations).max(dim=1).values.reshape(-1, 1)
             target_q = batch.rewards + (1 - batch.dones) * discounts * next_q
         q = torch.gather(self.q_net(batch.observations), dim=1, index=batch.actions.long())
-        return F.smooth_l1_loss(q, target_q)
+        return td_loss(q[:, 0], target_q[:, 0])
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """stable-baselines3's, with the network asked where the run is alone no sooner than it is needed."""
+        if self.pack is None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        actions = None
+        if self.num_timesteps >= learning_starts and self.streams.numpy.rand() >= self.exploration_rate:
+            actions = self.meet("act", self._last_obs)
+            if actions is None:
+                actions, _ = self.policy.predict(self._last_obs, deterministic=False)  # type: ignore[arg-type]
+        else:
+            self.meet("act", self._last_obs)  # the others wait for it
+            actions = np.array([self.action_space.sample() for _ in range(n_envs)])
+        return actions, actions
 
     def dump_logs(self) -> None:
         """SB3's, with the loss read from the device here and not at every update."""
@@ -103,3 +127,8 @@ class ContinualDQN(Continual, Fast, DQN):
         self._current_progress_remaining = self.progress_remaining(self.switch.exploration)
         super()._on_step()
         self._current_progress_remaining = run_progress
+
+
+def td_loss(q: Tensor, target: Tensor) -> Tensor:
+    """Huber loss of the TD error (Mnih et al. 2015) of minibatches (..., B), and so (...)."""
+    return F.smooth_l1_loss(q, target, reduction="none").mean(-1)

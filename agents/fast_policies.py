@@ -59,7 +59,7 @@ class FastActorCritic(Precise, NetworkActorCritic):
         self.precision = precision
         self._in_numpy: tuple[NumpyMlp, NumpyMlp] | None = None
         super().__init__(*args, **kwargs)
-        self._discrete = isinstance(self.action_space, spaces.Discrete)
+        self.is_discrete = isinstance(self.action_space, spaces.Discrete)
 
     def set_training_mode(self, mode: bool) -> None:
         """stable-baselines3's; a rollout begins with False, and looks at the modules anew."""
@@ -79,7 +79,7 @@ class FastActorCritic(Precise, NetworkActorCritic):
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """(B, ...) -> actions (B, ...), values (B, 1), log-probabilities (B,)."""
         outputs, values = self._answer(obs)
-        if self._discrete:
+        if self.is_discrete:
             actions, log_prob = draw_categorical(outputs, deterministic)
         else:
             actions, log_prob = draw_gaussian(outputs, self.log_std, deterministic)
@@ -88,7 +88,7 @@ class FastActorCritic(Precise, NetworkActorCritic):
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, ...), (B, ...) -> values (B, 1), log-probabilities (B,), entropies (B,)."""
         outputs, values = self._outputs(obs)
-        if self._discrete:
+        if self.is_discrete:
             return values, *categorical(outputs, actions)
         return values, *gaussian(outputs, self.log_std, actions)
 

@@ -15,9 +15,11 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
+from agents.collect import collect_rollout
 from agents.continual import Continual
 from agents.fast import Fast
 from agents.fast_policies import FastActorCritic
@@ -44,14 +46,28 @@ class ContinualPPO(Continual, Fast, PPO):
         super()._choose_fast_parts()
         self.rollout_buffer_class = RolloutTensors
 
+    def _collect(self, env: VecEnv, *args: Any, **kwargs: Any) -> bool:
+        if self.exact:
+            return super()._collect(env, *args, **kwargs)
+        return collect_rollout(self, env, *args, **kwargs)
+
     def train(self) -> None:
         """Updates the policy `n_epochs` times over the collected rollout."""
-        self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
         clip_range_vf = self.clip_range_vf and self.clip_range_vf(self._current_progress_remaining)  # type: ignore
-        logged: dict[str, list[Tensor]] = defaultdict(list)
+        logged = self.meet("train", (clip_range, clip_range_vf))
+        if logged is None:
+            with self.streams.installed():
+                logged = self._train(clip_range, clip_range_vf)
+        else:
+            self._n_updates += self.n_epochs
+        self._log(logged, clip_range, clip_range_vf)
 
+    def _train(self, clip_range: float, clip_range_vf: float | None) -> dict[str, Tensor]:
+        """The update; gives back what it logs: name -> (minibatches,)."""
+        self.policy.set_training_mode(True)
+        logged: dict[str, list[Tensor]] = defaultdict(list)
         within_target_kl = True
         for _ in range(self.n_epochs):
             logged["approx_kl"].clear()  # SB3 logs the last epoch's
@@ -72,49 +88,25 @@ class ContinualPPO(Continual, Fast, PPO):
             self._n_updates += 1
             if not within_target_kl:
                 break
-        self._log(logged, clip_range, clip_range_vf)
+        return {name: torch.stack(terms) for name, terms in logged.items()}
 
     def _loss(
         self, batch: Any, seen: Batch, clip_range: float, clip_range_vf: float | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The clipped surrogate loss (Schulman et al. 2017, eq. 9) of a minibatch, and its terms for the log."""
+        """The loss of a minibatch with what methods add, and its terms for the log."""
         actions = batch.actions
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions.long().flatten()
         values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
-        values = values.flatten()
-        advantages = batch.advantages
-        if self.normalize_advantage and len(advantages) > 1:  # one sample has no spread
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-
-        ratio = torch.exp(log_prob - batch.old_log_prob)
-        clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
-        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-        if clip_range_vf is not None:  # depends on the scale of the rewards
-            values = batch.old_values + torch.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
-        value_loss = F.mse_loss(batch.returns, values)
-        entropy_loss = -torch.mean(-log_prob) if entropy is None else -torch.mean(entropy)
-        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+        loss, terms = surrogate(self, batch, values.flatten(), log_prob, entropy, clip_range, clip_range_vf)
         loss = self.methods.add_loss(loss, seen)
+        return loss, {**terms, "loss": loss.detach()}
 
-        with torch.no_grad():
-            log_ratio = log_prob - batch.old_log_prob
-            terms = {
-                "policy_gradient_loss": policy_loss.detach(),
-                "value_loss": value_loss.detach(),
-                "entropy_loss": entropy_loss.detach(),
-                "loss": loss.detach(),
-                "clip_fraction": torch.mean((torch.abs(ratio - 1) > clip_range).float()),
-                # the low-variance estimator of http://joschu.net/blog/kl-approx.html
-                "approx_kl": torch.mean((torch.exp(log_ratio) - 1) - log_ratio),
-            }
-        return loss, terms
-
-    def _log(self, logged: dict[str, list[Tensor]], clip_range: float, clip_range_vf: float | None) -> None:
+    def _log(self, logged: dict[str, Tensor], clip_range: float, clip_range_vf: float | None) -> None:
         """SB3's keys: means over the update, the last loss."""
         last_loss = logged.pop("loss")[-1]
         for name, terms in logged.items():
-            self.logger.record(f"train/{name}", torch.stack(terms).mean().item())
+            self.logger.record(f"train/{name}", terms.mean().item())
         self.logger.record("train/loss", last_loss.item())
         values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
         self.logger.record("train/explained_variance", explained_variance(values, returns))
@@ -124,3 +116,40 @@ class ContinualPPO(Continual, Fast, PPO):
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
+
+
+def surrogate(
+    agent: PPO,
+    batch: Any,
+    values: Tensor,
+    log_prob: Tensor,
+    entropy: Tensor | None,
+    clip_range: float,
+    clip_range_vf: float | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped surrogate loss (Schulman et al. 2017, eq. 9) of minibatches (..., B), and its terms: (...) each."""
+    advantages = batch.advantages
+    if agent.normalize_advantage and advantages.shape[-1] > 1:  # one sample has no spread
+        mean, std = advantages.mean(-1, keepdim=True), advantages.std(-1, keepdim=True)
+        advantages = (advantages - mean) / (std + 1e-8)
+
+    ratio = torch.exp(log_prob - batch.old_log_prob)
+    clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
+    policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean(-1)
+    if clip_range_vf is not None:  # depends on the scale of the rewards
+        values = batch.old_values + torch.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
+    value_loss = F.mse_loss(batch.returns, values, reduction="none").mean(-1)
+    entropy_loss = -torch.mean(-log_prob if entropy is None else entropy, dim=-1)
+    loss = policy_loss + agent.ent_coef * entropy_loss + agent.vf_coef * value_loss
+
+    with torch.no_grad():
+        log_ratio = log_prob - batch.old_log_prob
+        terms = {
+            "policy_gradient_loss": policy_loss.detach(),
+            "value_loss": value_loss.detach(),
+            "entropy_loss": entropy_loss.detach(),
+            "clip_fraction": torch.mean((torch.abs(ratio - 1) > clip_range).float(), dim=-1),
+            # the low-variance estimator of http://joschu.net/blog/kl-approx.html
+            "approx_kl": torch.mean((torch.exp(log_ratio) - 1) - log_ratio, dim=-1),
+        }
+    return loss, terms

@@ -26,7 +26,7 @@ class RolloutTensors(RolloutBuffer):
 
     def reset(self) -> None:
         """Forgets the rollout; the memory is kept."""
-        if not hasattr(self, "_host"):
+        if not hasattr(self, "host"):
             self._allocate()
         self._on_device: dict[str, Tensor] | None = None
         self.pos, self.full, self.generator_ready = 0, False, False
@@ -39,13 +39,14 @@ class RolloutTensors(RolloutBuffer):
             "actions": ((*shape, self.action_dim), self.action_space.dtype),
             **{name: (shape, np.float32) for name in PER_STEP},
         }
-        self._host = {}
+        self.host: dict[str, Tensor] = {}
+        """(T, N, ...) of everything, in the memory of the arrays."""
         for name, (size, dtype) in kinds.items():
             kind = torch.from_numpy(np.empty(0, dtype)).dtype
-            self._host[name] = torch.zeros(size, dtype=kind, pin_memory=pinned)
-            setattr(self, name, self._host[name].numpy())
+            self.host[name] = torch.zeros(size, dtype=kind, pin_memory=pinned)
+            setattr(self, name, self.host[name].numpy())
         self._heard: list[tuple[Tensor, Tensor]] = []
-        self._rows = np.arange(self.buffer_size * N).reshape(self.buffer_size, N).T.ravel()
+        self._rows: np.ndarray = np.arange(self.buffer_size * N).reshape(self.buffer_size, N).T.ravel()
         """SB3 counts samples copy by copy, we store them step by step: its number -> our row."""
 
     def add(
@@ -90,7 +91,7 @@ class RolloutTensors(RolloutBuffer):
         if self._on_device is None:
             self._on_device = self._send()
         data = self._on_device
-        order = self._rows[np.random.permutation(len(self._rows))]
+        order = self.order(np.random)
         rows = torch.from_numpy(order).to(self.device, non_blocking=True)
         names = ("actions", "values", "log_probs", "advantages", "returns")
         small = [data[name][rows].split(batch_size or len(rows)) for name in names]
@@ -100,9 +101,13 @@ class RolloutTensors(RolloutBuffer):
                 observations = observations.permute(0, 3, 1, 2)  # (B, C, H, W), channels_last
             yield RolloutBufferSamples(observations, *others)
 
+    def order(self, rng: Any) -> np.ndarray:
+        """(T N,) rows in a new random order."""
+        return self._rows[rng.permutation(len(self._rows))]
+
     def _send(self) -> dict[str, Tensor]:
         sent = {
-            name: host.flatten(0, 1).to(self.device, non_blocking=True) for name, host in self._host.items()
+            name: host.flatten(0, 1).to(self.device, non_blocking=True) for name, host in self.host.items()
         }
         if sent["observations"].ndim == 4:  # images: (T N, C, H, W) -> (T N, H, W, C) in memory
             sent["observations"] = sent["observations"].permute(0, 2, 3, 1).contiguous()

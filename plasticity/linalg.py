@@ -38,14 +38,14 @@ def smaller_gram(W: Tensor) -> Tensor:
 
 
 def gram_residual(W: Tensor, target: float = 1.0) -> Tensor:
-    """E = W W^T - s I, or W^T W - s I where W (O, I) is tall: shape (n, n) with n = min(O, I)."""
+    """E = W W^T - s I, or W^T W - s I where W (..., O, I) is tall: shape (..., n, n) with n = min(O, I)."""
     E = smaller_gram(W)
     E.diagonal(dim1=-2, dim2=-1).sub_(target)
     return E
 
 
 def isometry_descent(W: Tensor, strength: float | Tensor, target: float = 1.0) -> Tensor:
-    """The step -a grad R(W), R = ||E||_F^2, that pulls the singular values of W (O, I) towards sqrt(s).
+    """The step -a grad R(W), R = ||E||_F^2, that pulls the singular values of W (..., O, I) towards sqrt(s).
 
     Each singular value moves as sigma <- sigma - 4 a sigma (sigma^2 - s), which overshoots once
     4 a (sigma_max^2 - s) > 1. So a is capped at 1 / (8 max(s, n)), where n >= max |sigma^2 - s| is the
@@ -56,8 +56,8 @@ def isometry_descent(W: Tensor, strength: float | Tensor, target: float = 1.0) -
 
 
 def _descent(W: Tensor, E: Tensor, strength: float | Tensor, target: float) -> Tensor:
-    n = torch.minimum(E.abs().sum(-1).amax(), torch.linalg.vector_norm(E))
-    cap = 1 / (8 * n.clamp(min=target))
+    n = torch.minimum(E.abs().sum(-1).amax(-1), torch.linalg.vector_norm(E, dim=(-2, -1)))
+    cap = 1 / (8 * n.clamp(min=target))[..., None, None]
     a = torch.minimum(cap, strength.to(cap)) if isinstance(strength, Tensor) else cap.clamp(max=strength)
     E = E * (-4 * a)  # grad R = 4 E W, or 4 W E where W is tall
     return E @ W if W.shape[-2] <= W.shape[-1] else W @ E

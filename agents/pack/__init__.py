@@ -1,0 +1,10 @@
+"""Runs that differ in their seed alone, trained in one process as one: the largest lever for small networks.
+
+pack.py lets runs take turns until all want the same; stack.py holds their networks as one; ppo.py and dqn.py say what
+is computed for all at once.
+"""
+
+from agents.pack import dqn, ppo  # noqa: F401  they register what is computed together
+from agents.pack.pack import Pack
+
+__all__ = ["Pack"]

@@ -1,0 +1,80 @@
+"""DQN for all runs of a pack at once: to act greedily, to learn from replay.
+
+Shapes: S runs, N environment copies, T steps in the replay, B samples of a minibatch, I inputs, A actions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.dqn import ContinualDQN, td_loss
+from agents.pack.pack import together
+from agents.pack.stack import Stack, Unstackable
+from agents.pack.terms import Terms, check_same
+from agents.replay import CountedReplay
+
+
+@together(ContinualDQN, "act")
+@torch.no_grad()
+def act(stack: Stack, observations: list[np.ndarray]) -> list[np.ndarray]:
+    """(N, ...) of each run -> its greedy actions (N,)."""
+    return list(stack.forward(stack.inputs(np.stack(observations)))["q"].argmax(-1).numpy())
+
+
+@together(ContinualDQN, "train")
+def train(stack: Stack, arguments: list[tuple[int, int]]) -> list[Tensor]:
+    """ContinualDQN.train of every run on its own replay; the mean loss of each."""
+    first = stack.agents[0]
+    for agent in stack.agents:
+        if type(agent.replay_buffer) is not CountedReplay or agent._vec_normalize_env is not None:
+            raise Unstackable("their replay stores frames once, or normalises")
+    check_same(arguments, "the number of updates")
+    check_same([agent.policy.optimizer.param_groups[0]["lr"] for agent in stack.agents], "the learning rate")
+    assert stack.targets is not None
+    steps, size = arguments[0]
+    terms, logged = Terms(stack), []
+    for _ in range(steps):
+        observations, next_observations, actions, rewards, dones = _samples(stack, size)
+        with torch.no_grad():
+            next_q = stack.targets(stack.inputs(next_observations))["q"].max(-1).values
+        inputs = stack.inputs(observations)
+        q = stack.forward(inputs)["q"].gather(-1, actions)[..., 0]
+        losses = td_loss(q, rewards + (1 - dones) * first.gamma * next_q)
+        seen = terms.seen(inputs)
+        losses = terms.added(losses, seen)
+        stack.update(losses.sum(), first.max_grad_norm, terms.parameters)
+        terms.after_update(seen)
+        logged.append(losses.detach())
+    return list(torch.stack(logged).mean(0).unbind())
+
+
+def _samples(stack: Stack, size: int) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor, Tensor]:
+    """A minibatch of each run, drawn as stable-baselines3's ReplayBuffer does.
+
+    Returns:
+        Observations and next ones (S, B, ...), actions (S, B, 1), rewards and terminations (S, B).
+    """
+    first: Any = stack.agents[0].replay_buffer
+    shape = (len(stack.agents), size)
+    both = np.empty((2, *shape, *first.obs_shape), first.observations.dtype)
+    actions = np.empty((*shape, 1), first.actions.dtype)
+    rewards, dones, timeouts = np.empty((3, *shape), np.float32)
+    for run, agent in enumerate(stack.agents):
+        replay, rng = agent.replay_buffer, agent.streams.numpy
+        steps = rng.randint(0, replay.buffer_size if replay.full else replay.pos, size=size)
+        rows = steps * replay.n_envs + rng.randint(0, high=replay.n_envs, size=(size,))
+        for array, out in (
+            (replay.observations, both[0]),
+            (replay.next_observations, both[1]),
+            (replay.actions, actions),
+            (replay.rewards, rewards),
+            (replay.dones, dones),
+            (replay.timeouts, timeouts),
+        ):
+            array.reshape(-1, *array.shape[2:]).take(rows, axis=0, out=out[run])
+    ended = dones * (1 - timeouts)
+    return *both, *(torch.from_numpy(array) for array in (actions, rewards, ended))  # type: ignore[return-value]

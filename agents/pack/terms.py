@@ -1,0 +1,57 @@
+"""What plasticity methods add to the update of a pack: each run's own, on its own networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents.pack.stack import Stack, Unstackable
+from plasticity.methods import Batch, Method
+
+
+class Terms:
+    """The methods of the runs of `stack`."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        methods = [method for agent in stack.agents for method in agent.methods]
+        self._adds = any(type(method).loss is not Method.loss for method in methods)
+        self._acts = any(type(method).after_update is not Method.after_update for method in methods)
+
+    def seen(self, inputs: Tensor) -> list[Batch]:
+        """(S, B, I) -> what each run's methods see."""
+        if not (self._adds or self._acts):
+            return []
+        return [Batch(lambda row=row: row) for row in inputs]
+
+    def added(self, losses: Tensor, seen: Sequence[Batch]) -> Tensor:
+        """(S,) losses with every method's terms."""
+        if not self._adds:
+            return losses
+        rows = zip(self.stack.agents, losses.unbind(), seen, strict=True)
+        return torch.stack([agent.methods.add_loss(loss, batch) for agent, loss, batch in rows])
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """On which the terms depend."""
+        if not self._adds:
+            return []
+        return [parameter for rows in self.stack.rows for owner in rows.owners for parameter in owner]
+
+    def after_update(self, seen: Sequence[Batch]) -> None:
+        """Lets every run's methods act."""
+        if not self._acts:
+            return
+        for agent, batch in zip(self.stack.agents, seen, strict=True):
+            agent.methods.after_update(batch)
+        if not self.stack.is_whole:
+            self.stack.rebuild()
+
+
+def check_same(values: Sequence[Any], what: str) -> None:
+    """Raises Unstackable where runs differ in `what`."""
+    if any(value != values[0] for value in values):
+        raise Unstackable(f"they differ in {what}")

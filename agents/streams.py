@@ -1,0 +1,57 @@
+"""The random streams that a run draws from: those of its process, or its own where runs share a process.
+
+stable-baselines3 seeds the process's streams of torch and numpy and draws actions and minibatches from them. Runs that
+take turns in one process (pack/) each go on with a copy of the streams as their own set-up left them, and so draw what
+they would draw alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+class Streams:
+    """The process's streams.
+
+    Attributes:
+        torch: None is the process's own generator of whatever device.
+        numpy: the process's own, with its past and future.
+    """
+
+    def __init__(self) -> None:
+        self.torch: torch.Generator | None = None
+        self.numpy = np.random.RandomState(np.random.get_bit_generator())
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Inside, whoever draws from the process's streams draws from these."""
+        yield
+
+
+class OwnStreams(Streams):
+    """Copies of the process's streams (torch's on the CPU) as they are now."""
+
+    def __init__(self) -> None:
+        self.torch = torch.Generator()
+        self.torch.set_state(torch.get_rng_state())
+        self.numpy = np.random.RandomState()
+        self.numpy.set_state(np.random.get_state())
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Inside, whoever draws from the process's streams draws from these."""
+        assert self.torch is not None
+        before = torch.get_rng_state(), np.random.get_state()
+        torch.set_rng_state(self.torch.get_state())
+        np.random.set_state(self.numpy.get_state())
+        try:
+            yield
+        finally:
+            self.torch.set_state(torch.get_rng_state())
+            self.numpy.set_state(np.random.get_state())
+            torch.set_rng_state(before[0])
+            np.random.set_state(before[1])
