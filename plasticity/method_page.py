@@ -20,7 +20,8 @@ Written by `python -m plasticity.method_page` from the modules in `plasticity/me
 
 `python train.py method=[redo,l2_init] network=relu optimizer=adam method.redo.tau=0.1` combines methods. They act in
 the order in which they are given, which the run's log repeats; what cannot combine is refused with both names and the
-reason. Every method treats actor, critic and Q-network alike, MLP and CNN; its state is part of every checkpoint.
+reason. A run that is too short for a method's first act says so when it starts: it equals a run without the method.
+Every method treats actor, critic and Q-network alike, MLP and CNN; its state is part of every checkpoint.
 AdamO, AdamW and AEI networks are choices of `optimizer=` and `network=`. Replay and EWC learn from labels and are for
 `agent=classifier` alone.
 

@@ -182,9 +182,11 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    updates = agent_options(config).planned_updates(sequence.agent_steps)
+    for message in parts.agent.methods.silent(updates, switches=len(sequence.visits) - 1):
+        _warn(message)
     optimizer = parts.agent.policy.optimizer
     if isinstance(optimizer, AdamO):
-        updates = agent_options(config).planned_updates(sequence.agent_steps)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             half_life = optimizer.half_life(planned_updates=updates)

@@ -15,13 +15,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from plasticity.methods.learner import Batch, Learner
 from plasticity.networks.spec import NetworkSpec
+
+
+class FirstAct(NamedTuple):
+    """The earliest moment at which a method does anything: not before this update, nor before this task switch."""
+
+    update: float = 1
+    switch: int = 0
 
 
 class Method:
@@ -62,6 +69,10 @@ class Method:
     def start(self, learner: Learner) -> None:
         """Remember what is needed later: initial weights, layers to watch."""
 
+    def first_act(self) -> FirstAct:
+        """The earliest moment at which it does anything; `start` has been called. A shorter run has no method."""
+        return FirstAct()
+
     def loss(self, batch: Batch) -> Tensor | None:
         """A scalar to add to the loss of this minibatch, or None."""
         return None
@@ -101,6 +112,10 @@ class Act(Method):
         """Counts from here."""
         self.learner = learner
         self._updates = 0
+
+    def first_act(self) -> FirstAct:
+        """The N-th update or the first switch."""
+        return FirstAct(update=self.every) if self.every else FirstAct(switch=1)
 
     def act(self) -> None:
         """What the method does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -73,6 +74,21 @@ class Methods:
                     f"Method '{name}' learns from labels, which only agent=classifier is given. Leave it out."
                 )
             method.start(learner)
+
+    def silent(self, updates: int, switches: int) -> list[str]:
+        """One sentence for each method that a run of so many updates and task switches is too short for."""
+        found = []
+        for name, method in self.by_name.items():
+            first = method.first_act()
+            if math.isinf(first.update):
+                found.append(f"Method '{name}' never acts with these options.")
+            elif first.update > updates:
+                when = f"at update {first.update:,.0f}, of {updates:,} planned ones"
+                found.append(f"Method '{name}' does nothing in this run: it first acts {when}.")
+            elif first.switch > switches:
+                when = f"at task switch {first.switch:,}, of {switches:,}"
+                found.append(f"Method '{name}' does nothing in this run: it first acts {when}.")
+        return found
 
     def add_loss(self, loss: Tensor, batch: Batch) -> Tensor:
         """`loss` plus every method's term."""

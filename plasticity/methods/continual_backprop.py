@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from plasticity.methods.base import check
+from plasticity.methods.base import FirstAct, check
 from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.recycling import RecyclingMethod
 from plasticity.methods.registry import METHODS
@@ -58,6 +59,11 @@ class ContinualBackprop(RecyclingMethod):
         )
         self._due = [0.0 for _ in layers]  # c
         self._births: list[list[int]] = [[] for _ in layers]  # updates at which immature units were replaced
+
+    def first_act(self) -> FirstAct:
+        """When, after maturity, a whole unit of the widest layer is due."""
+        each_update = self.replacement_rate * max(layer.units for layer in self._recycler.layers)
+        return FirstAct(update=self.maturity + math.ceil(1 / each_update) if each_update else math.inf)
 
     @torch.no_grad()
     def after_update(self, batch: Batch) -> None:

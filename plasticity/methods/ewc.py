@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from plasticity.methods.base import Method, check
+from plasticity.methods.base import FirstAct, Method, check
 from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.registry import METHODS
 from plasticity.methods.structure import CHAIN
@@ -57,6 +57,10 @@ class EWC(Method):
         self._anchor: dict[str, Tensor] = {}
         self._recent: list[Tensor] = []  # batches of inputs, the newest last
         self._allowed: Tensor | None = None
+
+    def first_act(self) -> FirstAct:
+        """The first switch: before it there is nothing to hold on to."""
+        return FirstAct(switch=1)
 
     def loss(self, batch: Batch) -> Tensor | None:
         """The term, once a task has ended."""

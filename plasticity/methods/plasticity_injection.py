@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from plasticity.methods.base import Method, check
+from plasticity.methods.base import FirstAct, Method, check
 from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.registry import METHODS
 from plasticity.methods.structure import CHAIN, WEIGHTED, head
@@ -60,6 +60,10 @@ class PlasticityInjection(Method):
         self._names = [[names[id(p)] for p in triple.old.parameters()] for triple in self._triples]
         for triple in self._triples:
             add_parameters(learner.optimizer, triple.new.parameters(), like=next(triple.old.parameters()))
+
+    def first_act(self) -> FirstAct:
+        """The moment of the injection."""
+        return FirstAct(update=self.at_update) if self.at_update else FirstAct(switch=self.at_switch)
 
     def after_update(self, batch: Batch) -> None:
         """Injects at the given update."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from plasticity.diagnostics.units import redo_score
-from plasticity.methods.base import check
+from plasticity.methods.base import FirstAct, check
 from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.recycling import RecyclingMethod
 from plasticity.methods.registry import METHODS
@@ -43,6 +43,10 @@ class ReDo(RecyclingMethod):
         """Finds the hidden layers."""
         super().start(learner)
         self._updates = 0
+
+    def first_act(self) -> FirstAct:
+        """The N-th update."""
+        return FirstAct(update=self.every)
 
     def after_update(self, batch: Batch) -> None:
         """Recycles at every N-th update."""

@@ -8,7 +8,7 @@ import io
 import pytest
 import torch
 
-from plasticity.methods import METHODS
+from plasticity.methods import METHODS, Act
 from tests.methods.conftest import build, functions, parameters, switch, updates, with_method
 
 
@@ -95,6 +95,62 @@ def load(agent, content):
     agent.policy.optimizer.load_state_dict(state["optimizer"])
     agent.methods.load_state_dict(state["methods"])
     agent.learner.generator.set_state(state["random"])
+
+
+WAITS = {
+    "redo": {"every": 3, "tau": 0.9},
+    "continual_backprop": {"maturity": 1, "replacement_rate": 0.05},
+    "self_normalised_resets": {"every": 3},
+    "plasticity_injection": {"at_update": 3},
+    **{name: {"every": 3} for name, method in METHODS.items() if issubclass(method, Act)},
+}
+"""Options with which a method waits for the third update, self-normalised resets for the 45th."""
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_before_its_first_act_a_method_does_nothing_and_then_something(name):
+    def life(agent, count):
+        """The functions after so many updates."""
+        agent.learn(8)
+        for _ in range(count):
+            agent.train()
+        return functions(agent)["classifier"]
+
+    agent = with_method("classifier", "mlp", name, **WAITS[name])
+    first = agent.methods.by_name[name].first_act().update
+    assert agent.methods.silent(first - 1, 9) == [
+        f"Method '{name}' does nothing in this run: it first acts at update {first}, of {first - 1} planned ones."
+    ]
+    assert agent.methods.silent(first, 0) == []
+    plain = build("classifier", "mlp", {})
+    before = first - 1 - 1  # of which learn makes one
+    assert torch.equal(life(agent, before), life(plain, before))
+    if name == "self_normalised_resets":
+        return  # its first act is the earliest possible one: here no unit falls silent
+    agent.train()
+    plain.train()
+    assert not torch.equal(functions(agent)["classifier"], functions(plain)["classifier"])
+
+
+def test_what_waits_for_a_switch_does_nothing_before_it(name, agent_name):
+    agent = with_method(agent_name, "mlp", name)
+    first = agent.methods.by_name[name].first_act()
+    if first.switch == 0:
+        assert agent.methods.silent(int(first.update), 0) == []
+        return
+    assert agent.methods.silent(10**9, 0) == [
+        f"Method '{name}' does nothing in this run: it first acts at task switch 1, of 0."
+    ]
+    assert agent.methods.silent(1, 1) == []
+
+    def before_any_switch(agent):  # right after it was built: agents draw from torch's own stream
+        agent.learn(32)
+        updates(agent)
+        return functions(agent)
+
+    plain = before_any_switch(build(agent_name, "mlp", {}))
+    for network, output in before_any_switch(with_method(agent_name, "mlp", name)).items():
+        assert torch.equal(plain[network], output), network
 
 
 STRENGTHS = [n for n, method in METHODS.items() if "strength" in [f.name for f in dataclasses.fields(method)]]

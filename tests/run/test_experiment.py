@@ -144,3 +144,20 @@ def test_play_records_a_video_of_each_task(run):
 def test_play_draws_atari(run):
     _, folder = run("sequence=atari_switch-smoke", "evaluation.episodes=0", "diagnostics.every=0")
     assert all(file.stat().st_size > 1_000 for file in play(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["method=[redo]"],
+            "'redo' does nothing in this run: it first acts at update 1,000, of 512 planned ones",
+        ),
+        (["method=[head_reset]", "sequence.tasks.0.count=1"], "it first acts at task switch 1, of 0"),
+        (["method=[redo]", "method.redo.every=512"], None),
+    ],
+)
+def test_a_run_too_short_for_its_method_says_so(run, overrides, said):
+    _, folder = run("agent=ppo", "sequence=nine_rooms-smoke", "network=relu", *overrides)
+    log = (folder / "run.log").read_text()
+    assert said in log if said else "does nothing in this run" not in log
