@@ -1,9 +1,12 @@
-"""A plasticity report on somebody's stable-baselines3 agent or state dict.
+"""A plasticity report on a run of ours, or on somebody's stable-baselines3 agent or state dict.
 
+    python -m agents.run.inspect RUN_DIR [--out DIR]
     python -m agents.run.inspect model.zip --env CartPole-v1 [--out DIR]
 
-The weights alone are read, with torch's `weights_only`, and the networks are rebuilt from their shapes: nothing in the
-file can run code. What weights cannot tell is the activation; it is the algorithm's default unless --activation says.
+A run folder says everything itself: its newest checkpoint is looked at on its own probe batch of the task that it was
+in. Of a file the weights alone are read, with torch's `weights_only`, and the networks are rebuilt from their shapes:
+nothing in it can run code. What weights cannot tell is the activation; it is the algorithm's default unless
+--activation says.
 `--trust ALGORITHM` loads the zip with stable-baselines3 instead, which unpickles it.
 """
 
@@ -15,7 +18,9 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import stable_baselines3
 import torch
@@ -23,11 +28,14 @@ from matplotlib.figure import Figure
 from stable_baselines3.common.preprocessing import preprocess_obs
 from torch import Tensor, nn
 
-from agents.run.folder import write_json
-from agents.run.probes import collect_probe
+from agents.policies import preprocess
+from agents.run.folder import RunFolder, write_json
+from agents.run.play import restored
+from agents.run.probes import collect_probe, load_or_collect
 from agents.sb3 import networks_of
 from configs import SequenceConfig, TaskConfig, UserError, nearest
 from envs import Sequence
+from envs.normalize import statistics_of
 from envs.switching import common_spaces
 from plasticity.diagnostics import Report, report
 
@@ -149,6 +157,27 @@ def inspect(
     return {name: report(network, batch) for name, network in networks.items()}
 
 
+def inspect_run(path: Path) -> dict[str, Report]:
+    """A report per network of the run in the folder `path`, as its own diagnostics see it.
+
+    Raises:
+        UserError: no run, or no checkpoint in it.
+    """
+    folder = RunFolder.existing(path, "inspect")
+    config = replace(folder.load_config(), device="cpu")
+    parts = restored(folder, config)
+    sequence, common, task = parts.sequence, parts.switching.common, parts.switching.visit.task
+    probes = load_or_collect(folder.probes, sequence, common, config.diagnostics.probe_size, config.seed)
+    observations: Any = probes[task.index]
+    normalizer = parts.agent.get_vec_normalize_env()
+    if normalizer is not None:
+        with statistics_of(normalizer, task.index):
+            observations = normalizer.normalize_obs(observations)
+    inputs = preprocess(parts.agent.policy, observations)
+    parts.env.close()
+    return {name: report(network, inputs) for name, network in parts.agent.learner.networks.items()}
+
+
 def spectra_figure(reports: Mapping[str, Report]) -> Figure:
     """Singular values of every layer's Jacobian, sorted, one panel per network."""
     figure = Figure(figsize=(5 * len(reports), 3.5), dpi=110, layout="constrained")
@@ -190,19 +219,29 @@ def main(words: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m agents.run.inspect", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("model", type=Path, help="an SB3 zip, or a state dict saved with torch.save")
-    parser.add_argument("--env", required=True, help="Gymnasium id whose observations the network takes")
+    parser.add_argument(
+        "model", type=Path, help="a run folder, an SB3 zip, or a state dict saved with torch.save"
+    )
+    parser.add_argument("--env", help="of a file: Gymnasium id whose observations the network takes")
     parser.add_argument(
         "--activation", choices=sorted(ACTIVATIONS), help="where the algorithm's default was changed"
     )
     parser.add_argument(
         "--trust", metavar="ALGORITHM", help="unpickle the zip as PPO, DQN, ...: runs code from it"
     )
-    parser.add_argument("--observations", type=int, default=64, help="size of the probe batch (64)")
+    parser.add_argument("--observations", type=int, default=64, help="of a file: size of the probe batch (64)")
     parser.add_argument("--out", type=Path, help="folder for report.txt, report.json and spectra.png")
     given = parser.parse_args(words)
+    is_run = given.model.is_dir()
+    if is_run and (given.env or given.activation or given.trust):
+        parser.error("a run folder says itself which environment and networks it has; leave the options out")
+    if not is_run and not given.env:
+        parser.error("--env is needed: a file of weights does not say what its network looks at")
     try:
-        reports = inspect(given.model, given.env, given.activation, given.trust, given.observations)
+        if is_run:
+            reports = inspect_run(given.model)
+        else:
+            reports = inspect(given.model, given.env, given.activation, given.trust, given.observations)
     except UserError as error:
         print(f"inspect: {error}", file=sys.stderr)
         sys.exit(2)

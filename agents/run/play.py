@@ -8,12 +8,12 @@ import numpy as np
 from gymnasium.utils.save_video import save_video
 
 from agents.run.evaluation import act, random_streams_preserved
-from agents.run.experiment import build
+from agents.run.experiment import Parts, build
 from agents.run.folder import RunFolder
 from agents.run.keeper import Keeper
 from agents.run.returns import Returns
 from agents.run.state import RunState
-from configs import UserError
+from configs import RunConfig, UserError
 from envs.task_env import TaskEnv
 
 MAX_STEPS = 1_000
@@ -28,10 +28,7 @@ def play(run_dir: str) -> list[Path]:
     """
     folder = RunFolder.existing(run_dir, "play")
     config = folder.load_config()
-    parts = build(config)
-    if not Keeper(folder, config.checkpoint, parts.agent).load(RunState(Returns(parts.sequence.visits))):
-        raise UserError(f"There is no checkpoint in '{run_dir}': the run stopped before it wrote one.")
-    parts.agent.policy.set_training_mode(False)
+    parts = restored(folder, config)
     videos = folder.path / "videos"
     files = []
     for task in parts.sequence.tasks:
@@ -51,12 +48,25 @@ def play(run_dir: str) -> list[Path]:
     return files
 
 
-def _frames(parts: object, env: TaskEnv, seed: int) -> list[np.ndarray]:
+def restored(folder: RunFolder, config: RunConfig) -> Parts:
+    """The parts of the run in `folder` with the weights of its newest checkpoint, for looking at, not for training.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    parts = build(config)
+    if not Keeper(folder, config.checkpoint, parts.agent).load(RunState(Returns(parts.sequence.visits))):
+        raise UserError(f"There is no checkpoint in '{folder.path}': the run stopped before it wrote one.")
+    parts.agent.policy.set_training_mode(False)
+    return parts
+
+
+def _frames(parts: Parts, env: TaskEnv, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     observations = env.reset(seed)
     frames = env.render()
     for _ in range(MAX_STEPS):
-        actions = act(parts.agent, observations, False, rng, env.allowed)  # type: ignore[attr-defined]
+        actions = act(parts.agent, observations, False, rng, env.allowed)
         step = env.step(actions)
         if step.episodes:
             break
