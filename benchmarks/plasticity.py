@@ -125,6 +125,7 @@ def ppo_updates(networks: nn.ModuleDict, optimizer: torch.optim.Optimizer, x: Te
     advantages, returns, old_log_prob = torch.randn(3, batch, device=x.device)
 
     def minibatch() -> None:
+        """One update."""
         observations = x.float() / 255 if x.dtype == torch.uint8 else x
         (actor, policy_head), (critic, value_head) = networks["actor"], networks["critic"]
         features = actor(observations)

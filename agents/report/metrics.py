@@ -103,6 +103,11 @@ def _mean(values: Array) -> float:
     return float(kept.mean()) if kept.size else NAN
 
 
+def visits_of(task: Array) -> dict[int, Array]:
+    """Task -> the numbers of its visits, in order, from (V,)."""
+    return {int(index): np.flatnonzero(task == index) for index in np.unique(task)}
+
+
 def last(values: Array) -> Array:
     """The last third of (V,), at least one."""
     return values[-max(len(values) // LAST_PART, 1) :]
@@ -212,8 +217,7 @@ def plasticity_ratio(online: Array, fresh_online: Array, random: Array) -> float
 def plasticity_ratio_first(online: Array, task: Array, random: Array) -> float:
     """The last visit of each task against its first; NaN where no task is visited twice."""
     ratios = []
-    for index in np.unique(task):
-        visits = np.flatnonzero(task == index)
+    for visits in visits_of(task).values():
         begin, end = visits[0], visits[-1]
         gain = online[begin] - random[begin]
         if end > begin and gain > 0:
@@ -313,12 +317,8 @@ def _reached(curve: Array, fresh_end: float, random: float) -> float:
 )
 def forgetting(evaluation: Array, task: Array) -> float:
     """The best that a task once was, minus what is left of it at the end (V, T)."""
-    losses = []
-    for index in np.unique(task):
-        since = int(np.flatnonzero(task == index)[0])
-        if since < len(task) - 1:
-            losses.append(np.max(evaluation[since:-1, index]) - evaluation[-1, index])
-    return _mean(np.array(losses))
+    since = {index: visits[0] for index, visits in visits_of(task).items() if visits[0] < len(task) - 1}
+    return _mean(np.array([np.max(evaluation[v:-1, t]) - evaluation[-1, t] for t, v in since.items()]))
 
 
 @metric(
@@ -330,12 +330,8 @@ def forgetting(evaluation: Array, task: Array) -> float:
 )
 def backward_transfer(evaluation: Array, task: Array) -> float:
     """What later tasks did to those already learned (V, T)."""
-    changes = []
-    for index in np.unique(task):
-        learned = int(np.flatnonzero(task == index)[-1])
-        if learned < len(task) - 1:
-            changes.append(evaluation[-1, index] - evaluation[learned, index])
-    return _mean(np.array(changes))
+    learned = {index: visits[-1] for index, visits in visits_of(task).items() if visits[-1] < len(task) - 1}
+    return _mean(np.array([evaluation[-1, t] - evaluation[v, t] for t, v in learned.items()]))
 
 
 @metric(

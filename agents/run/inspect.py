@@ -229,7 +229,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument(
         "--trust", metavar="ALGORITHM", help="unpickle the zip as PPO, DQN, ...: runs code from it"
     )
-    parser.add_argument("--observations", type=int, default=64, help="of a file: size of the probe batch (64)")
+    parser.add_argument(
+        "--observations", type=int, default=64, help="of a file: size of the probe batch (64)"
+    )
     parser.add_argument("--out", type=Path, help="folder for report.txt, report.json and spectra.png")
     given = parser.parse_args(words)
     is_run = given.model.is_dir()

@@ -17,6 +17,7 @@ from agents.rollout import RolloutTensors
 from plasticity import AdamO, NetworkSpec, build_mlp
 from plasticity.methods import METHODS
 from tests.agents.test_parity import DQN_ARGUMENTS, PPO_ARGUMENTS, cartpole, pendulum, pictures
+from tests.conftest import waiting_for_the_device_raises
 
 TOLERANCE = dict(rtol=1e-4, atol=1e-6)
 """Of weights after 16 to 64 updates: rounding, of which Adam's division makes more."""
@@ -213,11 +214,10 @@ def test_fast_agents_learn_on_cuda(agent, precision):
 def test_updates_on_cuda_wait_for_nothing(monkeypatch):
     model = trained(ContinualPPO, pictures, False, 128, device="cuda")
     monkeypatch.setattr(model, "_log", lambda *_: None)  # reads the numbers, once per rollout
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    before = weights(model)
+    with waiting_for_the_device_raises():
         model.train()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert not torch.equal(weights(model), before)
 
 
 @pytest.mark.gpu

@@ -35,7 +35,7 @@ def _skip_without(data_set):
     try:
         data.load(data_set)
     except UserError as error:
-        pytest.skip(str(error).split(" Put ")[0])
+        pytest.skip(str(error).partition(" Or put ")[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,4 +81,6 @@ def test_full_length_can_be_built(name):
     config = load(name)
     if sum(task.count for task in config.tasks) > 100:
         pytest.skip("the same tasks as the shorter preset")
-    SwitchingVecEnv(Sequence.from_config(config, seed=0), 1, seed=0).close()
+    env = SwitchingVecEnv(Sequence.from_config(config, seed=0), 1, seed=0)
+    assert env.observation_space.contains(env.reset()[0])
+    env.close()

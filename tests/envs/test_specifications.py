@@ -82,8 +82,8 @@ def make_or_refuse(specification, n_envs):
         return str(refusal)
 
 
-def run_or_refuse(specification, n_envs):
-    """Whether it ran; a refusal must name a task, a shift or a key of the specification, in one line."""
+def check_run_or_refusal(specification, n_envs):
+    """Whether it ran as it must; a refusal must name a task, a shift or a key of the specification, in one line."""
     env = make_or_refuse(specification, n_envs)
     if isinstance(env, str):
         names = {task["env"].split("/")[-1] for task in specification["tasks"]} | set(SHIFTS) | {"sequence."}
@@ -109,18 +109,18 @@ SLOW_IS_FINE = dict(deadline=None, suppress_health_check=list(HealthCheck), dera
 @given(SEQUENCES, st.integers(1, 3))
 @settings(max_examples=60, **SLOW_IS_FINE)
 def test_random_specifications(specification, n_envs):
-    run_or_refuse(specification, n_envs)
+    check_run_or_refusal(specification, n_envs)
 
 
 @pytest.mark.slow
 @given(SEQUENCES, st.integers(1, 3))
 @settings(max_examples=1_000, **SLOW_IS_FINE)
 def test_a_thousand_random_specifications(specification, n_envs):
-    run_or_refuse(specification, n_envs)
+    check_run_or_refusal(specification, n_envs)
 
 
 def test_both_ends_are_reached():
     """The property above is not empty: some specifications run and some are refused."""
     task = {"env": "toy/Counter-v0", "agent_steps": 5}
-    assert run_or_refuse({"name": "runs", "tasks": [task]}, 2)
-    assert not run_or_refuse({"name": "mixed", "tasks": [task, {**task, "env": "toy/Screen-v0"}]}, 2)
+    assert check_run_or_refusal({"name": "runs", "tasks": [task]}, 2)
+    assert not check_run_or_refusal({"name": "mixed", "tasks": [task, {**task, "env": "toy/Screen-v0"}]}, 2)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from plasticity import AdamO, NetworkSpec, build_mlp, isometry_half_life, parameter_groups
+from tests.conftest import waiting_for_the_device_raises
 
 SHAPES = {"tall": (12, 5), "wide": (5, 12), "square": (7, 7), "conv": (4, 3, 2, 2)}
 
@@ -283,11 +284,10 @@ def test_a_step_never_waits_for_the_device():
     model = network("cuda")
     optimizer = AdamO(parameter_groups(model), iso_lambda=0.5, iso_every=1, fused=True)
     train(model, optimizer, 2)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    before = copy.deepcopy(model)
+    with waiting_for_the_device_raises():
         optimizer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    assert not equal(model, before)
 
 
 @pytest.mark.gpu
