@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
+from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -45,6 +47,67 @@ def collect_rollout(agent: Any, env: VecEnv, callback: BaseCallback, buffer: Any
     callback.update_locals(locals())
     callback.on_rollout_end()
     return True
+
+
+def collect_transitions(
+    agent: Any,
+    env: VecEnv,
+    callback: BaseCallback,
+    train_freq: TrainFreq,
+    replay_buffer: Any,
+    action_noise: None = None,
+    learning_starts: int = 0,
+    log_interval: int | None = None,
+) -> RolloutReturn:
+    """OffPolicyAlgorithm.collect_rollouts of a fast agent with discrete actions."""
+    agent.policy.set_training_mode(False)
+    normalised = agent._vec_normalize_env is not None
+    steps, episodes = 0, 0
+    callback.on_rollout_start()
+    while should_collect_more_steps(train_freq, steps, episodes):
+        actions = _epsilon_greedy(agent, learning_starts)
+        new_obs, rewards, dones, infos = env.step(actions)
+        agent.num_timesteps += env.num_envs
+        steps += 1
+
+        callback.update_locals(locals())
+        if not callback.on_step():
+            return RolloutReturn(steps * env.num_envs, episodes, continue_training=False)
+        agent._update_info_buffer(infos, dones)
+        if normalised:
+            agent._store_transition(replay_buffer, actions, new_obs, rewards, dones, infos)
+        else:
+            replay_buffer.add(agent._last_obs, _last(new_obs, dones, infos), actions, rewards, dones, infos)
+            agent._last_obs = new_obs
+        agent._update_current_progress_remaining(agent.num_timesteps, agent._total_timesteps)
+        agent._on_step()
+        for _ in np.flatnonzero(dones):
+            episodes += 1
+            agent._episode_num += 1
+            if log_interval is not None and agent._episode_num % log_interval == 0:
+                agent.dump_logs()
+    callback.on_rollout_end()
+    return RolloutReturn(steps * env.num_envs, episodes, continue_training=True)
+
+
+def _epsilon_greedy(agent: Any, learning_starts: int) -> np.ndarray:
+    """(N,) actions: at random in the beginning and with probability epsilon, all copies alike."""
+    obs = agent._last_obs
+    explores = agent.num_timesteps < learning_starts or agent.streams.numpy.rand() < agent.exploration_rate
+    greedy = agent.meet("act", obs)  # also where it is not needed: the other runs wait for it
+    if explores:
+        return np.array([agent.action_space.sample() for _ in range(len(obs))])
+    return agent.policy.predict(obs, deterministic=True)[0] if greedy is None else greedy
+
+
+def _last(new_obs: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
+    """(N, ...): the observations before any autoreset."""
+    if not dones.any():
+        return new_obs
+    last = new_obs.copy()
+    for copy in np.flatnonzero(dones):
+        last[copy] = infos[copy].get("terminal_observation", new_obs[copy])
+    return last
 
 
 def _alone(agent: Any, compute: Any, observations: np.ndarray) -> Any:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
+from agents.collect import collect_transitions
 from agents.continual import Continual
 from agents.fast import Fast
 from agents.fast_policies import FastDQNPolicy
@@ -54,6 +55,11 @@ class ContinualDQN(Continual, Fast, DQN):
         if self.replay_buffer_class is CountedReplay and holds_frames(self.observation_space):
             self.replay_buffer_class = FrameReplay
 
+    def _collect(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
+        if self.exact:
+            return super()._collect(env, *args, **kwargs)
+        return collect_transitions(self, env, *args, **kwargs)
+
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Takes `gradient_steps` steps on minibatches of the replay buffer."""
         self._update_learning_rate(self.policy.optimizer)
@@ -89,22 +95,6 @@ class ContinualDQN(Continual, Fast, DQN):
             target_q = batch.rewards + (1 - batch.dones) * discounts * next_q
         q = torch.gather(self.q_net(batch.observations), dim=1, index=batch.actions.long())
         return td_loss(q[:, 0], target_q[:, 0])
-
-    def _sample_action(
-        self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """stable-baselines3's, with the network asked where the run is alone no sooner than it is needed."""
-        if self.pack is None:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        actions = None
-        if self.num_timesteps >= learning_starts and self.streams.numpy.rand() >= self.exploration_rate:
-            actions = self.meet("act", self._last_obs)
-            if actions is None:
-                actions, _ = self.policy.predict(self._last_obs, deterministic=False)  # type: ignore[arg-type]
-        else:
-            self.meet("act", self._last_obs)  # the others wait for it
-            actions = np.array([self.action_space.sample() for _ in range(n_envs)])
-        return actions, actions
 
     def dump_logs(self) -> None:
         """SB3's, with the loss read from the device here and not at every update."""

@@ -78,41 +78,42 @@ class Rain(NumpyVectorEnv):
         _check_size(size)
         super().__init__(num_envs, _binary(2 * size + 1, size), LEFT_STAY_RIGHT, self.MAX_STEPS)
         self.size = size
-        self.foods = np.zeros((num_envs, size, size), dtype=bool)
-        self.rocks = np.zeros((num_envs, size, size), dtype=bool)
+        self._board = np.zeros((num_envs, 1, 2 * size + 1, size), dtype=np.float32)
+        self._sky = self._board[:, 0, :-1].reshape(num_envs, 2, size, size)
+        self.foods, self.rocks = self._sky[:, 0], self._sky[:, 1]
         self.player = np.zeros(num_envs, dtype=np.int64)
         self._copies = np.arange(num_envs)
+        self._chances = np.array([[self.ENTERS], [0.5]])
+        self._moved = np.clip(np.arange(size)[:, None] + [-1, 0, 1], 0, size - 1)
+        """(size, 3): the player's column after each action."""
 
     def begin(self, copies: np.ndarray) -> None:
         """An empty sky, the player in the middle."""
-        self.foods[copies] = self.rocks[copies] = False
+        self._sky[copies] = 0
         self.player[copies] = self.size // 2
 
     def advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The player moves, everything falls by one row, something new may enter."""
-        self.player = np.clip(self.player + actions - 1, 0, self.size - 1)
-        for things in (self.foods, self.rocks):
-            things[:, 1:] = things[:, :-1]
-            things[:, 0] = False
-        enters, is_food = self.np_random.random((2, self.num_envs)) < [[self.ENTERS], [0.5]]
+        self.player = self._moved[self.player, actions]
+        self._sky[:, :, 1:] = self._sky[:, :, :-1]
+        self._sky[:, :, 0] = 0
+        enters, is_food = self.np_random.random((2, self.num_envs)) < self._chances
         column = self.np_random.integers(self.size, size=self.num_envs)
-        self.foods[self._copies, 0, column] = enters & is_food
-        self.rocks[self._copies, 0, column] = enters & ~is_food
-        below = self._copies, -1, self.player
-        rewards = self.foods[below].astype(np.float32) - self.rocks[below]
-        return rewards, np.zeros(self.num_envs, dtype=bool)
+        self._sky[self._copies, 1 - is_food, 0, column] = enters
+        food, rock = self._sky[self._copies, :, -1, self.player].T
+        return food - rock, np.zeros(self.num_envs, dtype=bool)
 
     def observe(self) -> np.ndarray:
         """(num_envs, 1, 2 size + 1, size): the foods, below them the rocks, below them the player's row."""
-        player = np.zeros((self.num_envs, 1, self.size), dtype=bool)
-        player[self._copies, 0, self.player] = True
-        return np.concatenate([self.foods, self.rocks, player], axis=1, dtype=np.float32)[:, None]
+        self._board[:, 0, -1] = 0
+        self._board[self._copies, 0, -1, self.player] = 1
+        return self._board.copy()
 
     def draw(self, copy: int) -> np.ndarray:
         """Foods green, rocks grey, the player blue."""
         image = np.full((self.size, self.size, 3), 20, dtype=np.uint8)
-        image[self.foods[copy]] = (46, 160, 67)
-        image[self.rocks[copy]] = 150
+        image[self.foods[copy] > 0] = (46, 160, 67)
+        image[self.rocks[copy] > 0] = 150
         image[-1, self.player[copy]] = (31, 111, 235)
         return _enlarged(image)
 

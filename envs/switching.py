@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -78,7 +79,8 @@ class SwitchingVecEnv(VecEnv):
         self._env = TaskEnv(self.visit.task, n_envs, self.common, failures=self.failures)
         self._actions = np.zeros(n_envs, dtype=np.int64)
         self.render_mode = None
-        super().__init__(n_envs, self.common.observation, self.common.action)
+        # spaces of its own: the agent seeds the one that it draws random actions from
+        super().__init__(n_envs, deepcopy(self.common.observation), deepcopy(self.common.action))
 
     def reset(self) -> np.ndarray:
         """Starts (or restarts) the present visit's task in every copy."""

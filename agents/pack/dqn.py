@@ -49,6 +49,7 @@ def train(stack: Stack, arguments: list[tuple[int, int]]) -> list[Tensor]:
         stack.update(losses.sum(), first.max_grad_norm, terms.parameters)
         terms.after_update(seen)
         logged.append(losses.detach())
+    stack.show_gradients()
     return list(torch.stack(logged).mean(0).unbind())
 
 

@@ -115,7 +115,7 @@ class Pack:
             return [error] * len(requests)
 
     def _stack_of(self, agents: list[Any]) -> Stack:
-        if self._stack is not None and self._stack.agents == agents and self._stack.is_whole:
+        if self._stack is not None and self._stack.agents == agents:
             return self._stack
         if self._why_not is not None and self._why_not[0] == agents:
             raise Unstackable(self._why_not[1])

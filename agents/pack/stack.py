@@ -30,6 +30,7 @@ ALONG_FEATURES = (nn.ReLU, nn.Tanh, nn.LeakyReLU, nn.Identity, MaxMin, GroupSort
 """Modules without parameters that act on the last dimension alone, and so on (K, B, I) as on (B, I)."""
 SHARED_OPTIONS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 """Of Adam; the stack takes one step for all, so these must be the same for all."""
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Unstackable(Exception):
@@ -37,10 +38,14 @@ class Unstackable(Exception):
 
 
 class Rows:
-    """The parameters of K modules of one structure as the rows of one matrix.
+    """The parameters of K modules of one structure, those of one name as one tensor.
 
     Args:
         modules: any number, alike.
+
+    Attributes:
+        owners: the parameters of each module.
+        leaves: (K, *shape) of every parameter; what the modules hold are views of them.
 
     Raises:
         Unstackable: they differ.
@@ -48,45 +53,36 @@ class Rows:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.owners = [list(module.parameters()) for module in modules]
-        self.shapes = [parameter.shape for parameter in self.owners[0]]
-        if any([parameter.shape for parameter in owner] != self.shapes for owner in self.owners):
+        shapes = [[parameter.shape for parameter in owner] for owner in self.owners]
+        if any(shape != shapes[0] for shape in shapes):
             raise Unstackable("their parameters have different shapes")
-        with torch.no_grad():
-            self.values = torch.stack([torch.cat([p.flatten() for p in owner]) for owner in self.owners])
-            self.leaves = [leaf.requires_grad_() for leaf in self.views(self.values)]
-            for column, leaf in enumerate(self.leaves):
-                for owner, row in zip(self.owners, leaf.detach().unbind(), strict=True):
-                    owner[column].data = row
-
-    def views(self, matrix: Tensor) -> list[Tensor]:
-        """(K, P) -> a view (K, *shape) of every parameter."""
-        parts = matrix.split([shape.numel() for shape in self.shapes], dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        self.columns = list(zip(*self.owners, strict=True))
+        self.leaves = []
+        for column in self.columns:
+            leaf = torch.stack([parameter.detach() for parameter in column])
+            for parameter, row in zip(column, leaf.unbind(), strict=True):
+                parameter.data = row
+            self.leaves.append(leaf.requires_grad_())
 
     def give_gradients(self) -> None:
-        """Makes every owner's gradient a view of one matrix."""
-        self.gradients = torch.zeros_like(self.values)
-        self.gradient_views = self.views(self.gradients)
-        for column, view in enumerate(self.gradient_views):
-            for owner, row in zip(self.owners, view.unbind(), strict=True):
-                owner[column].grad = row
+        """Makes every owner's gradient a view of one tensor."""
+        self.gradients = [torch.zeros_like(leaf, requires_grad=False) for leaf in self.leaves]
+        for column, gradient in zip(self.columns, self.gradients, strict=True):
+            for parameter, row in zip(column, gradient.unbind(), strict=True):
+                parameter.grad = row
 
     def take_moments(self, states: dict[nn.Parameter, dict[str, Any]]) -> None:
-        """Makes the moments of every owner's state views of one matrix, and their count of steps one tensor."""
-        self.step = next(iter(states[self.owners[0][0]].values())).new_zeros(())
-        self.step.copy_(states[self.owners[0][0]]["step"])
-        self.moments = {}
-        for name in ("exp_avg", "exp_avg_sq"):
-            matrix = torch.stack(
-                [torch.cat([states[p][name].flatten() for p in owner]) for owner in self.owners]
-            )
-            self.moments[name] = matrix
-            for column, view in enumerate(self.views(matrix)):
-                for owner, row in zip(self.owners, view.unbind(), strict=True):
-                    states[owner[column]][name] = row
-        for owner in self.owners:
-            for parameter in owner:
-                states[parameter]["step"] = self.step
+        """Makes the moments of every owner's state views of one tensor, and the count of steps one for all."""
+        self.moments: dict[str, list[Tensor]] = {name: [] for name in MOMENTS}
+        self.steps = []
+        for column in self.columns:
+            self.steps.append(states[column[0]]["step"].clone())
+            for parameter in column:
+                states[parameter]["step"] = self.steps[-1]
+            for name, moments in self.moments.items():
+                moments.append(torch.stack([states[parameter][name] for parameter in column]))
+                for parameter, row in zip(column, moments[-1].unbind(), strict=True):
+                    states[parameter][name] = row
 
 
 class Networks:
@@ -121,7 +117,29 @@ class Networks:
 
 
 def _linear(weight: Tensor, bias: Tensor) -> Layer:
-    return lambda x: torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+    def layer(x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return _Linear.apply(x, weight, bias)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+    return layer
+
+
+class _Linear(torch.autograd.Function):
+    """y = x W^T + b for K layers. Autograd would give the gradient of W^T, which had to be turned over."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(K, B, I), (K, O, I), (K, O) -> (K, B, O)."""
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # type: ignore[override]
+        """(K, B, O) -> the gradients of x (where it is wanted), W and b."""
+        x, weight = ctx.saved_tensors
+        of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
+        return of_x, torch.bmm(gradient.mT, x), gradient.sum(1)
 
 
 def _layer_norm(layer: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Layer:
@@ -188,14 +206,17 @@ class Stack:
             self.outside = self.rows[-1].leaves
         self._check_complete()
         self._states: list[tuple[Any, nn.Parameter, dict[str, Any]]] = []
+        states = self._states_of_all()
         for rows in self.rows:
             rows.give_gradients()
-            rows.take_moments(self._moments())
+            rows.take_moments(states)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 self._states += [(optimizer.state, p, optimizer.state[p]) for p in group["params"]]
         self._leaves = [leaf for rows in self.rows for leaf in rows.leaves]
-        self._gradients = [view for rows in self.rows for view in rows.gradient_views]
+        self._shown = self._found = [gradient for rows in self.rows for gradient in rows.gradients]
+        self._moments = [[m for rows in self.rows for m in rows.moments[name]] for name in MOMENTS]
+        self._steps = [step for rows in self.rows for step in rows.steps]
         self._isometric = self._isometric_leaves()
         targets = [agent.learner.targets for agent in agents]
         self.targets = Forward(targets) if targets[0] else None
@@ -231,35 +252,41 @@ class Stack:
             own_terms: parameters of runs on which the loss depends directly, not only through the stack.
         """
         count = len(self._leaves)
-        gradients = torch.autograd.grad(loss, [*self._leaves, *own_terms], allow_unused=bool(own_terms))
-        torch._foreach_copy_(self._gradients, list(gradients[:count]))
-        for parameter, more in zip(own_terms, gradients[count:], strict=True):
-            if more is not None:
-                parameter.grad.add_(more)  # type: ignore[union-attr]
+        found = torch.autograd.grad(loss, [*self._leaves, *own_terms], allow_unused=bool(own_terms))
+        self._found = list(found[:count])
+        if own_terms:
+            self.show_gradients()
+            with_more = [(p.grad, more) for p, more in zip(own_terms, found[count:], strict=True) if more is not None]
+            torch._foreach_add_(*map(list, zip(*with_more, strict=True)))
+            self._found = self._shown
         with torch.no_grad():
             self._clip(max_norm)
             self._step()
 
+    def show_gradients(self) -> None:
+        """Puts the gradients of the last update where each run's parameters have theirs."""
+        if self._found is not self._shown:
+            torch._foreach_copy_(self._shown, self._found)
+
     def _clip(self, max_norm: float) -> None:
         """torch.nn.utils.clip_grad_norm_ of every run."""
         runs = len(self.agents)
-        squares = [rows.gradients.square().sum(1).view(-1, runs).sum(0) for rows in self.rows]
-        norm = torch.stack(squares).sum(0).sqrt_()
+        norms = [torch.linalg.vector_norm(g, dim=tuple(range(1, g.ndim))).view(-1, runs) for g in self._found]
+        norm = torch.linalg.vector_norm(torch.cat(norms), dim=0)
         factor = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
-        for rows in self.rows:
-            rows.gradients.view(-1, runs, rows.gradients.shape[1]).mul_(factor[:, None])
+        if factor.min() < 1:  # a look at a tensor on the CPU, where nothing is waited for
+            for gradient in self._found:
+                gradient.view(-1, runs, gradient[0].numel()).mul_(factor[:, None])
 
     def _step(self) -> None:
         group = self.optimizers[0].param_groups[0]
         self._isometry_step()
-        rows = self.rows
         adam(
-            [each.values for each in rows],
-            [each.gradients for each in rows],
-            [each.moments["exp_avg"] for each in rows],
-            [each.moments["exp_avg_sq"] for each in rows],
+            self._leaves,
+            self._found,
+            *self._moments,
             [],
-            [each.step for each in rows],
+            self._steps,
             foreach=False,
             fused=True,
             decoupled_weight_decay=group["decoupled_weight_decay"],
@@ -297,7 +324,7 @@ class Stack:
                     found.append((leaf, group))
         return found
 
-    def _moments(self) -> dict[nn.Parameter, dict[str, Any]]:
+    def _states_of_all(self) -> dict[nn.Parameter, dict[str, Any]]:
         """Parameter -> state, of all runs; made where there has been no update yet."""
         states: dict[nn.Parameter, dict[str, Any]] = {}
         for optimizer in self.optimizers:
