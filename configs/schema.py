@@ -207,8 +207,14 @@ class FaultsConfig:
     environment: str = "stop"
     """A copy of an environment that raises or gives another shape: stop | restart (its episode is cut short, counted
     and not reported)."""
+    isolate: bool = False
+    """Every copy in a process of its own, where it may hang or die: both are treated as `environment` says."""
+    step_seconds: float = 60.0
+    """With `isolate`: seconds after which a step counts as hanging."""
 
     def __post_init__(self) -> None:
+        _at_least(0.01, **{"faults.step_seconds": self.step_seconds})
+        _at_most(1e6, **{"faults.step_seconds": self.step_seconds})
         _one_of(("stop", "skip"), **{"faults.numbers": self.numbers})
         _one_of(("stop", "restart"), **{"faults.environment": self.environment})
 

@@ -3,6 +3,9 @@
 ALE/...    ale_py's native AtariVectorEnv, or Gymnasium's Atari wrappers (envs/atari.py)
 isorl/...  this project's numpy environments, vectorised natively; CartPole-v1 too (envs/cartpole.py)
 others     gymnasium.make with the task's wrappers, one by one (envs/copies.py)
+
+With `faults.isolate` every copy of the first and the last kind lives in a process of its own (envs/isolated.py); what
+is numpy alone cannot hang or die in C code, and stays.
 """
 
 from __future__ import annotations
@@ -10,18 +13,22 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from configs import UserError, nearest
 from envs import atari
 from envs.cartpole import CartPoles
 from envs.copies import Copies, Copy
-from envs.failures import Failures
+from envs.failures import EnvironmentFailed, Failures
+from envs.isolated import IsolatedCopies
 from envs.sequence import Task
+from envs.worker import Failed
 
 LOG = logging.getLogger("isorl")
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco"}
@@ -59,11 +66,19 @@ def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | 
 
     Raises:
         UserError: wrong arguments, a wrapper that does not exist, or an extra that is not installed.
+        EnvironmentFailed: a process of its own hung or died.
     """
+    failures, render_mode = failures or Failures(), "rgb_array" if render else None
     try:
-        return _make(task, n_envs, "rgb_array" if render else None, failures or Failures())
+        if failures.config.isolate and not _in_numpy(task, render_mode):
+            alone = replace(task, agent_steps=max(task.agent_steps // n_envs, 1))  # of one copy: its drift
+            make = functools.partial(_make_alone, gymnasium.spec(task.env), alone, render)
+            return IsolatedCopies(make, n_envs, failures)
+        return _make(task, n_envs, render_mode, failures)
     except UserError:
         raise
+    except Failed as error:
+        raise EnvironmentFailed(f"Task '{task.name}' ({task.env}) cannot be made: {error}") from error
     except (gymnasium.error.Error, TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].split(" was raised from")[0]
         raise UserError(
@@ -71,16 +86,34 @@ def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | 
         ) from None
 
 
+def _make_alone(spec: EnvSpec, task: Task, render: bool) -> TaskVectorEnv:
+    """One copy, in a process that need not know what the run has registered."""
+    gymnasium.registry.setdefault(task.env, spec)
+    return make_vector_env(task, 1, render)
+
+
+def _is_plain(task: Task, render_mode: str | None) -> bool:
+    return render_mode is None and not task.wrappers and not task.drift
+
+
+def _in_numpy(task: Task, render_mode: str | None) -> bool:
+    """Whether all copies are a few arrays of this project's own."""
+    if not _is_plain(task, render_mode):
+        return False
+    if task.env == "CartPole-v1":
+        return not task.kwargs
+    return task.env.startswith("isorl/") and gymnasium.spec(task.env).vector_entry_point is not None
+
+
 def _make(task: Task, n_envs: int, render_mode: str | None, failures: Failures) -> TaskVectorEnv:
-    plain = render_mode is None and not task.wrappers and not task.drift
-    if task.is_atari and plain and not atari.needs_classic(task.kwargs):
+    if task.is_atari and _is_plain(task, render_mode) and not atari.needs_classic(task.kwargs):
         return atari.make_native(task.env, n_envs, task.kwargs)
-    if plain and gymnasium.spec(task.env).vector_entry_point is not None and task.env.startswith("isorl/"):
+    if _in_numpy(task, render_mode):
+        if task.env == "CartPole-v1":
+            return CartPoles(n_envs)
         return gymnasium.make_vec(  # type: ignore[return-value]
             task.env, num_envs=n_envs, vectorization_mode="vector_entry_point", **task.kwargs
         )
-    if plain and task.env == "CartPole-v1" and not task.kwargs:
-        return CartPoles(n_envs)
     make = functools.partial(_make_one, task, render_mode)
     drift_steps = max(task.agent_steps // n_envs, 1)
 

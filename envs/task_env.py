@@ -115,8 +115,13 @@ class TaskEnv:
         return np.pad(allowed, (0, int(self.action_space.n) - len(allowed)))
 
     def reset(self, seed: int) -> np.ndarray:
-        """Starts an episode in every copy; copy i is seeded with seed + i, as stable-baselines3 does."""
-        observations, _ = self.env.reset(seed=seed)
+        """Starts an episode in every copy; copy i is seeded with seed + i, as stable-baselines3 does.
+
+        Raises:
+            EnvironmentFailed: the environment raised.
+        """
+        with self._named():
+            observations, _ = self.env.reset(seed=seed)
         self._returns[:] = 0
         self._lengths[:] = 0
         return self._seen(observations)
@@ -161,8 +166,10 @@ class TaskEnv:
 
     def state_dict(self) -> dict[str, Any]:
         """The state in the middle of episodes: plain values and arrays."""
+        with self._named():
+            env = self.env.state_dict()
         return {
-            "env": self.env.state_dict(),
+            "env": env,
             "shifts": [shift.state_dict() for shift in self.shifts],
             "returns": self._returns.copy(),
             "lengths": self._lengths.copy(),
@@ -170,7 +177,8 @@ class TaskEnv:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was called."""
-        self.env.load_state_dict(state["env"])
+        with self._named():
+            self.env.load_state_dict(state["env"])
         for shift, saved in zip(self.shifts, state["shifts"], strict=True):
             shift.load_state_dict(saved)
         self._returns[:], self._lengths[:] = state["returns"], state["lengths"]

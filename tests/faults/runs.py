@@ -25,6 +25,13 @@ CASES = {
                                 "normalize.statistics=per_task"],
     "ppo lunar drift with redo": ["sequence=lunar_drift-smoke", "agent.n_steps=64", "agent.n_epochs=1",
                               "method=[redo,shrink_and_perturb]", "network=relu", "optimizer=adam"],
+    "dqn atari": ["sequence=atari_switch-smoke", "agent=dqn", "agent.buffer_size=600", "agent.learning_starts=200",
+                  "agent.train_freq=16", "diagnostics.every=0", "checkpoint.every=200",
+                  "sequence.tasks=[{env:ALE/Boxing-v5,frames:2_000},{env:ALE/Breakout-v5,frames:2_000}]"],
+    "ppo atari in two modes": ["sequence=atari_modes-smoke", "agent.n_envs=2", "agent.n_steps=64", "agent.n_epochs=1",
+                               "agent.batch_size=64", "diagnostics.every=0", "checkpoint.every=256"],
+    "ppo mujoco in processes": ["sequence=mujoco_cycle-smoke", "agent.n_envs=2", "agent.n_steps=256",
+                                "agent.n_epochs=1", "faults.isolate=true"],
     "classifier digits": ["sequence=digits_noisy-smoke", "agent=classifier"],
 }  # fmt: skip
 FORK = multiprocessing.get_context("fork")  # a process starts in milliseconds: everything is imported already
@@ -40,7 +47,9 @@ def configured(words: list[str], folder: Path) -> RunConfig:
 
 def begin(words: list[str], folder: Path):
     """A started process that makes the run, or continues it where it has begun."""
-    process = FORK.Process(target=_live, args=(configured(words, folder), folder), daemon=True)
+    process = FORK.Process(
+        target=_live, args=(configured(words, folder), folder)
+    )  # a daemon may have no processes
     process.start()
     return process
 

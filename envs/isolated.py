@@ -1,0 +1,209 @@
+"""Copies of one task, each in a process of its own: one that hangs or dies is named, and made anew if that is wanted.
+
+Every process keeps a vector environment of one copy, so what is played is the same as without processes, number by
+number.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from envs.failures import Failures
+from envs.worker import Failed, Worker
+
+LOG = logging.getLogger("isorl")
+BEGINNING = 300.0
+"""Seconds in which a copy must be made, begin an episode or tell its state."""
+RESTORING = 3600.0
+"""Seconds in which an episode must have been played again."""
+
+
+class OneCopy:
+    """What runs in the process: a vector environment of one copy, without the axis of copies and needless infos.
+
+    Args:
+        env: the environment.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+
+    def describe(self) -> tuple[Any, Any, dict[str, Any]]:
+        """Its observation space, action space and metadata."""
+        return self.env.single_observation_space, self.env.single_action_space, self.env.metadata
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Begins an episode."""
+        return self.env.reset(seed=seed)[0][0]
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, np.ndarray | None, bool]:
+        """Observation, reward, terminated, truncated, last observation of an episode that ended, whether a life did."""
+        observations, rewards, terminated, truncated, infos = self.env.step(np.asarray(action)[None])
+        done = terminated[0] or truncated[0]
+        final = infos["final_obs"][0] if done else None
+        lost = bool(done and "life_lost" in infos and infos["life_lost"][0])
+        return observations[0], rewards[0], terminated[0], truncated[0], final, lost
+
+    def render(self) -> np.ndarray:
+        """A frame."""
+        return self.env.render()[0]
+
+    def state_dict(self) -> Any:
+        """The state of the environment."""
+        return self.env.state_dict()
+
+    def load_state_dict(self, state: Any) -> np.ndarray:
+        """Restores it; gives back the observation."""
+        return self.env.load_state_dict(state)[0]
+
+    def close(self) -> None:
+        """Frees the environment."""
+        self.env.close()
+
+
+class IsolatedCopies:
+    """`n_envs` copies in processes of their own, with same-step autoreset and an exact state.
+
+    Args:
+        make: makes a vector environment of one copy.
+        n_envs: how many.
+        failures: what is done about those that fail, and how long a step may take.
+
+    Raises:
+        UserError: the environment cannot be made.
+        Failed: it hangs or dies while it is made.
+    """
+
+    def __init__(self, make: Callable[[], Any], n_envs: int, failures: Failures) -> None:
+        self._make, self._failures = functools.partial(_alone, make), failures
+        self._workers: list[Worker] = []
+        try:
+            for number in range(n_envs):
+                self._workers.append(Worker(self._make, f"copy {number}"))
+                self._workers[number].ask(BEGINNING, "make")
+            for number in range(n_envs):
+                self._answer(number)
+            self._workers[0].ask(BEGINNING, "describe")
+            self.single_observation_space, self.single_action_space, self.metadata = self._answer(0)
+        except BaseException:
+            self.close()
+            raise
+        shape = self.single_observation_space.shape
+        self._latest = np.zeros((n_envs, *shape), self.single_observation_space.dtype)
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """An episode begins in every copy; copy i is seeded with seed + i."""
+        for number, worker in enumerate(self._workers):
+            worker.ask(BEGINNING, "reset", seed + number)
+        self._latest = np.stack([self._begun(number) for number in range(len(self._workers))])
+        return self._latest, {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One agent step of every copy, all at once; infos hold `final_obs`, `life_lost` and `failed`."""
+        for worker, action in zip(self._workers, actions, strict=True):
+            worker.ask(self._failures.config.step_seconds, "step", action)
+        n_envs = len(self._workers)
+        finals = np.empty(n_envs, dtype=object)
+        failed = np.zeros(n_envs, dtype=bool)
+        rows = []
+        for number in range(n_envs):
+            try:
+                row = self._answer(number)
+            except Failed as error:
+                first = self._made_anew(number, error)
+                row, failed[number] = (first, 0.0, False, True, self._latest[number], False), True
+            rows.append(row)
+            finals[number] = row[4]
+        observations, rewards, terminated, truncated, _, lost = zip(*rows, strict=True)
+        self._latest = np.stack(observations)
+        ended = np.array(terminated), np.array(truncated)
+        infos: dict[str, Any] = {}
+        if (ended[0] | ended[1]).any():
+            infos = {"final_obs": finals, "life_lost": np.array(lost), "failed": failed}
+        return self._latest, np.array(rewards), *ended, infos
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the copies.
+
+        A copy whose process has died meanwhile has none: the next step finds it dead, and does so again after
+        `load_state_dict`, since only a step can tell the learner that an episode was cut short.
+        """
+        for worker in self._workers:
+            worker.ask(BEGINNING, "state_dict")
+        states = []
+        for number, worker in enumerate(self._workers):
+            try:
+                states.append({"state": self._answer(number)})
+            except Failed:
+                if self._failures.config.environment == "stop":
+                    raise
+                worker.kill()
+                states.append({"latest": self._latest[number].copy()})
+        return {"copies": states}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
+        """Restores every copy; gives back the observations."""
+        for worker, copy in zip(self._workers, state["copies"], strict=True):
+            if "latest" in copy:
+                worker.kill()
+            else:
+                worker.ask(RESTORING, "load_state_dict", copy["state"])
+        self._latest = np.stack([
+            copy["latest"] if "latest" in copy else self._answer(number)
+            for number, copy in enumerate(state["copies"])
+        ])  # fmt: skip
+        return self._latest
+
+    def render(self) -> list[np.ndarray]:
+        """A frame of each copy."""
+        for worker in self._workers:
+            worker.ask(BEGINNING, "render")
+        return [self._answer(number) for number in range(len(self._workers))]
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for worker in self._workers:
+            worker.leave()
+        for worker in self._workers:
+            worker.close()
+
+    def _answer(self, number: int) -> Any:
+        """That of one copy, named where it failed."""
+        try:
+            return self._workers[number].answer()
+        except Failed as error:
+            raise Failed(f"copy {number}: {error}") from None
+
+    def _begun(self, number: int) -> np.ndarray:
+        try:
+            return self._answer(number)
+        except Failed as error:
+            return self._made_anew(number, error)
+
+    def _made_anew(self, number: int, error: Failed) -> np.ndarray:
+        """First observation of a copy that is made anew, where that is wanted; else raises `error`."""
+        if self._failures.config.environment == "stop":
+            raise error
+        self._failures.counts["restarts"] += 1
+        LOG.warning("made anew: %s", error)
+        self._workers[number].kill()
+        self._workers[number].close()
+        worker = self._workers[number] = Worker(self._make, f"copy {number}")
+        worker.ask(BEGINNING, "make")
+        self._answer(number)
+        seed = np.random.SeedSequence([number, self._failures.counts["restarts"]]).generate_state(1)[0]
+        worker.ask(BEGINNING, "reset", int(seed >> 1))
+        return self._answer(number)
+
+
+def _alone(make: Callable[[], Any]) -> OneCopy:
+    return OneCopy(make())
