@@ -164,6 +164,8 @@ def diagnostic(study: Study, sequence: str, metric: str) -> Picture | None:
         for arm, values in lines.items():
             axes.plot(np.arange(1, len(values) + 1), values, color=draw.colour(study.arms.index(arm)), lw=1.6)
         axes.set(xlabel="after visit", yscale=scale)
+        if scale == "log":
+            draw.plain_numbers(axes)
         if metric == "dormant_units":
             axes.set_ylim(0, None)
         draw.whole_numbers(axes)
@@ -200,6 +202,7 @@ def profile(study: Study) -> Picture | None:
                 thresholds,
                 performance_profile(matrix, thresholds),
                 color=draw.colour(study.arms.index(arm)),
+                drawstyle="steps-post",
                 lw=1.7,
             )
         axes.axvline(1, color=draw.INK, lw=0.9, ls=":")

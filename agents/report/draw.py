@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 INK, FAINT = "#010203", "#010204"
 ARMS = 12
@@ -86,6 +86,19 @@ def svg(figure: Figure) -> str:
 def whole_numbers(axes: Axes) -> None:
     """Ticks of the horizontal axis at whole numbers."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def plain_numbers(axes: Axes) -> None:
+    """Ticks of a logarithmic vertical axis as 2 or 24000, not as products with powers of ten."""
+    axes.yaxis.set_major_formatter(_Plain())
+    axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(1.5, 0.6)))
+
+
+class _Plain(LogFormatter):
+    """Labels the ticks that matplotlib would label."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def switches(axes: Axes, starts: np.ndarray) -> None:

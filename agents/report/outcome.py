@@ -95,9 +95,10 @@ def comparison(study: Study) -> Section | None:
         ])  # fmt: skip
     head = ("", "difference", "seeds above", "P(improvement)", "p", "p (Holm)", "seeds for a claim")
     section = Section(f"Against {study.reference_arm}")
+    names = ", ".join(f"'{sequence}'" for sequence in scope)  # they may hold commas
     least = 2.0 ** (1 - max(len(gap) for gap in gaps.values()))
     section.texts.append(
-        f"Differences in {study.headline.replace('_', ' ')}, paired by seed, the mean over {', '.join(scope)}. "
+        f"Differences in {study.headline.replace('_', ' ')}, paired by seed, the mean over {names}. "
         f"p: sign-flip test; with these seeds it cannot fall below {least:.3g}. Holm corrects for {len(gaps)} "
         "comparisons. Seeds for a claim: to find such a difference with 80 % power at 5 %, a rough guess from few."
     )

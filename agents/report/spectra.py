@@ -64,6 +64,7 @@ def ridges(study: Study, sequence: str, arm: str) -> Picture | None:
         axes.set_ylabel("after visit", labelpad=16)
         axes.spines["left"].set_visible(False)
         axes.set_xticks([0.01, 0.1, 1, 10], ["≤ 0.01", "0.1", "1", "≥ 10"])
+        axes.get_xticklabels()[-1].set_horizontalalignment("right")  # centred, it would stand across the edge
     return Picture(
         made[0], f"spectra of the layer Jacobians of {arm} on {sequence}", title=f"{arm}, seed {runs[0].seed}"
     )

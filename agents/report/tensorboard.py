@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from agents.report.charts import mean_over_seeds
+from agents.report.charts import DIAGNOSTICS, mean_over_seeds
 from agents.report.study import Study
 
 LEADING = (
@@ -27,7 +27,6 @@ LEADING = (
     "end_performance",
     "forgetting",
 )
-DIAGNOSTICS = ("dormant_units", "ntk_condition", "layer_jacobian_max", "feature_effective_rank")
 RUNS = 500
 """Runs in the HParams page; it becomes unusable with more."""
 
@@ -36,7 +35,7 @@ def write(study: Study, folder: Path) -> None:
     """Writes the comparison anew; what an earlier report wrote there is replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     for arm in study.arms:
-        with SummaryWriter(str(folder / "comparison" / _safe(arm))) as writer:
+        with SummaryWriter(str(folder / "comparison" / _folder(arm))) as writer:
             writer.add_custom_scalars(layout(study))
             for sequence in study.sequences:
                 _arm(writer, study, sequence, arm)
@@ -45,15 +44,18 @@ def write(study: Study, folder: Path) -> None:
 
 def layout(study: Study) -> dict[str, dict[str, list[Any]]]:
     """Custom scalars: one category per sequence, one chart per question, one line per arm."""
-    questions = {"return": "return", "ratio to a fresh agent": "ratio", **{key: key for key in DIAGNOSTICS}}
+    questions = {"return": "return", "ratio to a fresh agent": "ratio"}
+    questions |= {title: key for key, (title, _) in DIAGNOSTICS.items()}
     return {
-        sequence: {title: ["Multiline", [f"^{_safe(sequence)}/{key}$"]] for title, key in questions.items()}
+        sequence: {
+            title: ["Multiline", [f"^{re.escape(_tag(sequence))}/{key}$"]] for title, key in questions.items()
+        }
         for sequence in study.sequences
     }
 
 
 def _arm(writer: SummaryWriter, study: Study, sequence: str, arm: str) -> None:
-    runs, place = study.of(sequence, arm), _safe(sequence)
+    runs, place = study.of(sequence, arm), _tag(sequence)
     curves = [run.curve.ravel() for run in runs if run.curve is not None]
     series = {"return": curves, "ratio": [study.ratios(run) for run in runs]}
     for key in DIAGNOSTICS:
@@ -70,12 +72,17 @@ def _hparams(study: Study, folder: Path) -> None:
     done = [run for run in study.runs if run.kind == "arm" and run.id in known[LEADING[0]]]
     for run in done[:RUNS]:
         results = {f"result/{key}": known[key][run.id] for key in LEADING if np.isfinite(known[key][run.id])}
-        name = "/".join(map(_safe, (run.sequence, run.arm, f"seed{run.seed}")))
+        name = "/".join(map(_folder, (run.sequence, run.arm, f"seed{run.seed}")))
         described = {"arm": run.arm, "sequence": run.sequence, "seed": run.seed}
         with SummaryWriter(str(folder / name)) as writer:
             writer.add_hparams(described, results, run_name=".")
 
 
-def _safe(name: str) -> str:
-    """A name that a file system and a TensorBoard tag can hold."""
-    return re.sub(r"[^\w.+-]+", "_", name)
+def _folder(name: str) -> str:
+    """A name that every file system can hold; TensorBoard shows it for the run."""
+    return re.sub(r"[^\w.+&, -]+", "_", name)
+
+
+def _tag(name: str) -> str:
+    """A name that torch's writer leaves as it is in a tag."""
+    return re.sub(r"[^\w.-]+", "_", name)

@@ -93,7 +93,7 @@ def test_tensorboard_overlays_arms_and_lists_runs(written):
     ratio = [point.value for point in events.Scalars("sequence_0/ratio")]
     assert ratio == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5], abs=0.03)
     assert "custom_scalars__config__" in events.Tags()["tensors"]
-    run = EventAccumulator(str(written / "tensorboard" / "hparams" / "sequence_1" / "loses" / "seed3"))
+    run = EventAccumulator(str(written / "tensorboard" / "hparams" / "sequence 1" / "loses" / "seed3"))
     run.Reload()
     assert run.Scalars("result/plasticity_ratio")[0].value == pytest.approx(0.55, abs=0.03)
 
