@@ -33,3 +33,18 @@ class GridSweeper(Sweeper):
             sys.exit(launch(self.config, arguments, self.launcher))
         except UserError as error:
             refuse(error)
+
+
+class OptunaGridSweeper(GridSweeper):
+    """The same by agents/grid/search.py, where Optuna proposes the settings of a benchmark's arms."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Works off the search; ends the process with its exit code."""
+        from agents.grid.launch import refuse
+        from agents.grid.search import search
+        from configs import UserError
+
+        try:
+            sys.exit(search(self.config, arguments, self.launcher))
+        except UserError as error:
+            refuse(error)

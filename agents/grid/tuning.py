@@ -40,7 +40,7 @@ def candidates(tuning: TuningConfig, arm: str) -> list[tuple[str, ...]]:
             "Every arm gets the same budget: widen benchmark.tuning.of_arm or lower benchmark.tuning.budget."
         )
     every = list(
-        itertools.product(*([f"{key}={_text(value)}" for value in values] for key, values in space.items()))
+        itertools.product(*([f"{key}={text(value)}" for value in values] for key, values in space.items()))
     )
     if size == tuning.budget:
         return every
@@ -48,7 +48,7 @@ def candidates(tuning: TuningConfig, arm: str) -> list[tuple[str, ...]]:
     return [every[index] for index in sorted(drawn)]
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     """`value` as the command line wants it, without blanks: they stand between the words of a candidate."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
 
@@ -76,7 +76,7 @@ def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     for cell in cells:
         arm, _, candidate = cell.arm.partition(" | ")
         row = result.setdefault(cell.sequence, {}).setdefault(arm, {"tried": {}, "unfinished": 0})
-        scores.setdefault((cell.sequence, arm, candidate), []).append(_score(cell))
+        scores.setdefault((cell.sequence, arm, candidate), []).append(score_of_cell(cell))
         row["unfinished"] += cell.state() not in (State.FINISHED, State.FAILED)
     for (sequence, arm, candidate), by_seed in scores.items():
         result[sequence][arm]["tried"][candidate] = float(np.mean(by_seed))
@@ -87,8 +87,8 @@ def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def _score(cell: Cell) -> float:
-    """NaN where the cell is not finished."""
+def score_of_cell(cell: Cell) -> float:
+    """Mean raw return over all visits; NaN where the cell is not finished."""
     if cell.state() is not State.FINISHED:
         return math.nan
     return score_of(json.loads((cell.folder / "summary.json").read_text()))
