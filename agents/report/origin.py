@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from agents.report.metrics import METRICS
 from agents.report.runs import Run
 from agents.report.study import Study
 
+SILENT = re.compile(r" WARNING (Method '\w+' (?:does nothing in this run|never acts).*)")
+"""What agents/run/experiment.py warns of."""
 LISTED = 50
 """Unfinished cells that are listed."""
 
@@ -49,20 +52,32 @@ def _fresh_arms(study: Study) -> list[str]:
 
 
 def unfinished(study: Study) -> Section | None:
-    """What failed, what has not ended, and what could not be shown."""
+    """What failed, what has not ended, which method never acted, and what could not be shown."""
     rows = [
         [Cell(run.sequence), Cell(run.arm), Cell(str(run.seed)), Cell(run.state.value), Cell(_reason(run))]
         for run in study.runs
         if run.state is not State.FINISHED
     ]
     notes = sorted({note for run in study.runs if run.state is State.FINISHED for note in run.notes})
-    if not rows and not notes:
+    texts = [*_silent(study), *(f"Not shown: {note}." for note in notes)]
+    if not rows and not texts:
         return None
-    texts = [f"Not shown: {note}." for note in notes]
     if len(rows) > LISTED:
         texts.append(f"{len(rows)} cells are not finished; the first {LISTED}:")
     table = Table(("sequence", "arm", "seed", "state", "why"), rows[:LISTED], left=5)
     return Section("What is missing", texts, tables=[table] if rows else [])
+
+
+def _silent(study: Study) -> list[str]:
+    """Arms whose method a run was too short for, as the log of its first seed says."""
+    first = {(s, arm): runs[0] for s in study.sequences for arm in study.arms if (runs := study.of(s, arm))}
+    logs = {key: run.folder / "run.log" for key, run in first.items()}
+    return [
+        f"{arm} on {sequence}: {said}"
+        for (sequence, arm), log in logs.items()
+        if log.is_file()
+        for said in dict.fromkeys(SILENT.findall(log.read_text(errors="replace")))
+    ]
 
 
 def _reason(run: Run) -> str:

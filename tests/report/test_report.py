@@ -98,6 +98,17 @@ def test_tensorboard_overlays_arms_and_lists_runs(written):
     assert run.Scalars("result/plasticity_ratio")[0].value == pytest.approx(0.55, abs=0.03)
 
 
+def test_an_arm_whose_method_never_acted_is_named(grid, tmp_path):
+    shutil.copytree(grid.parent.parent, tmp_path / "copy")
+    said = "Method 'redo' does nothing in this run: it first acts at update 1,000, of 512 planned ones."
+    cells = tmp_path / "copy" / "cells" / "sequence 0"
+    (cells / "loses-sequence 0-0" / "run.log").write_text(
+        f"2026-01-01 00:00:00,000 INFO start\n2026-01-01 00:00:00,000 WARNING {said}\n" * 2
+    )
+    write([tmp_path / "copy" / "grids" / grid.name], tmp_path)
+    assert (tmp_path / "report.md").read_text().count(f"loses on sequence 0: {said}") == 1
+
+
 def test_unfinished_and_failed_cells_are_shown_as_such(grid, tmp_path):
     shutil.copytree(grid.parent.parent, tmp_path / "copy")
     copy = tmp_path / "copy" / "grids" / grid.name
