@@ -17,17 +17,24 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 
-def collect_rollout(agent: Any, env: VecEnv, callback: BaseCallback, buffer: Any, n_rollout_steps: int) -> bool:
+def collect_rollout(
+    agent: Any, env: VecEnv, callback: BaseCallback, buffer: Any, n_rollout_steps: int
+) -> bool:
     """OnPolicyAlgorithm.collect_rollouts of a fast agent; False where the callback ended it."""
     policy = agent.policy
     policy.set_training_mode(False)
     buffer.reset()
     callback.on_rollout_start()
-    bounds = (agent.action_space.low, agent.action_space.high) if isinstance(agent.action_space, spaces.Box) else None
+    bounds = (
+        (agent.action_space.low, agent.action_space.high)
+        if isinstance(agent.action_space, spaces.Box)
+        else None
+    )
     for _ in range(n_rollout_steps):
         answer = agent.meet("act", agent._last_obs)
         actions, values, log_probs = answer or _alone(agent, policy.forward, agent._last_obs)
         actions = actions.cpu().numpy()
+        new_obs: Any
         new_obs, rewards, dones, infos = env.step(actions if bounds is None else np.clip(actions, *bounds))
         agent.num_timesteps += env.num_envs
 
@@ -66,6 +73,7 @@ def collect_transitions(
     callback.on_rollout_start()
     while should_collect_more_steps(train_freq, steps, episodes):
         actions = _epsilon_greedy(agent, learning_starts)
+        new_obs: Any
         new_obs, rewards, dones, infos = env.step(actions)
         agent.num_timesteps += env.num_envs
         steps += 1

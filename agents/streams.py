@@ -24,7 +24,7 @@ class Streams:
 
     def __init__(self) -> None:
         self.torch: torch.Generator | None = None
-        self.numpy = np.random.RandomState(np.random.get_bit_generator())
+        self.numpy = np.random.RandomState(np.random.get_bit_generator())  # type: ignore[attr-defined]
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ from configs.schema import RunConfig
 from configs.typed import typed
 
 FOLDER = Path(__file__).parent
-COMMANDS = ("resume", "play", "dry_run", "reference", "benchmark")
+COMMANDS = ("resume", "play", "dry_run", "reference", "benchmark", "pack", "together")
 """What train.py should do; not part of a run."""
 ALONE = ("resume", "play")
 """They take everything from an existing run folder."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from agents.grid import cost, results, tuning
 from agents.grid.cell import Cell, State
 from agents.grid.expand import Composer, cells, of_benchmark, of_sweep
 from agents.grid.grid import Grid
+from agents.grid.packs import sharing, words_of
 from agents.grid.table import states, watching
 from agents.grid.watch import Watch
 from configs import UserError, typed
@@ -57,7 +58,7 @@ def launch(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
     if only_show:
         return 0
     folder = grid.save(root)
-    stopped = work_off(grid.cells, launcher)
+    stopped = work_off(grid.cells, launcher, sharing(config, composer))
     if suite is not None and suite.stage == "tune":
         tuning.save(folder / "tuned.yaml", suite, tuning.choose(grid.cells))
         console.print(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
@@ -81,7 +82,7 @@ def plan(suite: BenchmarkConfig | None, words: Sequence[str], root: Path, compos
     if suite is None:
         made = cells(of_sweep(words), (), root, composer)
         return Grid(f"sweep-{_digest(made)}", made, command, about="a sweep of the command line")
-    words = [word for word in words if not word.lstrip("+").startswith(("benchmark=", "benchmark."))]
+    words = [word for word in words if not word.lstrip("+~").startswith(("benchmark=", "benchmark."))]
     baseline = suite.baseline or next(iter(suite.arms))
     if suite.stage == "tune":
         made = cells(tuning.wanted(suite, words), (), root, composer)
@@ -94,10 +95,19 @@ def _digest(made: Sequence[Cell]) -> str:
     return hashlib.sha256("".join(sorted(cell.id for cell in made)).encode()).hexdigest()[:8]
 
 
-def work_off(made: Sequence[Cell], launcher: Launcher) -> bool:
+def work_off(
+    made: Sequence[Cell],
+    launcher: Launcher,
+    jobs: Callable[[list[Cell]], list[list[Cell]]],
+) -> bool:
     """Launches what is not finished until nothing is left that died; whether the user stopped it.
 
     A cell that failed is not tried again in this launch: the next round would fail alike.
+
+    Args:
+        made: the cells.
+        launcher: runs jobs.
+        jobs: which cells share one.
     """
     started = 0
     tried: set[str] = set()
@@ -107,8 +117,9 @@ def work_off(made: Sequence[Cell], launcher: Launcher) -> bool:
             tried |= {cell.id for cell in left}
             if not left:
                 return False
+            todo = [words_of(job) for job in jobs(left)]
             try:
-                outcomes = launcher.launch([job(cell) for cell in left], initial_job_idx=started)
+                ended = launcher.launch(todo, initial_job_idx=started)
             except (KeyboardInterrupt, SystemExit):
                 return True
             except Exception as error:  # of the launcher: a node, a worker, a scheduler was lost
@@ -116,7 +127,7 @@ def work_off(made: Sequence[Cell], launcher: Launcher) -> bool:
                     f"The launcher lost jobs ({type(error).__name__}); what died is resumed.", file=sys.stderr
                 )
             else:
-                if all(getattr(outcome.return_value, "did", "") == "busy" for outcome in outcomes):
+                if all(outcome.did == "busy" for job in ended for outcome in job.return_value):
                     return False  # another launcher has what is left
             started += len(left)
     return False
@@ -125,12 +136,6 @@ def work_off(made: Sequence[Cell], launcher: Launcher) -> bool:
 def _to_do(cell: Cell, tried: set[str]) -> bool:
     state = cell.state()
     return state is not State.FINISHED and not (state is State.FAILED and cell.id in tried)
-
-
-def job(cell: Cell) -> list[str]:
-    """What train.py is told in a job: the cell's words and its absolute folder, which a worker elsewhere finds."""
-    path = str(cell.folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [*cell.words, f"run_dir='{path}'"]
 
 
 def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:

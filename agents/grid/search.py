@@ -25,6 +25,7 @@ from agents.grid.cell import Cell, State
 from agents.grid.expand import Composer, cells, of_benchmark
 from agents.grid.grid import Grid
 from agents.grid.launch import STOPPED, UNFINISHED, Launcher, conclude, work_off
+from agents.grid.packs import sharing
 from configs import UserError, typed
 from configs.suite import BenchmarkConfig, TuningConfig
 
@@ -53,6 +54,7 @@ def search(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
         for arm in suite.arms
     }
     made: list[Cell] = []
+    jobs = sharing(config, composer)
     for number in range(budget.budget):
         trials = [_Trial(key, study.ask(space)) for key, (study, space) in studies.items()]
         by_trial = [_cells(suite, trial, fixed, root, composer) for trial in trials]
@@ -66,7 +68,7 @@ def search(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
                 return 0
         grid = Grid(f"{suite.name}-tune", made, shlex.join(["python", *sys.argv]), f"search of {suite.name}")
         folder = grid.save(root)
-        stopped = work_off(now, launcher)
+        stopped = work_off(now, launcher, jobs)
         if stopped or any(cell.state() not in (State.FINISHED, State.FAILED) for cell in now):
             conclude(grid, folder, stopped, console)
             return STOPPED if stopped else UNFINISHED

@@ -10,9 +10,10 @@ import io
 import json
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from omegaconf import DictConfig
 from agents.grid import random_agent
 from agents.grid.cell import beside, folder_of, identity
 from agents.grid.references import referred
+from agents.pack import Pack
 from agents.run import experiment
 from agents.run.callback import Interrupted
 from agents.run.folder import RunFolder, write_json
@@ -41,17 +43,25 @@ class Outcome:
     reason: str = ""
 
 
-def job(composed: DictConfig) -> Outcome | float:
-    """One job of Hydra's: for our own sweeper its outcome, for one that looks for the best configuration its score.
+def job(composed: DictConfig) -> list[Outcome] | float:
+    """One job of Hydra's: for our own sweeper its outcomes, for one that looks for the best configuration its score.
 
-    Without a run_dir of the user's, the run goes to the folder of its cell.
+    Without a run_dir of the user's, the run goes to the folder of its cell. `pack` in the configuration, seed ->
+    run_dir, makes it several cells, which differ in nothing else.
     """
     hydra = HydraConfig.get()
+    if composed.pack:
+        return work_together([_member(composed, *place) for place in composed.pack.items()])
     config = referred(resolve(composed), composed.reference)
     if not any(word.startswith("run_dir=") for word in hydra.overrides.task):
         config = replace(config, run_dir=str(folder_of(config, Path(hydra.sweep.dir).absolute())))
     outcome = work(config)
-    return outcome if hydra.sweeper._target_.endswith("GridSweeper") else outcome.score
+    return [outcome] if hydra.sweeper._target_.endswith("GridSweeper") else outcome.score
+
+
+def _member(composed: DictConfig, seed: int, run_dir: str) -> RunConfig:
+    composed.seed = int(seed)
+    return replace(referred(resolve(composed), composed.reference), run_dir=run_dir)
 
 
 class Busy(Exception):
@@ -63,10 +73,27 @@ def work(config: RunConfig) -> Outcome:
 
     `score` is the mean over the visits of their mean raw return.
     """
-    began, said, folder = time.monotonic(), io.StringIO(), Path(config.run_dir)
+    return work_together([config])[0]
+
+
+def work_together(configs: Sequence[RunConfig]) -> list[Outcome]:
+    """`work` for runs that share the process, and what they compute where they are alike (agents/pack)."""
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        if len(configs) == 1:
+            return [_work(configs[0], said)]
+        outcomes = Pack().run([partial(_work, config, said) for config in configs])
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):  # the user's wish to stop, or a mistake of ours
+            raise outcome
+    return outcomes
+
+
+def _work(config: RunConfig, said: io.StringIO) -> Outcome:
+    began, folder = time.monotonic(), Path(config.run_dir)
     failure = beside(folder, "failure.json")
     try:
-        with claimed(folder), redirect_stdout(said), redirect_stderr(said):
+        with claimed(folder):
             failure.unlink(missing_ok=True)
             try:
                 did, content = _advance(config)

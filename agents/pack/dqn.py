@@ -78,4 +78,4 @@ def _samples(stack: Stack, size: int) -> tuple[np.ndarray, np.ndarray, Tensor, T
         ):
             array.reshape(-1, *array.shape[2:]).take(rows, axis=0, out=out[run])
     ended = dones * (1 - timeouts)
-    return *both, *(torch.from_numpy(array) for array in (actions, rewards, ended))  # type: ignore[return-value]
+    return *both, *(torch.from_numpy(array) for array in (actions, rewards, ended))

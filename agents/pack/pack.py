@@ -24,6 +24,8 @@ LOG = logging.getLogger("isorl")
 PHASES = ("act", "values", "train")
 """What runs ask for, in the order in which they do. Where they are not at the same point, those ahead wait."""
 
+EACH = "the runs of this pack compute each for itself: %s"
+
 _COMPUTED: dict[tuple[type, str], Callable[[Stack, list[Any]], list[Any]]] = {}
 
 
@@ -35,6 +37,19 @@ def together(agent: type, what: str) -> Callable[[Any], Any]:
         return compute
 
     return register
+
+
+def why_alone(agent: Any) -> str | None:
+    """Why runs like this one cannot be computed as one; None where they can."""
+    if (type(agent), "train") not in _COMPUTED:
+        return f"{type(agent).__name__} has nothing to compute together"
+    if agent.exact or agent.precision != "float32" or agent.device.type != "cpu":
+        return "only fast runs on the CPU in float32 share their computations"
+    try:
+        Stack([agent]).dissolve()
+    except Unstackable as reason:
+        return str(reason)
+    return None
 
 
 @dataclass(frozen=True)
@@ -53,13 +68,16 @@ class Pack:
     """The one in which the present code runs."""
 
     def __init__(self) -> None:
-        self._stack: Stack | None = None
-        self._why_not: tuple[list[Any], str] | None = None  # runs that cannot be stacked, and the reason
+        self._stacks: list[Stack] = []
+        self._members: set[int] | None = None  # ids of the agents among whom stacks were looked for
+        self.size = 1
+        """Runs among which the process's time is shared."""
 
     def run(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         """What each job gave back, or the exception that ended it."""
         ends: dict[int, Any] = {}
         runs = [greenlet(partial(_keep_end, ends, number, job)) for number, job in enumerate(jobs)]
+        self.size = len(runs)
         waiting: dict[greenlet, Request] = {}
         before, Pack.current = Pack.current, self
         try:
@@ -85,14 +103,18 @@ class Pack:
             agent.streams, agent.pack = Streams(), None
 
     def meet(self, agent: Any, what: str, argument: Any = None) -> Any:
-        """Lets the others go on until all have asked for something; the answer for `agent`, or None: it computes alone."""
+        """Lets the others go on until all have asked for something.
+
+        Returns:
+            The answer for `agent`; None where it computes alone.
+        """
         return getcurrent().parent.switch(Request(agent, what, argument))
 
     def dissolve(self) -> None:
         """Called before anything else than a batched update changes what a run keeps."""
-        if self._stack is not None:
-            self._stack.dissolve()
-        self._stack = self._why_not = None
+        for stack in self._stacks:
+            stack.dissolve()
+        self._stacks, self._members = [], None
 
     def _serve(self, waiting: dict[greenlet, Request]) -> list[tuple[greenlet, Any]]:
         """The runs that go on next, each with its answer."""
@@ -103,33 +125,46 @@ class Pack:
         return [(run, None) for run, request in waiting.items() if request.what == behind]
 
     def _answers(self, requests: list[Request]) -> list[Any]:
-        agents = [request.agent for request in requests]
+        """The answers to requests for the same thing."""
+        answers: dict[int, Any] = {}
+        argument = {id(request.agent): request.argument for request in requests}
         try:
-            stack = self._stack_of(agents)
-            compute = _COMPUTED[type(agents[0]), requests[0].what]
-            return compute(stack, [request.argument for request in requests])
-        except Unstackable as reason:
-            self._remember(agents, str(reason))
-            return [None] * len(requests)
+            for stack in self._stacks_of([request.agent for request in requests]):
+                members = [id(agent) for agent in stack.agents]
+                compute = _COMPUTED[type(stack.agents[0]), requests[0].what]
+                try:
+                    answers |= zip(members, compute(stack, [argument[m] for m in members]), strict=True)
+                except Unstackable as reason:
+                    LOG.info(EACH, reason)
+                    stack.dissolve()
+                    self._stacks.remove(stack)
         except BaseException as error:  # of any run's numbers, or a signal: each run ends in its own way
             return [error] * len(requests)
+        return [answers.get(id(request.agent)) for request in requests]
 
-    def _stack_of(self, agents: list[Any]) -> Stack:
-        if self._stack is not None and self._stack.agents == agents:
-            return self._stack
-        if self._why_not is not None and self._why_not[0] == agents:
-            raise Unstackable(self._why_not[1])
-        if len(agents) == 1:
-            raise Unstackable("it is the only run left")
+    def _stacks_of(self, agents: list[Any]) -> list[Stack]:
+        """The stacks among these runs: one for all that have learned equally long, and none for one alone."""
+        members = {id(agent) for agent in agents}
+        if self._members == members:
+            return list(self._stacks)
         self.dissolve()
-        self._stack = Stack(agents)
-        return self._stack
+        self._members = members
+        groups: dict[float, list[Any]] = {}
+        for agent in agents:
+            groups.setdefault(_updates_of(agent), []).append(agent)
+        for group in groups.values():
+            if len(group) > 1:
+                try:
+                    self._stacks.append(Stack(group))
+                except Unstackable as reason:
+                    LOG.info(EACH, reason)
+        return list(self._stacks)
 
-    def _remember(self, agents: list[Any], reason: str) -> None:
-        if self._why_not is None or self._why_not[0] != agents:
-            LOG.info("these runs compute each for itself: %s", reason)
-        self.dissolve()
-        self._why_not = agents, reason
+
+def _updates_of(agent: Any) -> float:
+    """Optimizer steps so far."""
+    states = agent.policy.optimizer.state.values()
+    return max((float(state.get("step", 0)) for state in states if isinstance(state, dict)), default=0.0)
 
 
 def _keep_end(ends: dict[int, Any], number: int, job: Callable[[], Any]) -> None:

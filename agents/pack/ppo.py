@@ -75,7 +75,9 @@ def train(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> list[d
             logged.append({**parts, "loss": losses.detach()})
     stack.show_gradients()
     columns = {name: torch.stack([parts[name] for parts in logged], dim=1) for name in logged[0]}
-    columns["approx_kl"] = columns["approx_kl"][:, -(len(logged) // first.n_epochs) :]  # SB3 logs the last epoch's
+    columns["approx_kl"] = columns["approx_kl"][
+        :, -(len(logged) // first.n_epochs) :
+    ]  # SB3 logs the last epoch's
     return [{name: column[run] for name, column in columns.items()} for run in range(len(stack.agents))]
 
 

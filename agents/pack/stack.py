@@ -63,10 +63,10 @@ class Rows:
             for parameter, row in zip(column, leaf.unbind(), strict=True):
                 parameter.data = row
             self.leaves.append(leaf.requires_grad_())
+        self.gradients = [torch.zeros_like(leaf, requires_grad=False) for leaf in self.leaves]
 
     def give_gradients(self) -> None:
         """Makes every owner's gradient a view of one tensor."""
-        self.gradients = [torch.zeros_like(leaf, requires_grad=False) for leaf in self.leaves]
         for column, gradient in zip(self.columns, self.gradients, strict=True):
             for parameter, row in zip(column, gradient.unbind(), strict=True):
                 parameter.grad = row
@@ -135,7 +135,7 @@ class _Linear(torch.autograd.Function):
         return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         """(K, B, O) -> the gradients of x (where it is wanted), W and b."""
         x, weight = ctx.saved_tensors
         of_x = torch.bmm(gradient, weight) if ctx.needs_input_grad[0] else None
@@ -144,9 +144,7 @@ class _Linear(torch.autograd.Function):
 
 def _layer_norm(layer: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Layer:
     shape, eps = layer.normalized_shape, layer.eps
-    return lambda x: torch.addcmul(
-        bias.unsqueeze(1), F.layer_norm(x, shape, eps=eps), weight.unsqueeze(1)
-    )
+    return lambda x: torch.addcmul(bias.unsqueeze(1), F.layer_norm(x, shape, eps=eps), weight.unsqueeze(1))
 
 
 class Forward:
@@ -163,7 +161,10 @@ class Forward:
         self.runs, self.names = len(networks), list(networks[0])
         chains = [run[name] for name in self.names for run in networks]  # all actors, then all critics
         forms = {str(list(chain)[:-1]) for chain in chains}
-        if any(len(chain) != 3 or not isinstance(chain[0], nn.Flatten) for chain in chains) or len(forms) != 1:
+        if (
+            any(len(chain) != 3 or not isinstance(chain[0], nn.Flatten) for chain in chains)
+            or len(forms) != 1
+        ):
             raise Unstackable("a network is no MLP, or they are not alike")
         bodies = Rows([chain[1] for chain in chains])
         self.rows = [bodies]
@@ -208,12 +209,12 @@ class Stack:
         self._states: list[tuple[Any, nn.Parameter, dict[str, Any]]] = []
         states = self._states_of_all()
         for rows in self.rows:
-            rows.give_gradients()
             rows.take_moments(states)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 self._states += [(optimizer.state, p, optimizer.state[p]) for p in group["params"]]
         self._leaves = [leaf for rows in self.rows for leaf in rows.leaves]
+        self._given = False
         self._shown = self._found = [gradient for rows in self.rows for gradient in rows.gradients]
         self._moments = [[m for rows in self.rows for m in rows.moments[name]] for name in MOMENTS]
         self._steps = [step for rows in self.rows for step in rows.steps]
@@ -256,7 +257,9 @@ class Stack:
         self._found = list(found[:count])
         if own_terms:
             self.show_gradients()
-            with_more = [(p.grad, more) for p, more in zip(own_terms, found[count:], strict=True) if more is not None]
+            with_more = [
+                (p.grad, more) for p, more in zip(own_terms, found[count:], strict=True) if more is not None
+            ]
             torch._foreach_add_(*map(list, zip(*with_more, strict=True)))
             self._found = self._shown
         with torch.no_grad():
@@ -265,6 +268,10 @@ class Stack:
 
     def show_gradients(self) -> None:
         """Puts the gradients of the last update where each run's parameters have theirs."""
+        if not self._given:
+            for rows in self.rows:
+                rows.give_gradients()
+            self._given = True
         if self._found is not self._shown:
             torch._foreach_copy_(self._shown, self._found)
 
@@ -284,7 +291,8 @@ class Stack:
         adam(
             self._leaves,
             self._found,
-            *self._moments,
+            self._moments[0],
+            self._moments[1],
             [],
             self._steps,
             foreach=False,

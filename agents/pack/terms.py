@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class Terms:
         """(S, B, I) -> what each run's methods see."""
         if not (self._adds or self._acts):
             return []
-        return [Batch(lambda row=row: row) for row in inputs]
+        return [Batch(partial(Tensor.detach, row)) for row in inputs]
 
     def added(self, losses: Tensor, seen: Sequence[Batch]) -> Tensor:
         """(S,) losses with every method's terms."""

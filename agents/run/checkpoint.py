@@ -56,6 +56,8 @@ def gather(agent: Agent, run: dict[str, Any]) -> dict[str, Any]:
 
     Its tensors are those of the agent: write them before the agent goes on.
     """
+    with agent.streams.installed():
+        random_state = _random_state(agent)
     return {
         "policy": agent.policy.state_dict(),
         "optimizer": agent.policy.optimizer.state_dict(),
@@ -66,7 +68,7 @@ def gather(agent: Agent, run: dict[str, Any]) -> dict[str, Any]:
         "seen": _tensors({name: getattr(agent, name) for name in SEEN}),
         "shown": {name: _plain(getattr(agent, name, None)) for name in SHOWN},
         "normalizer": _normalizer_state(agent),
-        "random": _random_state(agent),
+        "random": random_state,
         "run": run,
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents import Agent
 from agents.options import agent_options, make_agent, make_methods, network_spec
+from agents.pack import Pack
 from agents.run import dashboard, summary
 from agents.run.callback import RunCallback
 from agents.run.evaluation import Evaluator
@@ -143,7 +145,7 @@ def _train(
     began = time.monotonic()
     callback.progress.start()
     try:
-        with callback.stop.heard():
+        with callback.stop.heard(), _together(agent):
             remaining = sequence.agent_steps - done
             # log_interval None: RunCallback says when SB3 writes its rows
             agent.learn(remaining, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
@@ -159,6 +161,11 @@ def _train(
         folder.stop_log()
         env.close()
     return summary.write(folder.summary, sequence, state, time.monotonic() - began)
+
+
+def _together(agent: Any) -> AbstractContextManager[None]:
+    """Inside, the agent trains with the other runs of its process, if there are any (pack/)."""
+    return nullcontext() if Pack.current is None else Pack.current.joined(agent)
 
 
 def _save_what_is_held(keeper: Keeper, error: BaseException) -> None:

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from configs import RunConfig, UserError, typed
 from configs.errors import RunStopped
 
 LOG = logging.getLogger("isorl")
+_LOGGED: ContextVar[Path | None] = ContextVar("logged", default=None)
+"""The folder of the run that goes on: runs that share a process (pack/) take turns, each in a context of its own."""
 PACKAGES = ("torch", "stable_baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
 
 
@@ -138,17 +141,19 @@ class RunFolder:
     def start_log(self) -> None:
         """Sends this project's log to run.log."""
         handler = logging.FileHandler(self.log)
+        _LOGGED.set(self.path)
+        handler.addFilter(lambda record: _LOGGED.get() == self.path)
         handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk ends the run elsewhere
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._handler = handler
         LOG.addHandler(handler)
         LOG.setLevel(logging.INFO)
         LOG.propagate = False
 
     def stop_log(self) -> None:
         """Closes run.log."""
-        for handler in list(LOG.handlers):
-            LOG.removeHandler(handler)
-            handler.close()
+        LOG.removeHandler(self._handler)
+        self._handler.close()
 
 
 def _provenance() -> dict[str, Any]:

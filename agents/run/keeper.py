@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import Agent
+from agents.pack import Pack
 from agents.run import archive, checkpoint
 from agents.run.files import sync_path, write_whole
 from agents.run.folder import LOG, RunFolder
@@ -73,7 +74,8 @@ class Keeper:
         state = checkpoint.gather(self.agent, run()) | {"replay": replay}
         self._latest = Snapshot(self.agent.num_timesteps, archive.pack(state), replay)
         now = time.monotonic()
-        self._next = now + PATIENCE * (now - begin)
+        sharing = 1 if Pack.current is None else Pack.current.size
+        self._next = now + PATIENCE * sharing * (now - begin)
 
     def write(self) -> None:
         """Makes the latest snapshot the newest checkpoint, if it is not one yet.

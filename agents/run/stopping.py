@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from configs.errors import RunStopped
 
@@ -35,6 +35,9 @@ class StopRequest:
     """
 
     number: int | None = None
+    _listening: ClassVar[list[StopRequest]] = []
+    """Of all runs in this process; more than one where they share it (pack/)."""
+    _before: ClassVar[dict[int, Any]] = {}
 
     @contextmanager
     def heard(self) -> Iterator[None]:
@@ -42,14 +45,20 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        signals = {signal.SIGINT: self._ask, signal.SIGTERM: self._ask, signal.SIGALRM: self._give_up}
-        before = {number: signal.signal(number, handler) for number, handler in signals.items()}
+        if not self._listening:
+            signals = {signal.SIGINT: self._ask, signal.SIGTERM: self._ask, signal.SIGALRM: self._give_up}
+            self._before.update(
+                {number: signal.signal(number, handler) for number, handler in signals.items()}
+            )
+        self._listening.append(self)
         try:
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self._listening.remove(self)
+            if not self._listening:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                for number, handler in self._before.items():
+                    signal.signal(number, handler)
 
     def check(self) -> None:
         """Between two rollouts: raises Interrupted if the run was asked to stop."""
@@ -57,12 +66,15 @@ class StopRequest:
             signal.setitimer(signal.ITIMER_REAL, 0)  # nothing may stop the writing of the checkpoint
             raise Interrupted(self.number)
 
-    def _ask(self, number: int, frame: Any) -> None:
-        if self.number is not None:
+    @classmethod
+    def _ask(cls, number: int, frame: Any) -> None:
+        if any(request.number is not None for request in cls._listening):
             raise Interrupted(number, at_once=True)
-        self.number = number
+        for request in cls._listening:
+            request.number = number
         signal.setitimer(signal.ITIMER_REAL, GRACE)
 
-    def _give_up(self, number: int, frame: Any) -> None:
-        assert self.number is not None
-        raise Interrupted(self.number)
+    @classmethod
+    def _give_up(cls, number: int, frame: Any) -> None:
+        asked = next(request.number for request in cls._listening if request.number is not None)
+        raise Interrupted(asked)

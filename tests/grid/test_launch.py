@@ -31,14 +31,14 @@ class Here:
             self.jobs.append(list(words))
             self.before(words)
             results.append(OmegaConf.create())
-            object.__setattr__(results[-1], "return_value", work(self.compose(words)))
+            object.__setattr__(results[-1], "return_value", [work(self.compose(words))])
         return results
 
 
 @pytest.fixture
 def hydra(tmp_path):
     launcher = {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}
-    return OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "launcher": launcher}})
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}, "launcher": launcher}, "together": 1})
 
 
 @pytest.fixture(autouse=True)

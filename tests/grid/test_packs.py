@@ -1,0 +1,138 @@
+"""Cells that differ in their seed alone share a process: which, with what result, and what is left when it dies."""
+
+import itertools
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agents.grid import work as work_module
+from agents.grid.cell import Cell
+from agents.grid.expand import Composer
+from agents.grid.packs import can_share, packed, words_of
+from agents.grid.work import work, work_together
+from agents.run.callback import Interrupted
+from agents.run.folder import RunFolder
+from agents.run.returns import Returns
+
+
+def cell(seed, arm="Adam", words=("network=relu",)):
+    return Cell(
+        f"{arm}{seed}", Path(f"/runs/{arm}-{seed}"), (*words, f"seed={seed}"), "catch", arm, seed, 100
+    )
+
+
+@pytest.fixture
+def configs(tiny, tmp_path):
+    config = Composer()([*tiny, "diagnostics.every=32", "log_every=32", "checkpoint.every=48"])
+    return [replace(config, seed=seed, run_dir=str(tmp_path / f"seed{seed}")) for seed in (0, 1, 2)]
+
+
+def records(config):
+    lines = (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()
+    every = [json.loads(line) for line in lines]
+    return [record for record in every if not record["key"].startswith("time/")]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "workers", "sizes"),
+    [(10, 10, 1, [10]), (10, 10, 2, [5, 5]), (11, 10, 1, [6, 5]), (3, 10, 8, [1, 1, 1]), (10, 1, 1, [1] * 10),
+     (10, 4, None, [4, 3, 3])],
+)  # fmt: skip
+def test_sizes(count, most, workers, sizes):
+    jobs = packed([cell(seed) for seed in range(count)], most, workers, lambda cell: True)
+    assert [len(job) for job in jobs] == sizes
+    assert sorted(cell.seed for job in jobs for cell in job) == list(range(count))
+
+
+def test_only_cells_alike_share():
+    cells = [cell(seed, arm, (f"network={arm}",)) for seed in range(3) for arm in ("relu", "aei")]
+    jobs = packed(cells, 10, 1, lambda words: "network=aei" in words)
+    assert sorted([cell.arm for cell in job] for job in jobs) == [["aei"] * 3, ["relu"], ["relu"], ["relu"]]
+
+
+def test_words():
+    assert words_of([cell(4)]) == ["network=relu", "seed=4", "run_dir='/runs/Adam-4'"]
+    assert words_of([cell(4), cell(7)]) == ["network=relu", "pack={4:'/runs/Adam-4',7:'/runs/Adam-7'}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "shares"),
+    [([], True), (["agent.exact=true"], False), (["optimizer=adamo", "network=aei"], True),
+     (["method=[muon]"], False), (["reference=random"], False)],
+    ids=str,
+)  # fmt: skip
+def test_can_share(tiny, words, shares):
+    keys = {word.partition("=")[0] for word in words}
+    rest = [word for word in tiny if word.partition("=")[0] not in keys]
+    assert can_share(Composer()([*rest, *words])) == shares
+
+
+def test_the_same_as_alone(configs, tmp_path):
+    together = work_together(configs)
+    assert [outcome.did for outcome in together] == ["run"] * 3
+    for config, outcome in zip(configs, together, strict=True):
+        other = replace(config, run_dir=str(tmp_path / "alone" / str(config.seed)))
+        alone = work(other)
+        assert outcome.score == pytest.approx(alone.score, rel=1e-5)
+        ours, theirs = records(config), records(other)
+        assert [(r["key"], r["agent_step"], r["visit"]) for r in ours] == [
+            (r["key"], r["agent_step"], r["visit"]) for r in theirs
+        ]
+        for one, two in zip(ours, theirs, strict=True):
+            assert one["value"] == pytest.approx(two["value"], rel=2e-2, abs=1e-3, nan_ok=True), one["key"]
+        log = (Path(config.run_dir) / "run.log").read_text()
+        assert log.count("visit 0 begins") == 1
+
+
+def test_stopped_in_the_middle_resumes_to_the_same_end(configs, tmp_path, monkeypatch):
+    others = [replace(config, run_dir=str(tmp_path / "stopped" / str(config.seed))) for config in configs]
+    add, calls = Returns.add, itertools.count()
+
+    def adds_and_is_told_to_stop(*given):
+        add(*given)
+        if next(calls) == 100:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Returns, "add", adds_and_is_told_to_stop)
+    with pytest.raises(Interrupted):
+        work_together(others)
+    monkeypatch.undo()
+    assert not any(RunFolder(other.run_dir).summary.exists() for other in others)
+    resumed, whole = work_together(others), work_together(configs)
+    assert {outcome.did for outcome in resumed} == {"resumed"}
+    assert [outcome.score for outcome in resumed] == [outcome.score for outcome in whole]
+    for config, other in zip(configs, others, strict=True):
+        assert records(other) == records(config)
+
+
+def test_one_fails_and_the_others_go_on(configs, monkeypatch):
+    advance = work_module._advance
+
+    def fails(config):
+        if config.seed == 1:
+            raise ValueError("on purpose")
+        return advance(config)
+
+    monkeypatch.setattr(work_module, "_advance", fails)
+    outcomes = work_together(configs)
+    assert [outcome.did for outcome in outcomes] == ["run", "failed", "run"]
+    assert outcomes[1].reason == "ValueError: on purpose"
+
+
+def test_what_is_finished_is_skipped(configs):
+    work(configs[1])
+    assert [outcome.did for outcome in work_together(configs)] == ["run", "skipped", "run"]
+
+
+def test_dqn(tiny, tmp_path):
+    rest = [
+        word for word in tiny if word.partition("=")[0] not in ("agent", "agent.n_steps", "agent.n_epochs")
+    ]
+    config = Composer()([*rest, "agent=dqn", "agent.learning_starts=16", "agent.train_freq=2"])
+    configs = [replace(config, seed=seed, run_dir=str(tmp_path / str(seed))) for seed in (0, 1)]
+    for outcome, config in zip(work_together(configs), configs, strict=True):
+        assert outcome.score == work(replace(config, run_dir=str(tmp_path / f"alone{config.seed}"))).score
