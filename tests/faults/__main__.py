@@ -28,7 +28,7 @@ def main() -> None:
         "fuzz": lambda folder: fuzz.fuzz(folder, given.fuzz, given.seed),
         "mutations": lambda folder: mutations.mutate(folder, given.mutations, given.seed),
         "writes": lambda folder: writes.fail_each(folder),
-        "soak": lambda folder: soak.soak(given.soak),
+        "soak": lambda folder: soak.soak(folder, given.soak),
     }
     for name, harness in wanted.items():
         if getattr(given, name):

@@ -14,7 +14,7 @@ def test_damaged_checkpoints_are_refused(tmp_path):
 
 
 def test_command_lines_run_or_are_refused(tmp_path):
-    counts = fuzz.fuzz(tmp_path, 20, 0)
+    counts = fuzz.fuzz(tmp_path, 40, 1)
     assert min(counts["refused"], counts["accepted"]) > 0
 
 
