@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from configs import UserError, nearest
 from envs import atari
@@ -88,6 +88,8 @@ def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | 
 
 def _make_alone(spec: EnvSpec, task: Task, render: bool) -> TaskVectorEnv:
     """One copy, in a process that need not know what the run has registered."""
+    if isinstance(spec.entry_point, str):
+        load_env_creator(spec.entry_point)  # a package that registers its environments would warn of this one
     gymnasium.registry.setdefault(task.env, spec)
     return make_vector_env(task, 1, render)
 

@@ -1,6 +1,7 @@
 """Copies in processes of their own: what hangs or dies is named, made anew or resumed; nothing is left behind."""
 
 import contextlib
+import functools
 import gc
 import logging
 import multiprocessing
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import gymnasium
@@ -18,7 +20,7 @@ from gymnasium import spaces
 
 from configs import SequenceConfig, TaskConfig, UserError
 from configs.schema import FaultsConfig
-from envs import Sequence, SwitchingVecEnv
+from envs import Sequence, SwitchingVecEnv, make
 from envs.failures import EnvironmentFailed, Failures
 from envs.sequence import Task
 from envs.task_env import TaskEnv
@@ -225,6 +227,19 @@ def test_environment_that_cannot_be_made_is_refused_as_without_processes():
             TaskEnv(task, 2, failures=Failures(FaultsConfig(isolate=isolate)))
         messages.append(str(refused.value))
     assert messages[0] == messages[1]
+
+
+def _strictly(task, spec):
+    warnings.simplefilter("error")
+    return make._make_alone(spec, task, False)
+
+
+def test_registering_in_the_process_warns_of_nothing():
+    task = Sequence.from_config(SequenceConfig("t", [TaskConfig("ALE/Pong-v5", agent_steps=1)]), 0).tasks[0]
+    worker = Worker(functools.partial(_strictly, task, gymnasium.spec(task.env)), "copy 0")
+    worker.ask(60, "make")
+    worker.answer()
+    worker.close()
 
 
 def test_own_numpy_environments_stay_in_the_process(env_of):
