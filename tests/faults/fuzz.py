@@ -3,6 +3,7 @@
 import functools
 import pickle
 import random
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ VALUES = ("0", "1", "-1", "1e-3", "1e400", "nan", "inf", "-inf", "null", "true",
 
 
 GROUPS = groups()
+SECONDS = 10
+"""After which an answer counts as a hang."""
 CHECKED = 100
 """Every so many command lines, one is answered with Hydra's own composition too."""
 
@@ -42,12 +45,15 @@ def fuzz(folder: Path, count: int, seed: int) -> Counter:
     chance, counts, faults = random.Random(seed), Counter(), {}
     register_resolvers()
     keys = _keys()
+    signal.signal(signal.SIGALRM, _hang)
     for number in range(count):
         words = [_word(keys, chance) for _ in range(chance.choice((1, 1, 2, 3)))]
         line = [*words, f"run_dir={folder / 'run'}"]
         try:
+            signal.alarm(SECONDS)
             with _quick():
                 said = _answer(line)
+            signal.alarm(0)
             if number % CHECKED == 0 and (slowly := _answer(line)) != said:
                 raise ValueError(f"composed quickly '{said}', by Hydra '{slowly}'")
         except Exception as error:
@@ -60,6 +66,10 @@ def fuzz(folder: Path, count: int, seed: int) -> Counter:
     assert not (folder / "run").exists()
     assert not faults, f"{dict(counts)}: " + "; ".join(f"{words}: {said}" for said, words in faults.items())
     return counts
+
+
+def _hang(number, frame):
+    raise TimeoutError(f"no answer within {SECONDS} s")
 
 
 def _answer(words: list[str]) -> str:
