@@ -6,6 +6,7 @@ Each contender trains until it is stopped and calls `tick(steps)` at every vecto
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTranspose
 from torch import nn
 
 from agents import ContinualDQN, ContinualPPO
+from agents.pack import Pack
 from agents.policies import uses_cnn
 from configs.schema import SequenceConfig, SwitchConfig, TaskConfig
 from envs import Sequence, SwitchingVecEnv
@@ -31,14 +33,29 @@ PPO_SMALL = dict(n_steps=128, batch_size=256, n_epochs=4, learning_rate=2.5e-4)
 PPO_MUJOCO = dict(n_steps=2048, batch_size=64, n_epochs=10, learning_rate=3e-4)
 DQN_ATARI = dict(buffer_size=10_000, learning_starts=1_000, batch_size=32, train_freq=4, target_update_interval=1_000,
                  learning_rate=1e-4, exploration_fraction=1e-6)  # fmt: skip
+PPO_ROOMS = dict(n_steps=16, batch_size=32, n_epochs=4, learning_rate=2.5e-4, ent_coef=0.01)
+DQN_RAIN = dict(buffer_size=4_000, learning_starts=200, batch_size=32, train_freq=1, target_update_interval=800,
+                learning_rate=1e-3, gamma=0.95, exploration_fraction=1e-6)  # fmt: skip
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    "ppo_nine_rooms": PPO_ROOMS,
+    "dqn_rain": DQN_RAIN,
     "ppo_atari": PPO_ATARI,
     "ppo_cartpole": PPO_SMALL,
     "ppo_mujoco": PPO_MUJOCO,
     "dqn_atari": DQN_ATARI,
 }
-COPIES = {"ppo_atari": 8, "ppo_cartpole": 8, "ppo_mujoco": 1, "dqn_atari": 1}
+COPIES = {"ppo_nine_rooms": 8, "dqn_rain": 8, "ppo_atari": 8, "ppo_cartpole": 8, "ppo_mujoco": 1, "dqn_atari": 1}
 PARTS = ("environment alone", "network alone")
+TASKS = {
+    # the game as SB3's wrappers play it: no sticky actions, few actions
+    "atari": TaskConfig("ALE/Breakout-v5", agent_steps=FOREVER,
+                        kwargs={"full_action_space": False, "repeat_action_probability": 0.0}),
+    "cartpole": TaskConfig("CartPole-v1", agent_steps=FOREVER),
+    "mujoco": TaskConfig("HalfCheetah-v5", agent_steps=FOREVER),
+    "nine_rooms": TaskConfig("isorl/NineRooms-v0", agent_steps=FOREVER),
+    "rain": TaskConfig("isorl/Rain-v0", agent_steps=FOREVER),
+}  # fmt: skip
+TOGETHER, SEEDS_TOGETHER = "fast, 10 seeds as one", 10
 
 
 def run(case: str, name: str, device: str, tick: Tick) -> None:
@@ -47,8 +64,22 @@ def run(case: str, name: str, device: str, tick: Tick) -> None:
         return play_alone(our_env(case, COPIES[case]), tick)
     if name == "network alone":
         return compute_alone(case, device, tick)
+    if name == TOGETHER:
+        return run_together(case, device, tick)
     make = sb3 if name == "SB3" else ours
     make(case, name, device).learn(FOREVER, callback=Ticking(tick), log_interval=None)
+
+
+def run_together(case: str, device: str, tick: Tick) -> None:
+    """Ten seeds in one process; every step of any of them counts."""
+    pack = Pack()
+
+    def learn(seed: int) -> None:
+        agent = ours(case, TOGETHER, device, seed)
+        with pack.joined(agent):
+            agent.learn(FOREVER, callback=Ticking(tick), log_interval=None)
+
+    pack.run([partial(learn, seed) for seed in range(SEEDS_TOGETHER)])
 
 
 class Ticking(BaseCallback):
@@ -77,13 +108,13 @@ def sb3_env(case: str, n_envs: int) -> VecEnv:
 
         env = make_atari_env("BreakoutNoFrameskip-v4", n_envs, seed=0)
         return VecTransposeImage(VecFrameStack(env, 4))
-    return make_vec_env("CartPole-v1" if case.endswith("cartpole") else "HalfCheetah-v5", n_envs, seed=0)
+    return make_vec_env(TASKS[case.split("_", 1)[1]].env, n_envs, seed=0)
 
 
-def ours(case: str, name: str, device: str) -> ContinualPPO | ContinualDQN:
+def ours(case: str, name: str, device: str, seed: int = 0) -> ContinualPPO | ContinualDQN:
     """This project's agent in the variant `name`."""
     agent: Any = ContinualDQN if case.startswith("dqn") else ContinualPPO
-    network = NetworkSpec(activation="relu" if case.endswith("atari") else "tanh")
+    network = NetworkSpec(activation="tanh" if case.startswith("ppo") and not case.endswith("atari") else "relu")
     policy: dict[str, Any] = {"network": network}
     if name == "fast, AdamO":
         policy |= {"optimizer_class": AdamO, "optimizer_kwargs": {"eps": 1e-5, "iso_target": 2.0}}
@@ -93,20 +124,14 @@ def ours(case: str, name: str, device: str) -> ContinualPPO | ContinualDQN:
         n_envs, arguments["gradient_steps"] = 8, 8
     arguments |= {} if name == "exact" else {"exact": False}
     arguments |= {"precision": "bfloat16"} if name == "fast, bf16" else {}
-    return agent("NetworkPolicy", our_env(case, n_envs), seed=0, device=device, policy_kwargs=policy,
+    return agent("NetworkPolicy", our_env(case, n_envs, seed), seed=seed, device=device, policy_kwargs=policy,
                  switch=SwitchConfig(exploration="run"), **arguments)  # fmt: skip
 
 
-def our_env(case: str, n_envs: int) -> SwitchingVecEnv:
-    """A sequence of one endless task: the game as SB3's wrappers play it, no sticky actions, few actions."""
-    tasks = {
-        "atari": TaskConfig("ALE/Breakout-v5", agent_steps=FOREVER,
-                            kwargs={"full_action_space": False, "repeat_action_probability": 0.0}),
-        "cartpole": TaskConfig("CartPole-v1", agent_steps=FOREVER),
-        "mujoco": TaskConfig("HalfCheetah-v5", agent_steps=FOREVER),
-    }  # fmt: skip
-    sequence = Sequence.from_config(SequenceConfig(case, [tasks[case.split("_")[1]]]), 0, n_envs)
-    return SwitchingVecEnv(sequence, n_envs, 0)
+def our_env(case: str, n_envs: int, seed: int = 0) -> SwitchingVecEnv:
+    """A sequence of one endless task."""
+    sequence = Sequence.from_config(SequenceConfig(case, [TASKS[case.split("_", 1)[1]]]), seed, n_envs)
+    return SwitchingVecEnv(sequence, n_envs, seed)
 
 
 def play_alone(env: VecEnv, tick: Tick) -> None:

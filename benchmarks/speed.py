@@ -65,6 +65,16 @@ CASES = {
         2048,
         ("SB3", "CleanRL", "exact", "fast", "environment alone", "network alone"),
     ),
+    "ppo_nine_rooms": Case(
+        "PPO, nine rooms, ten seeds: 8 copies x 16 steps, 4 epochs x 4 minibatches of 32, MLPs 225-64-64 tanh",
+        8192,
+        ("SB3", "exact", "fast", "fast, 10 seeds as one", "environment alone", "network alone"),
+    ),
+    "dqn_rain": Case(
+        "DQN, Rain, ten seeds: 8 copies, a minibatch of 32 per vector step, MLP 105-64-64",
+        8192,
+        ("SB3", "exact", "fast", "fast, 10 seeds as one", "environment alone", "network alone"),
+    ),
 }  # fmt: skip
 PARTS = ("environment alone", "network alone")
 WARM_UP = 2
