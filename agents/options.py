@@ -200,7 +200,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], type[AdamOptions]]] = {
 
 def _named(known: dict[str, Any], options: dict[str, Any], kind: str) -> Any:
     name = options.get("name")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise UserError(f"There is no {kind} '{name}'. {nearest(name, known)}")
     return known[name]
 

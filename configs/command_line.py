@@ -109,7 +109,7 @@ def _check_option(override: Any) -> None:
     else:
         names = override.value() if isinstance(override.value(), list) else [override.value()]
     for name in names:
-        if name is not None and str(name) not in options:
+        if not (name is None and override.is_delete()) and str(name) not in options:
             raise UserError(f"There is no {override.key_or_group} '{name}'. {nearest(name, options)}")
 
 
@@ -147,6 +147,12 @@ def composed(words: list[str]) -> DictConfig:
         raise UserError(_explained(str(error.__cause__ or error), words)) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explained(str(error), words)) from None
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:  # OmegaConf's own, of values that it cannot put together
+        raise UserError(f"'{' '.join(words)}' does not fit together: {_first_line(error)}") from None
 
 
 @contextmanager
@@ -171,6 +177,10 @@ def _explained(message: str, words: list[str]) -> str:
         chosen = [word for word in words if word.split("=")[0] in groups()]
         known = _flat_keys(compose("config", overrides=chosen))
     return f"'{unknown}' is not an option. {nearest(unknown, known) if _close(unknown, known) else 'See --help.'}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _close(name: str, known: list[str]) -> bool:

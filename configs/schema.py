@@ -73,6 +73,7 @@ class TaskConfig:
     def __post_init__(self) -> None:
         at_least_one = ("count", "agent_steps", "frames", "episodes", "return_window")
         _at_least(1, **{name: getattr(self, name) for name in at_least_one})
+        _at_most(1e6, count=self.count)
         if (self.agent_steps is None) == (self.frames is None):
             raise UserError(f"Task '{self.env}' needs a length: either 'agent_steps' or 'frames', not both.")
         if self.episodes is not None and self.return_threshold is not None:
@@ -106,6 +107,7 @@ class SequenceConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, **{"sequence.cycles": self.cycles})
+        _at_most(1e6, **{"sequence.cycles": self.cycles})
         _at_least(0, **{"sequence.seed": self.seed})
         _one_of(("fixed", "shuffled", "sampled"), **{"sequence.order": self.order})
         _one_of(("step", "episode_end"), **{"sequence.switch": self.switch})

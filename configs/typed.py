@@ -26,6 +26,8 @@ def typed(schema: type[T], values: Mapping[str, Any] | DictConfig, where: str = 
         UserError: a key that does not exist, a value of the wrong type, a missing value, or a value that
             the dataclass itself refuses.
     """
+    if not isinstance(values, (Mapping, DictConfig)):
+        raise UserError(f"'{where}' is {values!r}, but must hold options: {where}.KEY=VALUE.")
     prefix = f"{where}." if where else ""
     known = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
     for key in map(str, values):

@@ -24,13 +24,13 @@ from envs.spaces import CommonSpaces, unify
 from envs.task_env import Step, TaskEnv, spaces_of
 
 
-def common_spaces(sequence: Sequence) -> CommonSpaces:
+def common_spaces(sequence: Sequence, failures: Failures | None = None) -> CommonSpaces:
     """The spaces that all tasks of `sequence` share; making each task once also finds wrong arguments early."""
     names = [task.name for task in sequence.tasks]
-    pairs = [spaces_of(task) for task in sequence.tasks]
+    pairs = [spaces_of(task, failures) for task in sequence.tasks]
     for task, trained in zip(sequence.tasks, pairs, strict=True):
         evaluated = task.for_evaluation()
-        if evaluated != task and (spaces := spaces_of(evaluated)) != trained:
+        if evaluated != task and (spaces := spaces_of(evaluated, failures)) != trained:
             raise UserError(
                 f"Task '{task.name}' has other spaces when it is evaluated: {spaces}, not {trained}."
             )
@@ -63,7 +63,8 @@ class SwitchingVecEnv(VecEnv):
         failures: Failures | None = None,
     ) -> None:
         self.sequence = sequence
-        self.common = common or common_spaces(sequence)
+        self.failures = failures or Failures()
+        self.common = common or common_spaces(sequence, self.failures)
         self._seed = seed
         self.visit: Visit = sequence.visits[0]
         """The present visit; where it started is exact, where it ends is the plan."""
@@ -75,7 +76,6 @@ class SwitchingVecEnv(VecEnv):
         self._saved = 0  # agent steps by which visits ended before their limit
         self._recent: deque[float] = deque(maxlen=self.visit.task.return_window)
         self._episodes = 0
-        self.failures = failures or Failures()
         self._env = TaskEnv(self.visit.task, n_envs, self.common, failures=self.failures)
         self._actions = np.zeros(n_envs, dtype=np.int64)
         self.render_mode = None

@@ -217,9 +217,9 @@ class TaskEnv:
         return episodes
 
 
-def spaces_of(task: Task) -> tuple[spaces.Box, spaces.Space]:
+def spaces_of(task: Task, failures: Failures | None = None) -> tuple[spaces.Box, spaces.Space]:
     """(observation space, action space) of a task, shifts included."""
-    env = TaskEnv(task, n_envs=1)
+    env = TaskEnv(task, n_envs=1, failures=failures)
     try:
         return env.observation_space, env.action_space
     finally:

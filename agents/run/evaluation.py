@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from agents.policies import NetworkClassifier
 from configs.schema import EvaluationConfig
+from envs.failures import Failures
 from envs.normalize import statistics_of
 from envs.sequence import Task
 from envs.spaces import CommonSpaces
@@ -40,9 +41,13 @@ class Evaluator:
         config: episodes, their cut, greedy or not.
         common: the spaces that the agent sees.
         seed: the same episodes' seeds at every evaluation.
+        failures: what is done about those of an environment; None: they end the run.
     """
 
-    def __init__(self, config: EvaluationConfig, common: CommonSpaces, seed: int) -> None:
+    def __init__(
+        self, config: EvaluationConfig, common: CommonSpaces, seed: int, failures: Failures | None = None
+    ) -> None:
+        self.failures = failures
         self.config = config
         self.common = common
         self.seed = seed
@@ -54,7 +59,7 @@ class Evaluator:
         """
         n_envs = min(self.config.episodes, 8)
         shares = np.array([(self.config.episodes + copy) // n_envs for copy in range(n_envs)])
-        env = TaskEnv(task.for_evaluation(), n_envs, self.common)
+        env = TaskEnv(task.for_evaluation(), n_envs, self.common, failures=self.failures)
         was_training = agent.policy.training
         with random_streams_preserved(), statistics_of(agent.get_vec_normalize_env(), task.index):
             torch.manual_seed(self.seed)
@@ -78,6 +83,8 @@ class Evaluator:
             for episode in step.episodes:
                 returns[episode.copy].append(running[episode.copy])
                 running[episode.copy] = lengths[episode.copy] = 0
+            for copy in set(np.flatnonzero(step.truncated)) - {episode.copy for episode in step.episodes}:
+                running[copy] = lengths[copy] = 0  # it failed and was made anew: no result
             for copy in np.flatnonzero(lengths >= (self.config.max_episode_steps or np.inf)):
                 # the game goes on in the environment; what follows is counted as another episode
                 returns[copy].append(running[copy])

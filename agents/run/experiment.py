@@ -118,6 +118,7 @@ def _train(
     config: RunConfig, folder: RunFolder, parts: Parts, state: RunState, keeper: Keeper
 ) -> dict[str, Any]:
     sequence, env, agent = parts.sequence, parts.env, parts.agent
+    common, failures = parts.switching.common, parts.switching.failures
     folder.start_log()
     for warning in keeper.warnings:
         _warn(warning)
@@ -134,12 +135,12 @@ def _train(
         sequence,
         state,
         recorder,
-        Evaluator(config.evaluation, parts.switching.common, config.seed + 10_000),
+        Evaluator(config.evaluation, common, config.seed + 10_000, failures),
         load_or_collect(
-            folder.probes, sequence, parts.switching.common, config.diagnostics.probe_size, config.seed
+            folder.probes, sequence, common, config.diagnostics.probe_size, config.seed, failures
         ),
         parts.initial,
-        NumberWatch(agent, parts.switching.failures),
+        NumberWatch(agent, failures),
         ProgressBar(sequence.agent_steps, done),
     )
     began = time.monotonic()

@@ -15,6 +15,7 @@ import numpy as np
 
 from agents.run.files import write_whole
 from agents.run.folder import LOG
+from envs.failures import Failures
 from envs.sequence import Sequence, Task
 from envs.spaces import CommonSpaces
 from envs.task_env import TaskEnv
@@ -26,12 +27,14 @@ PATIENCE = 20
 """Looks per wanted observation after which a task that shows few different ones is taken as it is."""
 
 
-def collect_probe(task: Task, common: CommonSpaces, size: int, seed: int) -> np.ndarray:
+def collect_probe(
+    task: Task, common: CommonSpaces, size: int, seed: int, failures: Failures | None = None
+) -> np.ndarray:
     """Up to `size` different observations of a uniformly random agent, (size, ...) in the common space.
 
     Two equal observations would make the neural tangent kernel singular, whatever the network.
     """
-    env = TaskEnv(task, COPIES, common)
+    env = TaskEnv(task, COPIES, common, failures=failures)
     rng = np.random.default_rng([seed, task.index])
     space = deepcopy(env.action_space)  # the learner draws its own actions from the original
     space.seed(int(rng.integers(2**31)))
@@ -50,7 +53,12 @@ def collect_probe(task: Task, common: CommonSpaces, size: int, seed: int) -> np.
 
 
 def load_or_collect(
-    path: Path, sequence: Sequence, common: CommonSpaces, size: int, seed: int
+    path: Path,
+    sequence: Sequence,
+    common: CommonSpaces,
+    size: int,
+    seed: int,
+    failures: Failures | None = None,
 ) -> list[np.ndarray]:
     """One probe batch per task, from `path` if it is there."""
     if path.exists():
@@ -59,7 +67,7 @@ def load_or_collect(
                 return [saved[str(task.index)] for task in sequence.tasks]
         except Exception as error:  # whatever a damaged file provokes; they can be collected again
             LOG.warning("'%s' cannot be read (%s): the probes are collected again", path, error)
-    probes = [collect_probe(task, common, size, seed) for task in sequence.tasks]
+    probes = [collect_probe(task, common, size, seed, failures) for task in sequence.tasks]
     by_task: dict[str, Any] = {
         str(task.index): probe for task, probe in zip(sequence.tasks, probes, strict=True)
     }

@@ -242,6 +242,24 @@ def test_registering_in_the_process_warns_of_nothing():
     worker.close()
 
 
+class Unmakable(Mean):
+    """Its process dies while it is made; never made in a process that has no parent."""
+
+    def __init__(self):
+        assert multiprocessing.parent_process(), "made in the run's process"
+        os._exit(5)
+
+
+gymnasium.register("test/Unmakable-v0", Unmakable, disable_env_checker=True, order_enforce=False)
+
+
+def test_one_that_dies_while_it_is_made_is_named(env_of):
+    with pytest.raises(EnvironmentFailed) as failed:
+        env_of("", env="test/Unmakable-v0")
+    said = "cannot be made: copy 0: its process ended with exit code 5"
+    assert str(failed.value) == f"Task 'Unmakable-v0' (test/Unmakable-v0) {said}"
+
+
 def test_own_numpy_environments_stay_in_the_process(env_of):
     assert not hasattr(env_of("", env="isorl/Catch-v0")._env.env, "_workers")
 
