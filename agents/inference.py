@@ -5,10 +5,10 @@ The arrays share the parameters' memory, so updates in place are seen; whoever p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from plasticity.networks.activations import MaxMin
 
@@ -23,30 +23,33 @@ class NumpyMlp:
 
     Args:
         network: on the CPU.
+        parameters: those to compute with instead of its own; of K networks like it: (K, *shape) each.
 
     Raises:
         ValueError: a layer that is not known here.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, parameters: Iterable[Tensor] | None = None) -> None:
+        arrays = [p.detach().numpy() for p in (network.parameters() if parameters is None else parameters)]
+        self._largest = max((array[..., 0].size * array.shape[-1] for array in arrays), default=0)
+        of_layers = iter(arrays)
         leaves = [module for module in network.modules() if not isinstance(module, nn.Sequential)]
-        self._layers = [_layer(module) for module in leaves]
-        self._largest = max((m.weight.numel() for m in leaves if isinstance(m, nn.Linear)), default=0)
+        self._layers = [_layer(module, of_layers) for module in leaves]
 
     def suits(self, rows: int) -> bool:
         """Whether `rows` inputs are few enough for numpy to be the faster one."""
         return rows * self._largest <= LARGEST_PRODUCT
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """(B, I) float32 -> (B, O)."""
+        """(B, I) float32 -> (B, O); of K networks (K, B, I) -> (K, B, O)."""
         for layer in self._layers:
             x = layer(x)
         return x
 
 
-def _layer(module: nn.Module) -> Layer:
+def _layer(module: nn.Module, parameters: Iterator[np.ndarray]) -> Layer:
     if type(module) is nn.Linear:  # a subclass may multiply by another weight
-        W, b = module.weight.detach().numpy().T, module.bias.detach().numpy()
+        W, b = next(parameters).swapaxes(-1, -2), next(parameters)[..., None, :]
         return lambda x: x @ W + b
     if type(module) not in ACTIVATIONS:
         raise ValueError(f"numpy does not know the layer {module}")
@@ -54,10 +57,10 @@ def _layer(module: nn.Module) -> Layer:
 
 
 def _maxmin(x: np.ndarray) -> np.ndarray:
-    half = x.shape[1] // 2
-    a, b, both = x[:, :half], x[:, half:], np.empty_like(x)
-    np.maximum(a, b, out=both[:, :half])
-    np.minimum(a, b, out=both[:, half:])
+    half = x.shape[-1] // 2
+    a, b, both = x[..., :half], x[..., half:], np.empty_like(x)
+    np.maximum(a, b, out=both[..., :half])
+    np.minimum(a, b, out=both[..., half:])
     return both
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from agents.grid.cell import Cell
 from agents.grid.cost import at_once
 from agents.grid.expand import Composer
-from agents.pack.pack import why_alone
+from agents.pack import why_alone
 from agents.run.experiment import build
 from configs import RunConfig
 

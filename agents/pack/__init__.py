@@ -5,6 +5,6 @@ is computed for all at once.
 """
 
 from agents.pack import dqn, ppo  # noqa: F401  they register what is computed together
-from agents.pack.pack import Pack
+from agents.pack.pack import Pack, why_alone
 
-__all__ = ["Pack"]
+__all__ = ["Pack", "why_alone"]

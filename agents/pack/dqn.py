@@ -22,7 +22,7 @@ from agents.replay import CountedReplay
 @torch.no_grad()
 def act(stack: Stack, observations: list[np.ndarray]) -> list[np.ndarray]:
     """(N, ...) of each run -> its greedy actions (N,)."""
-    return list(stack.forward(stack.inputs(np.stack(observations)))["q"].argmax(-1).numpy())
+    return list(stack.forward.answer(stack.inputs(np.stack(observations)))["q"].argmax(-1).numpy())
 
 
 @together(ContinualDQN, "train")
@@ -49,7 +49,6 @@ def train(stack: Stack, arguments: list[tuple[int, int]]) -> list[Tensor]:
         stack.update(losses.sum(), first.max_grad_norm, terms.parameters)
         terms.after_update(seen)
         logged.append(losses.detach())
-    stack.show_gradients()
     return list(torch.stack(logged).mean(0).unbind())
 
 

@@ -92,6 +92,13 @@ class Pack:
             Pack.current = before
         return [ends[number] for number in range(len(runs))]
 
+    def only(self, job: Callable[[], Any]) -> Any:
+        """What the job gives back; what it raises."""
+        [end] = self.run([job])
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
     @contextmanager
     def joined(self, agent: Any) -> Iterator[None]:
         """Inside, `agent` trains with the others."""
@@ -143,7 +150,7 @@ class Pack:
         return [answers.get(id(request.agent)) for request in requests]
 
     def _stacks_of(self, agents: list[Any]) -> list[Stack]:
-        """The stacks among these runs: one for all that have learned equally long, and none for one alone."""
+        """The stacks among these runs: one for all that have learned equally long."""
         members = {id(agent) for agent in agents}
         if self._members == members:
             return list(self._stacks)
@@ -153,11 +160,10 @@ class Pack:
         for agent in agents:
             groups.setdefault(_updates_of(agent), []).append(agent)
         for group in groups.values():
-            if len(group) > 1:
-                try:
-                    self._stacks.append(Stack(group))
-                except Unstackable as reason:
-                    LOG.info(EACH, reason)
+            try:
+                self._stacks.append(Stack(group))
+            except Unstackable as reason:
+                LOG.info(EACH, reason)
         return list(self._stacks)
 
 

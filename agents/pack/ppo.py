@@ -35,7 +35,7 @@ class Samples(NamedTuple):
 def act(stack: Stack, observations: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(N, ...) of each run -> its actions (N, ...), values (N, 1), log-probabilities (N,)."""
     discrete = stack.agents[0].policy.is_discrete
-    outputs = stack.forward(stack.inputs(np.stack(observations)))
+    outputs = stack.forward.answer(stack.inputs(np.stack(observations)))
     actor = outputs["actor"]
     noise = torch.empty_like(actor)
     for row, agent in zip(noise, stack.agents, strict=True):
@@ -52,7 +52,7 @@ def act(stack: Stack, observations: list[np.ndarray]) -> list[tuple[Tensor, Tens
 @torch.no_grad()
 def values(stack: Stack, observations: list[np.ndarray]) -> list[Tensor]:
     """(N, ...) of each run -> its values (N, 1)."""
-    return list(stack.forward(stack.inputs(np.stack(observations)))["critic"].unbind())
+    return list(stack.forward.answer(stack.inputs(np.stack(observations)))["critic"].unbind())
 
 
 @together(ContinualPPO, "train")
@@ -73,7 +73,6 @@ def train(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> list[d
             stack.update(losses.sum(), first.max_grad_norm, terms.parameters)
             terms.after_update(seen)
             logged.append({**parts, "loss": losses.detach()})
-    stack.show_gradients()
     columns = {name: torch.stack([parts[name] for parts in logged], dim=1) for name in logged[0]}
     columns["approx_kl"] = columns["approx_kl"][
         :, -(len(logged) // first.n_epochs) :

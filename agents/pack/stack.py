@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.optim import Adam, AdamW
 from torch.optim.adam import adam
 
+from agents.inference import NumpyMlp
 from plasticity import AdamO
 from plasticity.adamo import isometry_rate
 from plasticity.linalg import isometry_descent
@@ -31,10 +32,26 @@ ALONG_FEATURES = (nn.ReLU, nn.Tanh, nn.LeakyReLU, nn.Identity, MaxMin, GroupSort
 SHARED_OPTIONS = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 """Of Adam; the stack takes one step for all, so these must be the same for all."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
+VECTOR = 64
+"""Numbers that a processor may take at once, or a multiple of them."""
 
 
 class Unstackable(Exception):
     """Why these networks cannot be computed as one."""
+
+
+def flat(like: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Zeros for all of `like` in one tensor (P,), and a view of it in the shape of each.
+
+    No number shares the last vector of P: a processor rounds those left over from full vectors differently, and what a
+    run learns would depend on how many others there are.
+    """
+    sizes = [-(-tensor.numel() // VECTOR) * VECTOR for tensor in like]
+    whole = torch.zeros(sum(sizes) + VECTOR, dtype=like[0].dtype, device=like[0].device)
+    parts = whole.split([*sizes, VECTOR])[:-1]
+    return whole, [
+        part[: tensor.numel()].view(tensor.shape) for part, tensor in zip(parts, like, strict=True)
+    ]
 
 
 class Rows:
@@ -45,7 +62,8 @@ class Rows:
 
     Attributes:
         owners: the parameters of each module.
-        leaves: (K, *shape) of every parameter; what the modules hold are views of them.
+        columns: the parameters of each name.
+        leaves: (K, *shape) of every name; what the modules hold are views of them.
 
     Raises:
         Unstackable: they differ.
@@ -57,32 +75,14 @@ class Rows:
         if any(shape != shapes[0] for shape in shapes):
             raise Unstackable("their parameters have different shapes")
         self.columns = list(zip(*self.owners, strict=True))
-        self.leaves = []
-        for column in self.columns:
-            leaf = torch.stack([parameter.detach() for parameter in column])
-            for parameter, row in zip(column, leaf.unbind(), strict=True):
+        self.leaves = [torch.stack([p.detach() for p in column]).requires_grad_() for column in self.columns]
+        self.share()
+
+    def share(self) -> None:
+        """Makes every owner's parameter a view of its leaf."""
+        for column, leaf in zip(self.columns, self.leaves, strict=True):
+            for parameter, row in zip(column, leaf.detach().unbind(), strict=True):
                 parameter.data = row
-            self.leaves.append(leaf.requires_grad_())
-        self.gradients = [torch.zeros_like(leaf, requires_grad=False) for leaf in self.leaves]
-
-    def give_gradients(self) -> None:
-        """Makes every owner's gradient a view of one tensor."""
-        for column, gradient in zip(self.columns, self.gradients, strict=True):
-            for parameter, row in zip(column, gradient.unbind(), strict=True):
-                parameter.grad = row
-
-    def take_moments(self, states: dict[nn.Parameter, dict[str, Any]]) -> None:
-        """Makes the moments of every owner's state views of one tensor, and the count of steps one for all."""
-        self.moments: dict[str, list[Tensor]] = {name: [] for name in MOMENTS}
-        self.steps = []
-        for column in self.columns:
-            self.steps.append(states[column[0]]["step"].clone())
-            for parameter in column:
-                states[parameter]["step"] = self.steps[-1]
-            for name, moments in self.moments.items():
-                moments.append(torch.stack([states[parameter][name] for parameter in column]))
-                for parameter, row in zip(column, moments[-1].unbind(), strict=True):
-                    states[parameter][name] = row
 
 
 class Networks:
@@ -168,12 +168,14 @@ class Forward:
             raise Unstackable("a network is no MLP, or they are not alike")
         bodies = Rows([chain[1] for chain in chains])
         self.rows = [bodies]
-        self._bodies = Networks(bodies, chains[0][1])
+        self._body, self._head = chains[0][1], {name: networks[0][name][2] for name in self.names}
+        self._bodies = Networks(bodies, self._body)
         self._heads = {}
+        self._numpy: dict[str, NumpyMlp] | None = None
         for name in self.names:
             heads = Rows([run[name][2] for run in networks])
             self.rows.append(heads)
-            self._heads[name] = Networks(heads, networks[0][name][2])
+            self._heads[name] = Networks(heads, self._head[name])
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """(S, B, I) -> name -> (S, B, O)."""
@@ -181,6 +183,33 @@ class Forward:
         many = x if count == 1 else x.expand(count, *x.shape).flatten(0, 1)
         features = self._bodies(many).split(self.runs)
         return {name: self._heads[name](part) for name, part in zip(self.names, features, strict=True)}
+
+    @torch.no_grad()
+    def answer(self, x: Tensor) -> dict[str, Tensor]:
+        """The same for a few inputs without gradients, in numpy where it knows the layers: half the time."""
+        if self._numpy is None:
+            self._numpy = self._in_numpy()
+        if not self._numpy:
+            return self(x)
+        count = len(self.names)
+        inputs = x.numpy()
+        many = inputs if count == 1 else np.concatenate([inputs] * count)
+        features = self._numpy["body"](many).reshape(count, self.runs, *x.shape[1:-1], -1)
+        return {
+            name: torch.from_numpy(self._numpy[name](part))
+            for name, part in zip(self.names, features, strict=True)
+        }
+
+    def _in_numpy(self) -> dict[str, NumpyMlp]:
+        """The body and each head; nothing where there is a layer that numpy does not know."""
+        bodies, *heads = self.rows
+        try:
+            found = {"body": NumpyMlp(self._body, bodies.leaves)}
+        except ValueError:
+            return {}
+        for (name, head), rows in zip(self._head.items(), heads, strict=True):
+            found[name] = NumpyMlp(head, rows.leaves)
+        return found
 
 
 class Stack:
@@ -206,18 +235,16 @@ class Stack:
             self.rows.append(Rows(outside))
             self.outside = self.rows[-1].leaves
         self._check_complete()
-        self._states: list[tuple[Any, nn.Parameter, dict[str, Any]]] = []
-        states = self._states_of_all()
-        for rows in self.rows:
-            rows.take_moments(states)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                self._states += [(optimizer.state, p, optimizer.state[p]) for p in group["params"]]
+        self._columns = [column for rows in self.rows for column in rows.columns]
         self._leaves = [leaf for rows in self.rows for leaf in rows.leaves]
-        self._given = False
-        self._shown = self._found = [gradient for rows in self.rows for gradient in rows.gradients]
-        self._moments = [[m for rows in self.rows for m in rows.moments[name]] for name in MOMENTS]
-        self._steps = [step for rows in self.rows for step in rows.steps]
+        self._values, views = flat(self._leaves)
+        for leaf, view in zip(self._leaves, views, strict=True):
+            leaf.data = view.copy_(leaf.detach())
+        for rows in self.rows:
+            rows.share()
+        self._gradients, self._gradient_views = flat(self._leaves)
+        self._gradients_given = False
+        self._take_moments()
         self._isometric = self._isometric_leaves()
         targets = [agent.learner.targets for agent in agents]
         self.targets = Forward(targets) if targets[0] else None
@@ -254,47 +281,47 @@ class Stack:
         """
         count = len(self._leaves)
         found = torch.autograd.grad(loss, [*self._leaves, *own_terms], allow_unused=bool(own_terms))
-        self._found = list(found[:count])
-        if own_terms:
-            self.show_gradients()
-            with_more = [
-                (p.grad, more) for p, more in zip(own_terms, found[count:], strict=True) if more is not None
-            ]
-            torch._foreach_add_(*map(list, zip(*with_more, strict=True)))
-            self._found = self._shown
+        torch._foreach_copy_(self._gradient_views, list(found[:count]))
+        self._give_gradients()
+        for parameter, more in zip(own_terms, found[count:], strict=True):
+            if more is not None:
+                parameter.grad.add_(more)  # type: ignore[union-attr]
         with torch.no_grad():
             self._clip(max_norm)
             self._step()
 
-    def show_gradients(self) -> None:
-        """Puts the gradients of the last update where each run's parameters have theirs."""
-        if not self._given:
-            for rows in self.rows:
-                rows.give_gradients()
-            self._given = True
-        if self._found is not self._shown:
-            torch._foreach_copy_(self._shown, self._found)
+    def _give_gradients(self) -> None:
+        """Makes every run's gradients views of those of all; before the first update it has none."""
+        if self._gradients_given:
+            return
+        for column, gradient in zip(self._columns, self._gradient_views, strict=True):
+            for parameter, row in zip(column, gradient.unbind(), strict=True):
+                parameter.grad = row
+        self._gradients_given = True
 
     def _clip(self, max_norm: float) -> None:
         """torch.nn.utils.clip_grad_norm_ of every run."""
         runs = len(self.agents)
-        norms = [torch.linalg.vector_norm(g, dim=tuple(range(1, g.ndim))).view(-1, runs) for g in self._found]
-        norm = torch.linalg.vector_norm(torch.cat(norms), dim=0)
+        norms = [
+            torch.linalg.vector_norm(view, dim=tuple(range(1, view.ndim))).view(-1, runs)
+            for view in self._gradient_views
+        ]
+        norm = torch.linalg.vector_norm(torch.cat(norms).T.contiguous(), dim=1)
         factor = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
         if factor.min() < 1:  # a look at a tensor on the CPU, where nothing is waited for
-            for gradient in self._found:
-                gradient.view(-1, runs, gradient[0].numel()).mul_(factor[:, None])
+            for view in self._gradient_views:
+                view.view(-1, runs, view[0].numel()).mul_(factor[:, None])
 
     def _step(self) -> None:
         group = self.optimizers[0].param_groups[0]
         self._isometry_step()
         adam(
-            self._leaves,
-            self._found,
-            self._moments[0],
-            self._moments[1],
+            [self._values],
+            [self._gradients],
+            [self._moments[0]],
+            [self._moments[1]],
             [],
-            self._steps,
+            [self._steps],
             foreach=False,
             fused=True,
             decoupled_weight_decay=group["decoupled_weight_decay"],
@@ -332,21 +359,31 @@ class Stack:
                     found.append((leaf, group))
         return found
 
-    def _states_of_all(self) -> dict[nn.Parameter, dict[str, Any]]:
-        """Parameter -> state, of all runs; made where there has been no update yet."""
+    def _take_moments(self) -> None:
+        """Makes the optimizer state of every run views of one tensor, and the count of its steps one for all."""
         states: dict[nn.Parameter, dict[str, Any]] = {}
+        self._states: list[tuple[Any, nn.Parameter, dict[str, Any]]] = []
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     state = optimizer.state[parameter]
-                    if not state:
+                    if not state:  # there has been no update yet
                         state["step"] = torch.zeros((), dtype=torch.float32)
-                        state["exp_avg"] = torch.zeros_like(parameter)
-                        state["exp_avg_sq"] = torch.zeros_like(parameter)
+                        state |= {name: torch.zeros_like(parameter) for name in MOMENTS}
                     states[parameter] = state
+                    self._states.append((optimizer.state, parameter, state))
         if len({float(state["step"]) for state in states.values()}) != 1:
             raise Unstackable("they have taken different numbers of steps")
-        return states
+        self._steps = next(iter(states.values()))["step"].clone()
+        for state in states.values():
+            state["step"] = self._steps
+        self._moments = []
+        for name in MOMENTS:
+            whole, views = flat(self._leaves)
+            self._moments.append(whole)
+            for column, view in zip(self._columns, views, strict=True):
+                for parameter, row in zip(column, view.unbind(), strict=True):
+                    states[parameter][name] = row.copy_(states[parameter][name])
 
     def _check_complete(self) -> None:
         held = {id(parameter) for rows in self.rows for owner in rows.owners for parameter in owner}

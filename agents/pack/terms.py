@@ -46,7 +46,6 @@ class Terms:
         """Lets every run's methods act."""
         if not self._acts:
             return
-        self.stack.show_gradients()
         for agent, batch in zip(self.stack.agents, seen, strict=True):
             agent.methods.after_update(batch)
         if not self.stack.is_whole:

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents import Agent
 from agents.options import agent_options, make_agent, make_methods, network_spec
-from agents.pack import Pack
+from agents.pack import Pack, why_alone
 from agents.run import dashboard, summary
 from agents.run.callback import RunCallback
 from agents.run.evaluation import Evaluator
@@ -117,6 +117,8 @@ def resume(run_dir: str) -> dict[str, Any]:
 def _train(
     config: RunConfig, folder: RunFolder, parts: Parts, state: RunState, keeper: Keeper
 ) -> dict[str, Any]:
+    if Pack.current is None:  # alone, a run computes to the bit what it computes among others
+        return Pack().only(lambda: _train(config, folder, parts, state, keeper))
     sequence, env, agent = parts.sequence, parts.env, parts.agent
     common, failures = parts.switching.common, parts.switching.failures
     folder.start_log()
@@ -165,8 +167,12 @@ def _train(
 
 
 def _together(agent: Any) -> AbstractContextManager[None]:
-    """Inside, the agent trains with the other runs of its process, if there are any (pack/)."""
-    return nullcontext() if Pack.current is None else Pack.current.joined(agent)
+    """Inside, the agent trains with the other runs of its process, where it can (pack/)."""
+    reason = why_alone(agent)
+    if Pack.current is None or reason is not None:
+        LOG.info("this run computes for itself: %s", reason)
+        return nullcontext()
+    return Pack.current.joined(agent)
 
 
 def _save_what_is_held(keeper: Keeper, error: BaseException) -> None:

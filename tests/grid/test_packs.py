@@ -77,13 +77,8 @@ def test_the_same_as_alone(configs, tmp_path):
     for config, outcome in zip(configs, together, strict=True):
         other = replace(config, run_dir=str(tmp_path / "alone" / str(config.seed)))
         alone = work(other)
-        assert outcome.score == pytest.approx(alone.score, rel=1e-5)
-        ours, theirs = records(config), records(other)
-        assert [(r["key"], r["agent_step"], r["visit"]) for r in ours] == [
-            (r["key"], r["agent_step"], r["visit"]) for r in theirs
-        ]
-        for one, two in zip(ours, theirs, strict=True):
-            assert one["value"] == pytest.approx(two["value"], rel=2e-2, abs=1e-3, nan_ok=True), one["key"]
+        assert outcome.score == work(other).score
+        assert records(config) == records(other)
         log = (Path(config.run_dir) / "run.log").read_text()
         assert log.count("visit 0 begins") == 1
 
