@@ -52,6 +52,11 @@ def why_alone(agent: Any) -> str | None:
     return None
 
 
+def sharing() -> int:
+    """How many runs the time of this process is shared by."""
+    return 1 if Pack.current is None else Pack.current.size
+
+
 @dataclass(frozen=True)
 class Request:
     """What a run is about to do."""

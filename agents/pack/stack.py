@@ -308,7 +308,9 @@ class Stack:
         ]
         norm = torch.linalg.vector_norm(torch.cat(norms).T.contiguous(), dim=1)
         factor = (max_norm / (norm + 1e-6)).clamp_(max=1.0)
-        if factor.min() < 1:  # a look at a tensor on the CPU, where nothing is waited for
+        if (
+            not factor.min() >= 1
+        ):  # also where one is NaN; a look at a tensor on the CPU, where nothing is waited for
             for view in self._gradient_views:
                 view.view(-1, runs, view[0].numel()).mul_(factor[:, None])
 

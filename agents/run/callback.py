@@ -13,6 +13,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
+from agents.pack import sharing
 from agents.policies import preprocess
 from agents.run import dashboard
 from agents.run.evaluation import Evaluator, random_streams_preserved
@@ -122,7 +123,7 @@ class RunCallback(BaseCallback):
     def _gathered(self) -> dict[str, Any]:
         """What a checkpoint holds besides the agent, whose numbers are sound."""
         self.numbers.check()
-        self.state.seconds += time.monotonic() - self._started
+        self.state.seconds += (time.monotonic() - self._started) / sharing()
         self._started = time.monotonic()
         self.state.records = self.recorder.sizes()
         return self.state.state_dict()

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents import Agent
 from agents.options import agent_options, make_agent, make_methods, network_spec
-from agents.pack import Pack, why_alone
+from agents.pack import Pack, sharing, why_alone
 from agents.run import dashboard, summary
 from agents.run.callback import RunCallback
 from agents.run.evaluation import Evaluator
@@ -163,7 +163,7 @@ def _train(
         recorder.close()
         folder.stop_log()
         env.close()
-    return summary.write(folder.summary, sequence, state, time.monotonic() - began)
+    return summary.write(folder.summary, sequence, state, (time.monotonic() - began) / sharing())
 
 
 def _together(agent: Any) -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import Agent
-from agents.pack import Pack
+from agents.pack import sharing
 from agents.run import archive, checkpoint
 from agents.run.files import sync_path, write_whole
 from agents.run.folder import LOG, RunFolder
@@ -74,8 +74,7 @@ class Keeper:
         state = checkpoint.gather(self.agent, run()) | {"replay": replay}
         self._latest = Snapshot(self.agent.num_timesteps, archive.pack(state), replay)
         now = time.monotonic()
-        sharing = 1 if Pack.current is None else Pack.current.size
-        self._next = now + PATIENCE * sharing * (now - begin)
+        self._next = now + PATIENCE * sharing() * (now - begin)
 
     def write(self) -> None:
         """Makes the latest snapshot the newest checkpoint, if it is not one yet.

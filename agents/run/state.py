@@ -15,7 +15,7 @@ class RunState:
     returns: Returns
     evaluations: list[list[float]] = field(default_factory=list)  # [visit][task]
     diagnostics: list[dict[str, float]] = field(default_factory=list)  # at the end of each visit
-    seconds: float = 0.0  # of training, in earlier parts of the run
+    seconds: float = 0.0  # of training, in earlier parts of the run; its share where runs share a process
     measuring_seconds: float = 0.0
     records: dict[str, int] = field(default_factory=dict)  # file -> bytes of it that were written
 

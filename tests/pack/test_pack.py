@@ -229,6 +229,20 @@ def test_runs_that_have_learned_for_different_times(batched):
     assert batched["train"] == 6, "three updates of two pairs"
 
 
+def test_numbers_that_are_not_finite_stay_in_their_run():
+    def job(seed):
+        agent = build(ContinualPPO, seed, max_grad_norm=0.01)
+        if seed == 1:
+            next(agent.policy.parameters()).data.fill_(float("nan"))
+        with Pack.current.joined(agent):
+            return agent.learn(128)
+
+    first, second, third = together(job=job)
+    assert weights(second).isnan().any()
+    single = [build(ContinualPPO, seed, max_grad_norm=0.01).learn(128) for seed in (0, 2)]
+    assert_same([first, third], single)
+
+
 def test_an_error_in_one_run_is_its_own():
     def job(seed):
         agent = build(ContinualPPO, seed)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from agents.pack.stack import Stack
 from agents.run import experiment
 from agents.run.numbers import NotFinite
 from configs import SequenceConfig, TaskConfig
@@ -97,7 +98,7 @@ def test_numbers_become_zero_and_are_counted(wrong):
 
 def diverge(monkeypatch, at):
     """From update `at` on for one update, the gradients are NaN."""
-    step = torch.optim.Adam.step
+    step, step_of_all = torch.optim.Adam.step, Stack._step
     calls = []
 
     def poisoned(self, *args, **kwargs):
@@ -106,7 +107,14 @@ def diverge(monkeypatch, at):
             self.param_groups[0]["params"][0].grad.fill_(float("nan"))
         return step(self, *args, **kwargs)
 
+    def poisoned_together(self):
+        calls.append(1)
+        if len(calls) == at:
+            self._gradients.fill_(float("nan"))
+        step_of_all(self)
+
     monkeypatch.setattr(torch.optim.Adam, "step", poisoned)
+    monkeypatch.setattr(Stack, "_step", poisoned_together)
     return calls
 
 
