@@ -80,10 +80,9 @@ def test_the_same_as_alone(configs, tmp_path):
         assert outcome.score == work(other).score
         ours, theirs = records(config), records(other)
         assert [record | {"value": 0} for record in ours] == [record | {"value": 0} for record in theirs]
-        pairs = zip(ours, theirs, strict=True)  # sums over the same numbers in other places of memory
-        assert all(
-            one["value"] == pytest.approx(two["value"], rel=1e-4, abs=1e-5, nan_ok=True) for one, two in pairs
-        )
+        for one, two in zip(ours, theirs, strict=True):
+            if not one["key"].startswith("plasticity/"):  # measured on the same weights, elsewhere in memory
+                assert one["value"] == pytest.approx(two["value"], rel=1e-5, abs=1e-6), one["key"]
         mine, its = (
             torch.load(Path(c.run_dir) / "checkpoint.pt", weights_only=True) for c in (config, other)
         )
