@@ -120,9 +120,18 @@ def _linear(weight: Tensor, bias: Tensor) -> Layer:
     def layer(x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return _Linear.apply(x, weight, bias)
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+        return _affine(x, weight, bias)
 
     return layer
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(K, B, I), (K, O, I), (K, O) -> (K, B, O)."""
+    if len(x) == 1 and weight.shape[1] == 1:  # two alike: torch takes another way for a single such product
+        return torch.baddbmm(
+            bias.unsqueeze(1).expand(2, -1, -1), x.expand(2, -1, -1), weight.mT.expand(2, -1, -1)
+        )[:1]
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
 
 class _Linear(torch.autograd.Function):
@@ -132,7 +141,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """(K, B, I), (K, O, I), (K, O) -> (K, B, O)."""
         ctx.save_for_backward(x, weight)
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+        return _affine(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
