@@ -44,7 +44,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "ppo_mujoco": PPO_MUJOCO,
     "dqn_atari": DQN_ATARI,
 }
-COPIES = {"ppo_nine_rooms": 8, "dqn_rain": 8, "ppo_atari": 8, "ppo_cartpole": 8, "ppo_mujoco": 1, "dqn_atari": 1}
+COPIES = {
+    "ppo_nine_rooms": 8,
+    "dqn_rain": 8,
+    "ppo_atari": 8,
+    "ppo_cartpole": 8,
+    "ppo_mujoco": 1,
+    "dqn_atari": 1,
+}
 PARTS = ("environment alone", "network alone")
 TASKS = {
     # the game as SB3's wrappers play it: no sticky actions, few actions
@@ -114,7 +121,9 @@ def sb3_env(case: str, n_envs: int) -> VecEnv:
 def ours(case: str, name: str, device: str, seed: int = 0) -> ContinualPPO | ContinualDQN:
     """This project's agent in the variant `name`."""
     agent: Any = ContinualDQN if case.startswith("dqn") else ContinualPPO
-    network = NetworkSpec(activation="tanh" if case.startswith("ppo") and not case.endswith("atari") else "relu")
+    network = NetworkSpec(
+        activation="tanh" if case.startswith("ppo") and not case.endswith("atari") else "relu"
+    )
     policy: dict[str, Any] = {"network": network}
     if name == "fast, AdamO":
         policy |= {"optimizer_class": AdamO, "optimizer_kwargs": {"eps": 1e-5, "iso_target": 2.0}}
