@@ -17,12 +17,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parent.parent.parent
 BENCHMARK = """# @package benchmark
 name: cluster
-about: four cells of about twenty seconds
+about: two packs of two cells, of about half a minute
 arms:
   Adam: [network=relu, optimizer=adam]
   AEI: [network=aei, optimizer=adamo]
 sequences:
-  catch: [agent=ppo, sequence=catch_permuted-smoke, "sequence.tasks.0.agent_steps=20_480"]
+  catch: [agent=ppo, sequence=catch_permuted-smoke, "sequence.tasks.0.agent_steps=61_440"]
 seeds: [0, 1]
 references: []
 words: [diagnostics.every=10_000, evaluation.episodes=2, device=cpu, checkpoint.every=2_000]
