@@ -74,9 +74,8 @@ def train(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> list[d
             terms.after_update(seen)
             logged.append({**parts, "loss": losses.detach()})
     columns = {name: torch.stack([parts[name] for parts in logged], dim=1) for name in logged[0]}
-    columns["approx_kl"] = columns["approx_kl"][
-        :, -(len(logged) // first.n_epochs) :
-    ]  # SB3 logs the last epoch's
+    of_last_epoch = len(logged) // first.n_epochs
+    columns["approx_kl"] = columns["approx_kl"][:, -of_last_epoch:]  # as SB3 logs it
     return [{name: column[run] for name, column in columns.items()} for run in range(len(stack.agents))]
 
 
