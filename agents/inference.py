@@ -31,10 +31,10 @@ class NumpyMlp:
 
     def __init__(self, network: nn.Module, parameters: Iterable[Tensor] | None = None) -> None:
         arrays = [p.detach().numpy() for p in (network.parameters() if parameters is None else parameters)]
-        self._largest = max((array[..., 0].size * array.shape[-1] for array in arrays), default=0)
         of_layers = iter(arrays)
         leaves = [module for module in network.modules() if not isinstance(module, nn.Sequential)]
         self._layers = [_layer(module, of_layers) for module in leaves]
+        self._largest = max((m.weight.numel() for m in leaves if isinstance(m, nn.Linear)), default=0)
 
     def suits(self, rows: int) -> bool:
         """Whether `rows` inputs are few enough for numpy to be the faster one."""
