@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from configs.errors import UserError, nearest
@@ -19,6 +19,8 @@ class TuningConfig:
     """KEY -> its values, for every arm."""
     of_arm: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     """Arm -> further keys of its own; its budget stays the same."""
+    of_sequence: dict[str, list[str]] = field(default_factory=dict)
+    """Sequence -> words that make it shorter for tuning."""
 
 
 @dataclass
@@ -68,9 +70,24 @@ class BenchmarkConfig:
                 raise UserError(
                     f"benchmark.tuning.of_arm names '{arm}', which is no arm. {nearest(arm, self.arms)}"
                 )
+        for name in self.tuning.of_sequence:
+            if name not in self.sequences:
+                raise UserError(
+                    f"benchmark.tuning.of_sequence names '{name}', which is no sequence. "
+                    f"{nearest(name, self.sequences)}"
+                )
         both = sorted(set(self.seeds) & set(self.tuning.seeds))
         if both:
             raise UserError(
                 f"Seeds {both} would both choose settings and report results, which flatters whoever was tuned most. "
                 "Keep benchmark.seeds and benchmark.tuning.seeds apart."
             )
+
+    def to_tune(self) -> BenchmarkConfig:
+        """The same arms on the sequences and seeds of tuning."""
+        assert self.tuning is not None  # the schema demands it for this stage
+        shorter = self.tuning.of_sequence
+        sequences = {name: [*words, *shorter.get(name, ())] for name, words in self.sequences.items()}
+        return replace(
+            self, sequences=sequences, seeds=self.tuning.seeds, baseline=None, tuning=None, stage="report"
+        )

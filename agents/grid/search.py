@@ -154,15 +154,11 @@ def _cells(
     suite: BenchmarkConfig, trial: _Trial, fixed: Sequence[str], root: Path, composer: Composer
 ) -> list[Cell]:
     """The candidate on every tuning seed."""
-    assert suite.tuning is not None
     sequence, arm = trial.key
+    grid = suite.to_tune()
     one = replace(
-        suite,
+        grid,
         arms={f"{arm} | {' '.join(trial.words)}": [*suite.arms[arm], *trial.words]},
-        sequences={sequence: suite.sequences[sequence]},
-        seeds=suite.tuning.seeds,
-        baseline=None,
-        tuning=None,
-        stage="report",
+        sequences={sequence: grid.sequences[sequence]},
     )
     return cells(of_benchmark(one, fixed), (), root, composer)

@@ -55,14 +55,13 @@ def text(value: Any) -> str:
 
 def wanted(suite: BenchmarkConfig, words: Iterable[str]) -> list[Wanted]:
     """Every candidate of every arm on the tuning seeds; its words follow the arm's name after a bar."""
-    assert suite.tuning is not None  # the schema demands it for this stage
+    assert suite.tuning is not None
     arms = {
         f"{arm} | {' '.join(candidate)}": [*arm_words, *candidate]
         for arm, arm_words in suite.arms.items()
         for candidate in candidates(suite.tuning, arm)
     }
-    grid = replace(suite, arms=arms, seeds=suite.tuning.seeds, baseline=None, tuning=None, stage="report")
-    return of_benchmark(grid, words)
+    return of_benchmark(replace(suite.to_tune(), arms=arms), words)
 
 
 def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
