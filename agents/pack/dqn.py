@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.dqn import ContinualDQN, td_loss
+from agents.dqn import ContinualDQN
 from agents.pack.pack import together
+from agents.pack.slopes import td_slope
 from agents.pack.stack import Stack, Unstackable
 from agents.pack.terms import Terms, check_same
 from agents.replay import CountedReplay
@@ -42,13 +43,13 @@ def train(stack: Stack, arguments: list[tuple[int, int]]) -> list[Tensor]:
         with torch.no_grad():
             next_q = stack.targets(stack.inputs(next_observations))["q"].max(-1).values
         inputs = stack.inputs(observations)
-        q = stack.forward(inputs)["q"].gather(-1, actions)[..., 0]
-        losses = td_loss(q, rewards + (1 - dones) * first.gamma * next_q)
+        q = stack.forward(inputs)["q"]
+        slope, losses = td_slope(q, actions, rewards + (1 - dones) * first.gamma * next_q)
         seen = terms.seen(inputs)
-        losses = terms.added(losses, seen)
-        stack.update(losses.sum(), first.max_grad_norm, terms.parameters)
+        added = terms.added(seen)
+        stack.update([q], [slope], first.max_grad_norm, added, terms.parameters)
         terms.after_update(seen)
-        logged.append(losses.detach())
+        logged.append(losses if added is None else losses + added.detach())
     return list(torch.stack(logged).mean(0).unbind())
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
+from agents.distributions import draw_categorical, draw_gaussian
 from agents.pack.pack import together
+from agents.pack.slopes import surrogate_slopes
 from agents.pack.stack import Stack, Unstackable
 from agents.pack.terms import Terms, check_same
-from agents.ppo import ContinualPPO, surrogate
+from agents.ppo import ContinualPPO
 
 
 class Samples(NamedTuple):
@@ -67,27 +68,33 @@ def train(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> list[d
     logged: list[dict[str, Tensor]] = []
     for _ in range(first.n_epochs):
         for batch in _minibatches(stack, rollout):
-            losses, parts = _losses(stack, batch, *clip_ranges[0])
+            outputs = stack.forward(batch.inputs)
+            slopes, parts = _slopes(stack, batch, outputs, *clip_ranges[0])
             seen = terms.seen(batch.inputs)
-            losses = terms.added(losses, seen)
-            stack.update(losses.sum(), first.max_grad_norm, terms.parameters)
+            added = terms.added(seen)
+            stack.update(
+                [*outputs.values(), *stack.outside], slopes, first.max_grad_norm, added, terms.parameters
+            )
             terms.after_update(seen)
-            logged.append({**parts, "loss": losses.detach()})
+            logged.append(parts if added is None else {**parts, "added": added.detach()})
     columns = {name: torch.stack([parts[name] for parts in logged], dim=1) for name in logged[0]}
+    columns["loss"] = (
+        columns["policy_gradient_loss"]
+        + first.ent_coef * columns["entropy_loss"]
+        + first.vf_coef * columns["value_loss"]
+        + columns.pop("added", 0.0)
+    )
     of_last_epoch = len(logged) // first.n_epochs
     columns["approx_kl"] = columns["approx_kl"][:, -of_last_epoch:]  # as SB3 logs it
     return [{name: column[run] for name, column in columns.items()} for run in range(len(stack.agents))]
 
 
-def _losses(stack: Stack, batch: Samples, *clip: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    """(S,) losses without methods, and their terms for the log."""
-    first = stack.agents[0]
-    outputs = stack.forward(batch.inputs)
-    if first.policy.is_discrete:
-        log_prob, entropy = categorical(outputs["actor"], batch.actions.long()[..., 0])
-    else:
-        log_prob, entropy = gaussian(outputs["actor"], stack.outside[0].unsqueeze(1), batch.actions)
-    return surrogate(first, batch, outputs["critic"][..., 0], log_prob, entropy, *clip)
+def _slopes(
+    stack: Stack, batch: Samples, outputs: dict[str, Tensor], *clip: Any
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Of the losses without methods: by actor, critic and what no network puts out; and the terms for the log."""
+    log_std = stack.outside[0].unsqueeze(1) if stack.outside else None
+    return surrogate_slopes(stack.agents[0], batch, outputs, log_std, *clip)
 
 
 def _rollout(stack: Stack) -> Samples:

@@ -280,21 +280,30 @@ class Stack:
         for _, _, state in self._states:
             state["step"] = state["step"].clone()
 
-    def update(self, loss: Tensor, max_norm: float, own_terms: Sequence[nn.Parameter] = ()) -> None:
+    def update(
+        self,
+        outputs: Sequence[Tensor],
+        slopes: Sequence[Tensor],
+        max_norm: float,
+        added: Tensor | None,
+        own: Sequence[nn.Parameter],
+    ) -> None:
         """One optimizer step of every run.
 
         Args:
-            loss: the sum of the losses of all runs.
+            outputs: of the networks, and parameters of no network on which the loss depends.
+            slopes: the derivative of the sum of the losses of all runs by each output.
             max_norm: to which the gradient of each run is clipped.
-            own_terms: parameters of runs on which the loss depends directly, not only through the stack.
+            added: (S,) what methods add to the losses; None: nothing.
+            own: the runs' parameters, on which `added` depends.
         """
-        count = len(self._leaves)
-        found = torch.autograd.grad(loss, [*self._leaves, *own_terms], allow_unused=bool(own_terms))
-        torch._foreach_copy_(self._gradient_views, list(found[:count]))
+        torch._foreach_copy_(self._gradient_views, list(torch.autograd.grad(outputs, self._leaves, slopes)))
         self._give_gradients()
-        for parameter, more in zip(own_terms, found[count:], strict=True):
-            if more is not None:
-                parameter.grad.add_(more)  # type: ignore[union-attr]
+        if added is not None:
+            found = torch.autograd.grad(added.sum(), own, allow_unused=True)
+            for parameter, more in zip(own, found, strict=True):
+                if more is not None:
+                    parameter.grad.add_(more)  # type: ignore[union-attr]
         with torch.no_grad():
             self._clip(max_norm)
             self._step()

@@ -28,12 +28,14 @@ class Terms:
             return []
         return [Batch(partial(Tensor.detach, row)) for row in inputs]
 
-    def added(self, losses: Tensor, seen: Sequence[Batch]) -> Tensor:
-        """(S,) losses with every method's terms."""
+    def added(self, seen: Sequence[Batch]) -> Tensor | None:
+        """What every run's methods add to its loss: (S,); None where they add nothing."""
         if not self._adds:
-            return losses
-        rows = zip(self.stack.agents, losses.unbind(), seen, strict=True)
-        return torch.stack([agent.methods.add_loss(loss, batch) for agent, loss, batch in rows])
+            return None
+        zero = torch.zeros(())
+        rows = zip(self.stack.agents, seen, strict=True)
+        found = torch.stack([agent.methods.add_loss(zero, batch) for agent, batch in rows])
+        return found if found.requires_grad else None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
