@@ -71,22 +71,27 @@ def run(case: str, name: str, device: str, tick: Tick) -> None:
         return play_alone(our_env(case, COPIES[case]), tick)
     if name == "network alone":
         return compute_alone(case, device, tick)
-    if name == TOGETHER:
-        return run_together(case, device, tick)
-    make = sb3 if name == "SB3" else ours
-    make(case, name, device).learn(FOREVER, callback=Ticking(tick), log_interval=None)
+    if name == "SB3":
+        return learn(sb3(case, name, device), tick)
+    train_together(case, name, device, tick, SEEDS_TOGETHER if name == TOGETHER else 1)
 
 
-def run_together(case: str, device: str, tick: Tick) -> None:
-    """Ten seeds in one process; every step of any of them counts."""
+def learn(agent: PPO | DQN, tick: Tick) -> None:
+    """Trains without logging."""
+    agent.learn(FOREVER, callback=Ticking(tick), log_interval=None)
+
+
+def train_together(case: str, name: str, device: str, tick: Tick, seeds: int) -> None:
+    """As train.py does: one seed, or several in one process, where every step of any of them counts."""
     pack = Pack()
 
-    def learn(seed: int) -> None:
-        agent = ours(case, TOGETHER, device, seed)
+    def train(seed: int) -> None:
+        agent = ours(case, name, device, seed)
         with pack.joined(agent):
-            agent.learn(FOREVER, callback=Ticking(tick), log_interval=None)
+            learn(agent, tick)
 
-    pack.run([partial(learn, seed) for seed in range(SEEDS_TOGETHER)])
+    ends = pack.run([partial(train, seed) for seed in range(seeds)])
+    raise ends[0]
 
 
 class Ticking(BaseCallback):

@@ -106,7 +106,11 @@ class Pack:
 
     @contextmanager
     def joined(self, agent: Any) -> Iterator[None]:
-        """Inside, `agent` trains with the others."""
+        """Inside, `agent` trains with the others where it can."""
+        if reason := why_alone(agent):
+            LOG.info("this run computes for itself: %s", reason)
+            yield
+            return
         agent.streams, agent.pack = OwnStreams(), self
         try:
             yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents import Agent
 from agents.options import agent_options, make_agent, make_methods, network_spec
-from agents.pack import Pack, sharing, why_alone
+from agents.pack import Pack, sharing
 from agents.run import dashboard, summary
 from agents.run.callback import RunCallback
 from agents.run.evaluation import Evaluator
@@ -148,7 +147,7 @@ def _train(
     began = time.monotonic()
     callback.progress.start()
     try:
-        with callback.stop.heard(), _together(agent):
+        with callback.stop.heard(), Pack.current.joined(agent):
             remaining = sequence.agent_steps - done
             # log_interval None: RunCallback says when SB3 writes its rows
             agent.learn(remaining, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
@@ -164,15 +163,6 @@ def _train(
         folder.stop_log()
         env.close()
     return summary.write(folder.summary, sequence, state, (time.monotonic() - began) / sharing())
-
-
-def _together(agent: Any) -> AbstractContextManager[None]:
-    """Inside, the agent trains with the other runs of its process, where it can (pack/)."""
-    reason = why_alone(agent)
-    if Pack.current is None or reason is not None:
-        LOG.info("this run computes for itself: %s", reason)
-        return nullcontext()
-    return Pack.current.joined(agent)
 
 
 def _save_what_is_held(keeper: Keeper, error: BaseException) -> None:
