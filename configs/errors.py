@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""By which a run is asked to save and stop: Ctrl-C, a scheduler's end, and its word before a time limit."""
 
 
 class UserError(ValueError):

@@ -22,7 +22,7 @@ from typing import Any
 
 from gymnasium.vector.utils import CloudpickleWrapper
 
-from configs.errors import UserError
+from configs.errors import STOP_SIGNALS, UserError
 
 LOG = logging.getLogger("isorl")
 SERVER = multiprocessing.get_context("forkserver")
@@ -130,8 +130,8 @@ def _end(process: Any, pipe: Connection) -> None:
 
 @contextmanager
 def _unasked() -> Iterator[None]:
-    """Inside, Ctrl-C waits; a process that is started here does not hear it before it wants to."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    """Inside, Ctrl-C and the like wait; a process that is started here does not hear them before it wants to."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -141,12 +141,12 @@ def _unasked() -> Iterator[None]:
 def _serve(make: Callable[[], Any], pipe: Connection) -> None:
     """The life of the process: answers until the pipe is closed."""
     # terminals and Slurm send these to every process, but it is the run that says when its environments end
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(
             number, lambda number, frame: None
         )  # unlike SIG_IGN, not inherited by programs it starts
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # kills, even while C code hangs
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGALRM])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [*STOP_SIGNALS, signal.SIGALRM])
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     LOG.addHandler(logging.handlers.QueueHandler(records))
     env: Any = None

@@ -1,4 +1,4 @@
-"""How a run is asked to stop: Ctrl-C, or SIGTERM from Slurm, Ray and Kubernetes.
+"""How a run is asked to stop: Ctrl-C, SIGTERM from Slurm, Ray and Kubernetes, SIGUSR1 or 2 before Slurm's time limit.
 
 Asked once, it stops between two rollouts, where the agent is whole; if that does not come within GRACE seconds,
 wherever it is. Asked twice, it stops at once and saves nothing more.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from configs.errors import RunStopped
+from configs.errors import STOP_SIGNALS, RunStopped
 
 GRACE = 5.0
 """Seconds. Slurm gives 30 before it kills, Kubernetes too; writing a checkpoint must fit in as well."""
@@ -46,9 +46,9 @@ class StopRequest:
             yield
             return
         if not self._listening:
-            signals = {signal.SIGINT: self._ask, signal.SIGTERM: self._ask, signal.SIGALRM: self._give_up}
+            handlers = {**dict.fromkeys(STOP_SIGNALS, self._ask), signal.SIGALRM: self._give_up}
             self._before.update(
-                {number: signal.signal(number, handler) for number, handler in signals.items()}
+                {number: signal.signal(number, handler) for number, handler in handlers.items()}
             )
         self._listening.append(self)
         try:

@@ -10,6 +10,7 @@ import pytest
 from agents.run import experiment, stopping
 from agents.run.callback import Interrupted
 from agents.run.evaluation import Evaluator
+from configs.errors import STOP_SIGNALS
 from tests.faults.compare import differences
 
 WORDS = ("sequence=nine_rooms-smoke", "network=relu", "optimizer=adam", "log_every=300", "diagnostics.every=0",
@@ -31,7 +32,7 @@ def signals_in_an_evaluation(monkeypatch, number, again=False):
     monkeypatch.setattr(Evaluator, "mean_return", endless)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_long_evaluation_does_not_keep_a_run_from_stopping(configured, tmp_path, monkeypatch, number):
     experiment.start(configured(*WORDS, f"run_dir={tmp_path / 'whole'}"))
     monkeypatch.setattr(stopping, "GRACE", 0.5)
