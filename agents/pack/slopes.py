@@ -54,9 +54,7 @@ def surrogate_slopes(
     ratio = log_ratio.exp()
     gain = advantages * ratio
     least = torch.min(gain, advantages * ratio.clamp(1 - clip_range, 1 + clip_range))
-    by_log_prob = (
-        gain * (gain <= least) / -size
-    )  # where the clipped one is smaller, it does not depend on the ratio
+    by_log_prob = gain * (gain <= least) / -size  # a clipped gain depends on no probability
     actor, *others = chain(by_log_prob, -agent.ent_coef / size)
 
     error, moves = values - batch.returns, None
