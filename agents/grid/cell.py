@@ -18,6 +18,8 @@ from configs import RunConfig
 
 NOT_PART_OF_A_CELL = ("run_dir", "device", "threads", "checkpoint")
 """Where and how a run is made, not what it computes."""
+CANDIDATE = " | "
+"""Parts the name of an arm from the settings that tuning tries for it."""
 NOT_PART_OF_A_SEQUENCE = ("tuning", "source")
 """The tuned values have been filled in where they apply."""
 

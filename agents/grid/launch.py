@@ -31,6 +31,10 @@ LISTED = 20
 """Failures that are listed."""
 
 
+Jobs = Callable[[list[Cell]], list[list[Cell]]]
+"""From the cells that are to be done to those that share a process."""
+
+
 class Launcher(Protocol):
     """Any of Hydra's launchers."""
 
@@ -53,12 +57,12 @@ def launch(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
     composer, suite = Composer(), _suite(config)
     only_show, words = _take_dry_run(words)
     grid = plan(suite, words, root, composer)
-    speed = cost.speeds(grid.cells, lambda cell: cost.measured_speed(composer(cell.words)))
-    cost.show(grid.name, grid.cells, speed, cost.at_once(config.hydra.launcher), console)
+    jobs = sharing(config, composer)
+    say_cost(grid.name, grid.cells, config, composer, jobs, console)
     if only_show:
         return 0
     folder = grid.save(root)
-    stopped = work_off(grid.cells, launcher, sharing(config, composer))
+    stopped = work_off(grid.cells, launcher, jobs)
     if suite is not None and suite.stage == "tune":
         tuning.save(folder / "tuned.yaml", suite, tuning.choose(grid.cells))
         console.print(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
@@ -95,10 +99,21 @@ def _digest(made: Sequence[Cell]) -> str:
     return hashlib.sha256("".join(sorted(cell.id for cell in made)).encode()).hexdigest()[:8]
 
 
+def say_cost(
+    name: str, made: Sequence[Cell], config: DictConfig, composer: Composer, jobs: Jobs, console: Console
+) -> None:
+    """Prints what is left to do of the cells `made`."""
+    left = jobs([cell for cell in made if cell.state() is not State.FINISHED])
+    planned = cost.forecast(
+        made, left, lambda job: cost.measured_speed([composer(cell.words) for cell in job])
+    )
+    cost.show(name, made, planned, cost.at_once(config.hydra.launcher), console)
+
+
 def work_off(
     made: Sequence[Cell],
     launcher: Launcher,
-    jobs: Callable[[list[Cell]], list[list[Cell]]],
+    jobs: Jobs,
 ) -> bool:
     """Launches what is not finished until nothing is left that died; whether the user stopped it.
 

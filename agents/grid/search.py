@@ -20,11 +20,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from agents.grid import cost, tuning
-from agents.grid.cell import Cell, State
+from agents.grid import tuning
+from agents.grid.cell import CANDIDATE, Cell, State
 from agents.grid.expand import Composer, cells, of_benchmark
 from agents.grid.grid import Grid
-from agents.grid.launch import STOPPED, UNFINISHED, Launcher, conclude, work_off
+from agents.grid.launch import STOPPED, UNFINISHED, Launcher, conclude, say_cost, work_off
 from agents.grid.packs import sharing
 from configs import UserError, typed
 from configs.suite import BenchmarkConfig, TuningConfig
@@ -61,9 +61,8 @@ def search(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
         now = [cell for found in by_trial for cell in found]
         made += [cell for cell in now if cell.id not in {known.id for known in made}]
         if number == 0:
-            speed = cost.speeds(now, lambda cell: cost.measured_speed(composer(cell.words)))
             name = f"{suite.name}, the first of {budget.budget} such rounds"
-            cost.show(name, now, speed, cost.at_once(config.hydra.launcher), console)
+            say_cost(name, now, config, composer, jobs, console)
             if any(word.lower() == "dry_run=true" for word in words):
                 return 0
         grid = Grid(f"{suite.name}-tune", made, shlex.join(["python", *sys.argv]), f"search of {suite.name}")
@@ -158,7 +157,7 @@ def _cells(
     grid = suite.to_tune()
     one = replace(
         grid,
-        arms={f"{arm} | {' '.join(trial.words)}": [*suite.arms[arm], *trial.words]},
+        arms={f"{arm}{CANDIDATE}{' '.join(trial.words)}": [*suite.arms[arm], *trial.words]},
         sequences={sequence: grid.sequences[sequence]},
     )
     return cells(of_benchmark(one, fixed), (), root, composer)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from agents.grid.cell import Cell, State
+from agents.grid.cell import CANDIDATE, Cell, State
 from agents.grid.expand import Settings, Wanted, of_benchmark
 from agents.grid.work import score_of
 from configs import UserError
@@ -57,7 +57,7 @@ def wanted(suite: BenchmarkConfig, words: Iterable[str]) -> list[Wanted]:
     """Every candidate of every arm on the tuning seeds; its words follow the arm's name after a bar."""
     assert suite.tuning is not None
     arms = {
-        f"{arm} | {' '.join(candidate)}": [*arm_words, *candidate]
+        f"{arm}{CANDIDATE}{' '.join(candidate)}": [*arm_words, *candidate]
         for arm, arm_words in suite.arms.items()
         for candidate in candidates(suite.tuning, arm)
     }
@@ -73,7 +73,7 @@ def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     scores: dict[tuple[str, str, str], list[float]] = {}
     result: dict[str, dict[str, Any]] = {}
     for cell in cells:
-        arm, _, candidate = cell.arm.partition(" | ")
+        arm, _, candidate = cell.arm.partition(CANDIDATE)
         row = result.setdefault(cell.sequence, {}).setdefault(arm, {"tried": {}, "unfinished": 0})
         scores.setdefault((cell.sequence, arm, candidate), []).append(score_of_cell(cell))
         row["unfinished"] += cell.state() not in (State.FINISHED, State.FAILED)

@@ -82,11 +82,8 @@ def work_together(configs: Sequence[RunConfig]) -> list[Outcome]:
     with redirect_stdout(said), redirect_stderr(said):
         if len(configs) == 1:
             return [_work(configs[0], said)]
-        outcomes = Pack().run([partial(_work, config, said) for config in configs])
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):  # the user's wish to stop, or a mistake of ours
-            raise outcome
-    return outcomes
+        # what it raises is the user's wish to stop, or a mistake of ours
+        return Pack().answers([partial(_work, config, said) for config in configs])
 
 
 def _work(config: RunConfig, said: io.StringIO) -> Outcome:

@@ -97,12 +97,13 @@ class Pack:
             Pack.current = before
         return [ends[number] for number in range(len(runs))]
 
-    def only(self, job: Callable[[], Any]) -> Any:
-        """What the job gives back; what it raises."""
-        [end] = self.run([job])
-        if isinstance(end, BaseException):
-            raise end
-        return end
+    def answers(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What each job gives back; what the first that fails raises, once all have ended."""
+        ends = self.run(jobs)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        return ends
 
     @contextmanager
     def joined(self, agent: Any) -> Iterator[None]:

@@ -117,7 +117,7 @@ def _train(
     config: RunConfig, folder: RunFolder, parts: Parts, state: RunState, keeper: Keeper
 ) -> dict[str, Any]:
     if Pack.current is None:  # alone, a run computes to the bit what it computes among others
-        return Pack().only(lambda: _train(config, folder, parts, state, keeper))
+        return Pack().answers([lambda: _train(config, folder, parts, state, keeper)])[0]
     sequence, env, agent = parts.sequence, parts.env, parts.agent
     common, failures = parts.switching.common, parts.switching.failures
     folder.start_log()

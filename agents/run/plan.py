@@ -1,12 +1,16 @@
 """dry_run=true: the schedule, the spaces, the units, the memory and the expected time of a run that is not started.
 
-The time is measured: for two seconds an agent that is then thrown away trains on the first task.
+The time is measured: for two seconds an agent that is then thrown away trains on the first task, or as many agents
+together as are to share a process.
 """
 
 from __future__ import annotations
 
+import itertools
 import resource
-import time
+from collections.abc import Sequence as Several
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.options import agent_options
+from agents.pack import Pack
 from agents.run.experiment import Parts, build
 from agents.run.replay_log import SEGMENTS
 from configs import RunConfig
@@ -70,7 +75,7 @@ def _length(visit: Visit) -> str:
 
 def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
     options, sequence, common = agent_options(config), parts.sequence, parts.switching.common
-    speed = agent_steps_per_second(parts)
+    speed = agent_steps_per_second([parts])
     at_most = "at most " if any(task.may_end_early for task in sequence.tasks) else ""
     return {
         "observations": common.observation,
@@ -89,18 +94,50 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
     }
 
 
-def agent_steps_per_second(parts: Parts) -> float:
-    """Of the whole training loop, updates included; measured for TRIAL_SECONDS."""
-    agent: Any = parts.agent
+def agent_steps_per_second(runs: Several[Parts]) -> float:
+    """Of the whole training loop, updates included; all runs together, which share this process for the trial."""
+    pack, trial = Pack(), _Trial()
+    steps = pack.answers([partial(_learn, parts.agent, pack, trial) for parts in runs])
+    return trial.rounds * sum(steps) / trial.seconds
+
+
+class _Trial:
+    """Rounds of learning: one to warm up, then as many as fill TRIAL_SECONDS; none where the first has filled them.
+
+    Runs of a pack make equally many: whichever ends a round first looks at the clock for all.
+    """
+
+    def __init__(self) -> None:
+        self._ends = [perf_counter()]  # the beginning, then the end of each round
+
+    def over(self, number: int) -> bool:
+        """Whether round `number`, counted from 1, was the last."""
+        if number == len(self._ends):
+            self._ends.append(perf_counter())
+        return self.seconds >= TRIAL_SECONDS
+
+    @property
+    def rounds(self) -> int:
+        """That count."""
+        return max(len(self._ends) - 2, 1)
+
+    @property
+    def seconds(self) -> float:
+        """Of the rounds that count."""
+        return self._ends[-1] - self._ends[-1 - self.rounds]
+
+
+def _learn(agent: Any, pack: Pack, trial: _Trial) -> int:
+    """Lets `agent` learn until the trial is over; gives back the agent steps of a round."""
     learns_at_once = agent.n_steps if hasattr(agent, "rollout_buffer") else agent.batch_size
     agent.learning_starts = 0  # DQN: measured with updates, not at its random beginning
     steps = learns_at_once * agent.n_envs
-    agent.learn(steps, log_interval=None)  # warm-up
-    done, began = 0, time.perf_counter()
-    while not done or time.perf_counter() - began < TRIAL_SECONDS:
-        agent.learn(steps, log_interval=None, reset_num_timesteps=False)
-        done += steps
-    return done / (time.perf_counter() - began)
+    with pack.joined(agent):
+        for number in itertools.count(1):
+            agent.learn(steps, log_interval=None, reset_num_timesteps=number == 1)
+            if trial.over(number):
+                break
+    return steps
 
 
 def disk(config: RunConfig, parts: Parts) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from agents.pack import sharing
 from agents.run.folder import write_json
 from agents.run.returns import VisitReturns
 from agents.run.state import RunState
@@ -17,6 +18,7 @@ from envs.sequence import Sequence
 def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> dict[str, Any]:
     """Writes and gives back the summary of a finished run.
 
+    `seconds`: of training; this run's share where `together`, as many runs, shared a process.
     `returns`: per visit, raw returns of the training episodes; `mean` over the visit, `end` over its last fifth,
     `curve` over each tenth of it (null where no episode ended).
     `scores`: their normalised averages (0: random agent, 1: reference; envs/scores.csv has the sources).
@@ -27,6 +29,7 @@ def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> di
         "sequence": sequence.name,
         "agent_steps": sequence.agent_steps,
         "seconds": round(measured, 1),
+        "together": sharing(),
         "diagnostics_share_of_time": state.measuring_seconds / max(measured, 1e-9),
         "returns": [{**visit.row(), "curve": curve(visit)} for visit in state.returns.by_visit],
         "scores": _scores(state),

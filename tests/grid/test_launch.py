@@ -144,19 +144,15 @@ def test_dry_run_shows_the_cost_and_writes_nothing(hydra, tiny, tmp_path, capsys
     assert "Cost: 3 cells, 384 agent steps, 0 seconds of one core" in capsys.readouterr().err
 
 
-def test_cost_counts_what_is_left(tmp_path):
-    made = [Cell(str(n), tmp_path / str(n), (), "s", "a", n, 1000) for n in range(4)]
-    made[0].folder.mkdir()
-    (made[0].folder / "summary.json").write_text('{"agent_steps": 1000, "seconds": 10.0}')
-    made[1].folder.mkdir()
-    (made[1].folder / "config.yaml").touch()
-    (made[1].folder / "metrics.jsonl").write_text('{"agent_step": 500, "task": "t"}\n')
-    speed = cost.speeds(made, lambda cell: pytest.fail("its speed is known"))
-    assert speed == {("s", "a"): 100.0}
-    assert cost.seconds_left(made, speed) == 25.0  # 5 + 10 + 10
-    assert cost.sentence(made[1:], speed, 2).startswith(
-        "3 cells, 2,500 agent steps, 25 seconds of one core, about 12 seconds with 2 at a time"
+def test_cost_is_that_of_the_seeds_together(hydra, tiny, capsys, monkeypatch):
+    measured: list[list[int]] = []
+    monkeypatch.setattr(
+        cost, "measured_speed", lambda configs: measured.append([c.seed for c in configs]) or 96
     )
+    hydra.together = 10
+    assert launch.launch(hydra, [*tiny, "seed=0,1,2", "network=relu,aei", "dry_run=true"], Here()) == 0
+    assert measured == [[0, 1, 2]], "the other arm of the sequence is about equally fast"
+    assert "Cost: 6 cells in 2 jobs, 768 agent steps, 8 seconds of one core" in capsys.readouterr().err
 
 
 def test_table_shows_progress_rate_time_left_and_failures(tmp_path):

@@ -38,6 +38,10 @@ def records(config):
     return [record for record in every if not record["key"].startswith("time/")]
 
 
+def summary(config):
+    return json.loads((Path(config.run_dir) / "summary.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("count", "most", "workers", "sizes"),
     [(10, 10, 1, [10]), (10, 10, 2, [5, 5]), (11, 10, 1, [6, 5]), (3, 10, 8, [1, 1, 1]), (10, 1, 1, [1] * 10),
@@ -78,6 +82,7 @@ def test_the_same_as_alone(configs, tmp_path):
     for config, outcome in zip(configs, together, strict=True):
         other = replace(config, run_dir=str(tmp_path / "alone" / str(config.seed)))
         assert outcome.score == work(other).score
+        assert [summary(run)["together"] for run in (config, other)] == [3, 1]
         ours, theirs = records(config), records(other)
         assert [record | {"value": 0} for record in ours] == [record | {"value": 0} for record in theirs]
         for one, two in zip(ours, theirs, strict=True):
