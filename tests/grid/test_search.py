@@ -40,7 +40,8 @@ def hydra(tiny, tmp_path):
             "tuning": {"seeds": [7, 8], "budget": BUDGET, "space": {"agent.n_epochs": [1, 2]}}, **more,
         }  # fmt: skip
         sweep = {"dir": str(tmp_path / folder)}
-        return OmegaConf.create({"benchmark": benchmark, "hydra": {"sweep": sweep, "launcher": launcher}})
+        hydra = {"sweep": sweep, "launcher": launcher}
+        return OmegaConf.create({"benchmark": benchmark, "hydra": hydra, "together": 1})
 
     return composed
 
