@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from agents.grid import cost, results, tuning
+from agents.grid import cost, results, tuning, work
 from agents.grid.cell import Cell, State
 from agents.grid.expand import Composer, cells, of_benchmark, of_sweep
 from agents.grid.grid import Grid
@@ -124,6 +124,7 @@ def work_off(
         launcher: runs jobs.
         jobs: which cells share one.
     """
+    work.launching = True
     started = 0
     tried: set[str] = set()
     with watching(Watch(made)):

@@ -34,7 +34,7 @@ from configs.command_line import resolve
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: `did` is run, resumed, skipped, busy (another process has the cell) or failed."""
+    """How a job ended: `did` is run, resumed, skipped, busy (another process has the cell), stopped or failed."""
 
     folder: str
     did: str
@@ -43,20 +43,36 @@ class Outcome:
     reason: str = ""
 
 
+launching = False
+"""Whether this process launches the grid, too: then a signal is meant for all of it, not for one worker."""
+
+
 def job(composed: DictConfig) -> list[Outcome] | float:
     """One job of Hydra's: for our own sweeper its outcomes, for one that looks for the best configuration its score.
 
     Without a run_dir of the user's, the run goes to the folder of its cell. `pack` in the configuration, seed ->
     run_dir, makes it several cells, which differ in nothing else.
     """
+    began, hydra = time.monotonic(), HydraConfig.get()
+    try:
+        outcomes = work_together(_cells(composed))
+    except Interrupted as stopped:
+        if launching:
+            raise
+        # a scheduler wants this worker back: what ran has saved itself, and the launcher tries again
+        outcomes = [Outcome("", "stopped", time.monotonic() - began, reason=str(stopped))]
+    return outcomes if hydra.sweeper._target_.endswith("GridSweeper") else outcomes[0].score
+
+
+def _cells(composed: DictConfig) -> list[RunConfig]:
+    """The configurations of a job's cells."""
     hydra = HydraConfig.get()
     if composed.pack:
-        return work_together([_member(composed, *place) for place in composed.pack.items()])
+        return [_member(composed, *place) for place in composed.pack.items()]
     config = referred(resolve(composed), composed.reference)
     if not any(word.startswith("run_dir=") for word in hydra.overrides.task):
         config = replace(config, run_dir=str(folder_of(config, Path(hydra.sweep.dir).absolute())))
-    outcome = work(config)
-    return [outcome] if hydra.sweeper._target_.endswith("GridSweeper") else outcome.score
+    return [config]
 
 
 def _member(composed: DictConfig, seed: int, run_dir: str) -> RunConfig:

@@ -11,7 +11,7 @@ from agents.grid import cost, launch, table, watch
 from agents.grid.cell import Cell, State
 from agents.grid.expand import Composer
 from agents.grid.grid import Grid
-from agents.grid.work import claimed, work
+from agents.grid.work import Outcome, claimed, work
 from configs import UserError
 
 
@@ -102,6 +102,15 @@ class _patient:
     def launch(self, job_overrides, initial_job_idx):
         self.launcher.jobs = [[]] * initial_job_idx
         return self.launcher.launch(job_overrides, initial_job_idx)
+
+
+def test_jobs_that_a_scheduler_stopped_are_launched_again(hydra, tiny, monkeypatch):
+    """As when Slurm wants a node back: the worker gives back its job unfinished."""
+    ends = [Outcome("", "stopped", 0.0)]
+    real = work
+    monkeypatch.setitem(globals(), "work", lambda config: ends.pop() if ends else real(config))
+    launcher = _patient(Here())
+    assert launch.launch(hydra, [*tiny, "seed=0,1"], launcher) == 0
 
 
 def test_launcher_that_always_loses_jobs_is_given_up(hydra, tiny):

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,7 @@ from agents.grid.work import claimed, work
 from agents.run import experiment
 from agents.run.callback import Interrupted
 from agents.run.returns import Returns
+from configs.command_line import composed
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -62,6 +64,26 @@ def test_stopped_in_the_middle_resumes_to_the_same_end(config, tmp_path, monkeyp
     assert (resumed.did, whole.did) == ("resumed", "run")
     ours, theirs = (json.loads((Path(c.run_dir) / "summary.json").read_text()) for c in (other, config))
     assert ours["returns"] == theirs["returns"]
+
+
+@pytest.mark.parametrize("launching", [False, True])
+def test_signal_to_a_worker_stops_its_job_and_one_to_the_launcher_the_grid(
+    tiny, tmp_path, monkeypatch, launching
+):
+    config = composed([*tiny, f"run_dir={tmp_path / 'cell'}"])
+    sweeper = SimpleNamespace(_target_="hydra_plugins.isorl_grid.GridSweeper")
+    hydra = SimpleNamespace(sweeper=sweeper, overrides=SimpleNamespace(task=["run_dir=here"]))
+    monkeypatch.setattr(work_module.HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(work_module, "launching", launching)
+    monkeypatch.setattr(Returns, "add", lambda *given: os.kill(os.getpid(), signal.SIGUSR2))
+    if launching:
+        with pytest.raises(Interrupted):
+            work_module.job(config)
+    else:
+        [outcome] = work_module.job(config)
+        assert (outcome.did, outcome.reason) == ("stopped", "Stopped by SIGUSR2.")
+    monkeypatch.undo()
+    assert work(replace(Composer()(tiny), run_dir=str(tmp_path / "cell"))).did == "resumed"
 
 
 def test_failure_is_written_with_its_reason_and_forgotten_after_success(config, monkeypatch):
