@@ -121,13 +121,24 @@ class Copies(SyncVectorEnv):
         self._failures = failures or Failures()
         self._latest = self._observations
 
-    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        """SyncVectorEnv's."""
-        self._latest, infos = super().reset(**options)
-        return self._latest, infos
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """An episode begins in every copy; copy i is seeded with seed + i."""
+        observations = np.empty_like(self._observations)
+        for i, env in enumerate(self.envs):
+            try:
+                observations[i] = self._begun(env, seed=seed + i)[0]
+            except Exception as error:
+                observations[i] = self._restarted(i, error)
+        self._latest = observations
+        return observations, {}
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """(num_envs, ...) actions -> what SyncVectorEnv gives; of the infos only `final_obs` and `life_lost`."""
+        """(num_envs, ...) actions -> what SyncVectorEnv gives; of the infos only `final_obs` and `life_lost`.
+
+        The reset that follows the end of an episode belongs to the step: where it fails, the step has failed.
+        """
         observations = np.empty_like(self._observations)
         rewards = np.empty(self.num_envs)
         terminated, truncated = np.empty((2, self.num_envs), dtype=bool)
@@ -136,20 +147,25 @@ class Copies(SyncVectorEnv):
             try:
                 observation, rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
                 self._check_shape(observation)
+                if terminated[i] or truncated[i]:
+                    infos.setdefault("final_obs", np.empty(self.num_envs, dtype=object))[i] = observation
+                    observation, info = self._begun(env)
+                    if "life_lost" in info:
+                        infos.setdefault("life_lost", np.zeros(self.num_envs, dtype=bool))[i] = True
+                observations[i] = observation
             except Exception as error:
                 observations[i] = self._restarted(i, error)
                 rewards[i], terminated[i], truncated[i] = 0, False, True
                 infos.setdefault("final_obs", np.empty(self.num_envs, dtype=object))[i] = self._latest[i]
                 infos.setdefault("failed", np.zeros(self.num_envs, dtype=bool))[i] = True
-                continue
-            if terminated[i] or truncated[i]:
-                infos.setdefault("final_obs", np.empty(self.num_envs, dtype=object))[i] = observation
-                observation, info = env.reset()
-                if "life_lost" in info:
-                    infos.setdefault("life_lost", np.zeros(self.num_envs, dtype=bool))[i] = True
-            observations[i] = observation
         self._latest = observations
         return observations, rewards, terminated, truncated, infos
+
+    def _begun(self, env: gymnasium.Env, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Observation and info at the beginning of an episode."""
+        observation, info = env.reset(seed=seed)
+        self._check_shape(observation)
+        return observation, info
 
     def _check_shape(self, observation: Any) -> None:
         shape = self._observations.shape[1:]
@@ -159,14 +175,17 @@ class Copies(SyncVectorEnv):
     def _restarted(self, number: int, error: Exception) -> Any:
         """First observation of a copy that is made anew, where that is wanted."""
         if self._failures.config.environment == "stop":
-            raise RuntimeError(f"copy {number}: {type(error).__name__}: {error}") from error
+            raise _of_copy(number, error) from error
         self._failures.counts["restarts"] += 1
         LOG.warning("copy %d is made anew: %s: %s", number, type(error).__name__, error)
         with contextlib.suppress(Exception):
             self.envs[number].close()
-        self.envs[number] = self.env_fns[number]()
         seed = np.random.SeedSequence([number, self._failures.counts["restarts"]]).generate_state(1)[0]
-        return self.envs[number].reset(seed=int(seed >> 1))[0]
+        try:
+            self.envs[number] = self.env_fns[number]()
+            return self._begun(self.envs[number], seed=int(seed >> 1))[0]
+        except Exception as again:
+            raise _of_copy(number, again) from again
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the copies."""
@@ -177,3 +196,7 @@ class Copies(SyncVectorEnv):
         pairs = zip(self.envs, state["copies"], strict=True)
         self._latest = np.stack([env.get_wrapper_attr("load_state_dict")(copy) for env, copy in pairs])
         return self._latest
+
+
+def _of_copy(number: int, error: Exception) -> RuntimeError:
+    return RuntimeError(f"copy {number}: {type(error).__name__}: {error}")

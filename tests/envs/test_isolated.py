@@ -30,7 +30,10 @@ HANGS = "no answer within 0.5 s"
 
 
 class Mean(gymnasium.Env):
-    """Does what `wrong` says in step `at` of every episode of a copy with `mean_seed`; episodes have 8 steps."""
+    """Does what `wrong` says in step `at` of every episode of a copy with `mean_seed`; episodes have 8 steps.
+
+    At 0 it does so when it is first reset, at 9 in the reset after an episode.
+    """
 
     observation_space = spaces.Box(0, 1, (2,), np.float32)
     action_space = spaces.Discrete(2)
@@ -41,7 +44,7 @@ class Mean(gymnasium.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.seed, self.number = seed if seed is not None else self.seed, 0
-        if self.at == 0 and self.seed == self.mean_seed:
+        if self.at == (9 if seed is None else 0) and self.seed == self.mean_seed:
             self._be_mean()
         return self.np_random.random(2, np.float32), {}
 
@@ -168,6 +171,21 @@ def test_failed_copy_is_made_anew_and_the_other_goes_on(env_of, wrong):
     assert not np.array_equal(observations[1], last)
     returns = [result[5] for result in results[1:] if any(result[5])]
     assert returns == [[8.0, None]]  # none of what was cut short
+
+
+@pytest.mark.parametrize("at", [0, 5, 9])
+def test_what_raises_is_treated_as_without_processes(env_of, at):
+    inside, alone = (
+        env_of("raises", at, environment="restart", isolate=isolate) for isolate in (False, True)
+    )
+    same(play(inside, 12), play(alone, 12))
+    assert inside.failures.counts == alone.failures.counts == {"restarts": 1}
+    said = []
+    for isolate in (False, True):
+        with pytest.raises(EnvironmentFailed) as failed:
+            play(env_of("raises", at, isolate=isolate), 8)
+        said.append(str(failed.value))
+    assert said == ["Task 'Mean-v0' (test/Mean-v0): copy 1: OSError: the cable"] * 2
 
 
 @pytest.mark.parametrize("environment", ["Acrobot-v1", "ALE/Breakout-v5", "Hopper-v5"])

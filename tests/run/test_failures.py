@@ -14,12 +14,18 @@ from configs.schema import FaultsConfig
 from envs import Sequence, SwitchingVecEnv
 from envs.failures import EnvironmentFailed, Failures
 
-CASES = {"raises": "copy 0: OSError: the cable", "shape": r"shape \(3,\)", "reward": "copy 0 gave a reward",
-         "observation": "copy 0 gave an observation", "last": "a last observation"}  # fmt: skip
+CASES = {"raises": "copy 0: OSError: the cable", "reset": "copy 0: OSError: the plug",
+         "shape": r"shape \(3,\)", "reward": "copy 0 gave a reward", "observation": "copy 0 gave an observation",
+         "last": "a last observation",
+         "first shape": r"copy 0: ValueError: the observation has shape \(3,\)"}  # fmt: skip
+RESET = ("reset", "first shape")
 
 
 class Bad(gymnasium.Env):
-    """Does what `wrong` says in step 5 of every episode, and ends episodes in step 8 (5, if the last is wrong)."""
+    """Does what `wrong` says in step 5 of every episode, and ends episodes in step 8.
+
+    An episode ends in step 5 where its last observation is wrong, or the reset after it.
+    """
 
     observation_space = spaces.Box(-1, 1, (2,))
     action_space = spaces.Discrete(2)
@@ -30,7 +36,10 @@ class Bad(gymnasium.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.step_number = 0
-        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+        wrong = self.wrong if seed is None else ""
+        if wrong == "reset":
+            raise OSError("the plug")
+        return self.np_random.uniform(-1, 1, 3 if wrong == "first shape" else 2).astype(np.float32), {}
 
     def step(self, action):
         self.step_number += 1
@@ -41,7 +50,7 @@ class Bad(gymnasium.Env):
         if wrong in ("observation", "last"):
             observation[1] = np.nan
         reward = float("inf") if wrong == "reward" else 1.0
-        return observation, reward, wrong == "last", self.step_number == 8, {}
+        return observation, reward, wrong in ("last", *RESET), self.step_number == 8, {}
 
 
 gymnasium.register("test/Bad-v0", Bad, disable_env_checker=True, order_enforce=False)
@@ -65,7 +74,7 @@ def test_who_and_what_is_named(wrong):
         steps(env, 5)
 
 
-@pytest.mark.parametrize("wrong", ["raises", "shape"])
+@pytest.mark.parametrize("wrong", ["raises", "shape", *RESET])
 def test_failed_copies_are_made_anew_and_their_episodes_not_reported(wrong):
     env = env_of(wrong, environment="restart")
     results = steps(env, 12)
@@ -77,13 +86,15 @@ def test_failed_copies_are_made_anew_and_their_episodes_not_reported(wrong):
     assert not results[5][2].any()
 
 
-def test_restarts_are_resumed_exactly():
-    env, restored = env_of("raises", environment="restart"), env_of("raises", environment="restart")
+@pytest.mark.parametrize("wrong", ["raises", "reset"])
+def test_restarts_are_resumed_exactly(wrong):
+    env, restored = (env_of(wrong, environment="restart") for _ in range(2))
     steps(env, 7)
     restored.load_state_dict(env.state_dict())
     for _ in range(10):
         one, other = (each.step(np.zeros(2, dtype=np.int64)) for each in (env, restored))
         np.testing.assert_array_equal(one[0], other[0])
+    assert env.failures.counts == restored.failures.counts == {"restarts": 6}
 
 
 @pytest.mark.parametrize("wrong", ["reward", "observation", "last"])
