@@ -20,7 +20,7 @@ slow: $(READY)             ## the tests that take longer
 	$(BIN)/python -m pytest -q -m slow
 
 faults: $(READY)           ## kills, full disks, damaged files, random command lines, a soak: hours
-	$(BIN)/python -m tests.faults --kills 200 --writes --mutations 10000 --fuzz 100000 --soak 3600
+	$(BIN)/python -m tests.faults --kills 200 --writes --mutations 10000 --fuzz 100000 --fuzz-run 200 --soak 3600
 
 audit: $(READY)            ## known vulnerabilities of the versions in constraints.txt; needs the network
 	@.ci/audit

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents import AGENTS, Agent
 from configs import RunConfig, UserError, nearest, typed
 from plasticity import AdamO, NetworkSpec
+from plasticity.diagnostics import METRICS
 from plasticity.methods import METHODS, Method
 
 
@@ -221,6 +222,12 @@ def make_methods(config: RunConfig) -> dict[str, Method]:
     for name, options in config.method.items():
         methods[name] = typed(METHODS[name], options or {}, f"method.{name}")
     return methods
+
+
+def check_metrics(config: RunConfig) -> None:
+    """Raises ValueError for a metric that there is not."""
+    for name in config.diagnostics.metrics or ():
+        METRICS[name]
 
 
 def optimizer_arguments(

@@ -17,7 +17,7 @@ from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from agents import Agent
-from agents.options import agent_options, make_agent, make_methods, network_spec
+from agents.options import agent_options, check_metrics, make_agent, make_methods, network_spec
 from agents.pack import Pack, sharing
 from agents.run import dashboard, summary
 from agents.run.callback import RunCallback
@@ -62,6 +62,7 @@ def build(config: RunConfig) -> Parts:
     torch.set_num_threads(config.threads)
     try:
         network_spec(config), make_methods(config)  # cheap to check before environments are made
+        check_metrics(config)
         n_envs = agent_options(config).n_envs
         sequence = Sequence.from_config(config.sequence, config.seed, n_envs)
         env: VecEnv = SwitchingVecEnv(sequence, n_envs, config.seed, failures=Failures(config.faults))

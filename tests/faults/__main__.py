@@ -1,4 +1,4 @@
-"""The long form: python -m tests.faults --kills 200 --fuzz 100000 --mutations 10000 --writes --soak 3600."""
+"""The long form: python -m tests.faults --kills 200 --fuzz 100000 --fuzz-run 200 --mutations 10000 --writes ..."""
 
 import argparse
 import tempfile
@@ -11,7 +11,8 @@ def main() -> None:
     parser.add_argument(
         "--kills", type=int, default=0, help="SIGKILLs at random moments, each followed by a resume"
     )
-    parser.add_argument("--fuzz", type=int, default=0, help="random command lines, run or refused")
+    parser.add_argument("--fuzz", type=int, default=0, help="random command lines, accepted or refused")
+    parser.add_argument("--fuzz-run", type=int, default=0, help="how many of those accepted are run, shortly")
     parser.add_argument(
         "--mutations", type=int, default=0, help="damaged and hostile checkpoints, opened or refused"
     )
@@ -25,7 +26,7 @@ def main() -> None:
 
     wanted = {
         "kills": lambda folder: kills.kill_and_resume(folder, given.kills, given.seed),
-        "fuzz": lambda folder: fuzz.fuzz(folder, given.fuzz, given.seed),
+        "fuzz": lambda folder: fuzz.fuzz(folder, given.fuzz, given.seed, given.fuzz_run),
         "mutations": lambda folder: mutations.mutate(folder, given.mutations, given.seed),
         "writes": lambda folder: writes.fail_each(folder),
         "soak": lambda folder: soak.soak(folder, given.soak),

@@ -18,10 +18,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from agents.options import agent_options, make_methods, network_spec, optimizer_arguments
+from agents.options import agent_options, check_metrics, make_methods, network_spec, optimizer_arguments
 from configs import RunConfig, UserError, command_line
 from configs.command_line import FOLDER, check_overrides, composed, groups, register_resolvers, resolve
 from envs import Sequence
+from tests.faults.short_runs import run_each
 
 VALUES = ("0", "1", "-1", "1e-3", "1e400", "nan", "inf", "-inf", "null", "true", "[]", "[1]", "{}", "{a:1}", "abc",
           "''", "'a b'", "ü", "a=b", "${seed}", "${nothing}", "${oc.env:HOME}", "999999999999999999999", "0x10", "1_0",
@@ -30,19 +31,20 @@ VALUES = ("0", "1", "-1", "1e-3", "1e400", "nan", "inf", "-inf", "null", "true",
 
 
 GROUPS = groups()
-SECONDS = 10
-"""After which an answer counts as a hang."""
+SECONDS = 60
+"""After which an answer counts as a hang; on a busy machine one took more than ten."""
 CHECKED = 100
 """Every so many command lines, one is answered with Hydra's own composition too."""
 
 
-def fuzz(folder: Path, count: int, seed: int) -> Counter:
-    """How many of `count` command lines were accepted and how many refused.
+def fuzz(folder: Path, count: int, seed: int, runs: int = 0) -> Counter:
+    """How many of `count` command lines were accepted and how many refused; `runs` of those accepted are run.
 
     Raises:
-        AssertionError: names those that were answered by another error than UserError, or by more than one line.
+        AssertionError: names those that were answered by another error than UserError, or by more than one line, and
+            those whose run ended as none may.
     """
-    chance, counts, faults = random.Random(seed), Counter(), {}
+    chance, counts, faults, accepted = random.Random(seed), Counter(), {}, []
     register_resolvers()
     keys = _keys()
     signal.signal(signal.SIGALRM, _hang)
@@ -61,9 +63,12 @@ def fuzz(folder: Path, count: int, seed: int) -> Counter:
             counts["faults"] += 1
         else:
             counts["refused" if said else "accepted"] += 1
+            if not said:
+                accepted.append(words)
         if number % 1_000 == 999:
             print(f"\r{dict(counts)}, {faults}", end="", file=sys.stderr, flush=True)
     assert not (folder / "run").exists()
+    counts += run_each(folder, chance.sample(accepted, min(runs, len(accepted))), faults)
     assert not faults, f"{dict(counts)}: " + "; ".join(f"{words}: {said}" for said, words in faults.items())
     return counts
 
@@ -91,6 +96,7 @@ def _describe(config: RunConfig) -> None:
         options, network = agent_options(config), network_spec(config)
         optimizer_arguments(config, network)
         make_methods(config)
+        check_metrics(config)
         Sequence.from_config(config.sequence, config.seed, options.n_envs)
     except ValueError as error:
         raise UserError(str(error)) from error

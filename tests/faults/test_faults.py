@@ -14,8 +14,9 @@ def test_damaged_checkpoints_are_refused(tmp_path):
 
 
 def test_command_lines_run_or_are_refused(tmp_path):
-    counts = fuzz.fuzz(tmp_path, 40, 1)
+    counts = fuzz.fuzz(tmp_path, 40, 1, runs=2)
     assert min(counts["refused"], counts["accepted"]) > 0
+    assert counts["finished"] + counts["refused when built"] + counts["numbers not finite"] == 2
 
 
 def test_a_write_that_fails_ends_the_run_clearly(tmp_path):

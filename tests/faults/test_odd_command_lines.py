@@ -10,6 +10,7 @@ from tests.faults.fuzz import _answer
     [(["network=null"], "There is no network 'None'"),
      (["++method.redo=2"], "'method.redo' is 2, but must hold options"),
      (["++sequence.cycles=999999999999999999999"], "it must be at most 1e+06"),
+     (["diagnostics.metrics=[relu,tanh]"], "unknown metric 'relu'"),
      (["agent.name=[]"], "There is no agent '[]'"),
      (["optimizer.name={}"], "There is no optimizer '{}'"),
      (["evaluation=0.0001", "evaluation=[relu,tanh]", "++evaluation.eisodes=nan"],
