@@ -171,6 +171,10 @@ class FrameReplay(CountedReplay):
         ring[numbers % len(ring)] = self._ring[numbers % len(self._ring)]
         self._ring = ring
 
+    def numbered(self, steps: slice) -> np.ndarray:
+        """(K, 2, N, C) numbers of the frames at `steps`: of the observations and of the next ones."""
+        return self._numbers[:, steps].swapaxes(0, 1)
+
     def stacks(self, numbers: np.ndarray) -> np.ndarray:
         """(..., C) numbers -> (..., C, H, W) frames."""
         frames = self._ring[numbers % len(self._ring)]

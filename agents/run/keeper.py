@@ -87,8 +87,8 @@ class Keeper:
             return
         for path in record_files(self.folder.path):
             sync_path(path)
-        if self._log:
-            self._log.sync()
+        if self._log and snapshot.replay:
+            self._log.sync(snapshot.replay)
         self._keep_older()
         write_whole(self.folder.checkpoint, snapshot.content)
         self._latest, self.saved_at = None, snapshot.agent_step

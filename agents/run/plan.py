@@ -19,6 +19,7 @@ from rich.table import Table
 
 from agents.options import agent_options
 from agents.pack import Pack
+from agents.replay import FrameReplay
 from agents.run.experiment import Parts, build
 from agents.run.replay_log import SEGMENTS
 from configs import RunConfig
@@ -150,8 +151,9 @@ def disk(config: RunConfig, parts: Parts) -> str:
     if replay is None or not config.checkpoint.replay:
         return checkpoints
     seen: Any = agent.observation_space
+    once = seen.shape[1:] if isinstance(replay, FrameReplay) else seen.shape
     steps = replay.buffer_size * agent.n_envs * (1 + 1 / SEGMENTS)
-    full = steps * int(np.prod(seen.shape)) * seen.dtype.itemsize / 2**20
+    full = steps * int(np.prod(once)) * seen.dtype.itemsize / 2**20
     return f"{checkpoints}, and about {full:,.0f} MiB for the full replay, written as it grows"
 
 

@@ -1,7 +1,10 @@
 """DQN's replay buffer on disk, written as it grows: a checkpoint costs what is new, not the whole buffer.
 
-replay-<number>.rows    one record per vector step: observations, actions, rewards, dones, timeouts
+replay-<number>.rows    one record per vector step: actions, rewards, dones, timeouts, and either
+                        the observations, or
+                        the numbers of the frames of which the observations and the next ones are stacked
 replay-<number>.ends    the next observations of those steps where they are not the observations of the step after
+replay-<number>.frames  the frames of these numbers, each once: a quarter of what four stacked frames take
 
 Segments are only ever appended to. A checkpoint notes how much of each segment was there, with a checksum, so what
 was appended later does not matter. A segment goes when the buffer has overwritten all of it and no checkpoint that
@@ -13,17 +16,17 @@ from __future__ import annotations
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from agents.replay import CountedReplay
+from agents.replay import BLACK, WHITE, CountedReplay, FrameReplay
 from agents.run.files import sync_folder, sync_path
 from configs import UserError
 
 SEGMENTS = 8
 """Into so many the buffer is divided: at most an eighth more than the buffer lies on disk."""
-PLAIN = ("observations", "actions", "rewards", "dones", "timeouts")
+PLAIN = ("actions", "rewards", "dones", "timeouts")
 
 
 @dataclass
@@ -33,9 +36,95 @@ class Segment:
     number: int
     first: int  # vector step since the buffer was last cleared
     rows: int = 0
-    ends: int = 0
+    ends: int = 0  # or frames
     rows_checksum: int = 0  # CRC-32
     ends_checksum: int = 0
+
+
+class Form(Protocol):
+    """How observations are written.
+
+    Attributes:
+        suffix: of the second file.
+        row: what a row holds of them.
+        other: a record of the second file.
+    """
+
+    suffix: str
+    row: list[Any]
+    other: np.dtype
+
+    def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> np.ndarray:
+        """Fills its part of `rows`, which follow those of `segment` and are in the buffer at `slots`.
+
+        Gives back what is to be appended to the second file.
+        """
+
+    def read(self, rows: np.ndarray, others: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+        """The observations of `rows` and the next ones."""
+
+
+class Whole:
+    """Every observation once: most next observations are the observations of the step after."""
+
+    suffix = ".ends"
+
+    def __init__(self, replay: CountedReplay) -> None:
+        self.replay = replay
+        self.row = [("observations", *_row_of(replay, "observations"))]
+        self.other = np.dtype([("step", np.int64), ("observations", *_row_of(replay, "next_observations"))])
+
+    def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> np.ndarray:
+        """The ends are the next observations that cannot be found in the row after."""
+        rows["observations"] = here = self.replay.observations[slots]
+        after = self.replay.next_observations[slots]
+        follows = [one.tobytes() == next_.tobytes() for one, next_ in zip(after[:-1], here[1:], strict=True)]
+        steps = np.flatnonzero([not same for same in follows] + [True])
+        ends = np.empty(len(steps), self.other)
+        ends["step"], ends["observations"] = segment.first + segment.rows + steps, after[steps]
+        return ends
+
+    def read(self, rows: np.ndarray, ends: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+        """What `write` was given."""
+        if not len(ends):
+            raise UserError("The replay buffer's segments do not follow one another.")
+        after = np.empty_like(rows["observations"])
+        after[:-1] = rows["observations"][1:]
+        after[ends["step"] - segment.first] = ends["observations"]
+        return rows["observations"], after
+
+
+class Frames:
+    """Every frame once, as the buffer itself keeps them."""
+
+    suffix = ".frames"
+
+    def __init__(self, replay: FrameReplay) -> None:
+        self.replay = replay
+        self.row = [("numbers", np.int32, replay.numbered(slice(0)).shape[1:])]
+        self.other = np.dtype([("number", np.int32), ("pixels", np.uint8, replay.obs_shape[1:])])
+        self._written = np.empty(0, np.int32)  # in the present segment
+
+    def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> np.ndarray:
+        """The frames are those that are not in the segment yet."""
+        rows["numbers"] = numbers = self.replay.numbered(slots)
+        written = self._written if segment.rows else self._written[:0]
+        new = np.setdiff1d(numbers[numbers >= 0], written)
+        self._written = np.concatenate([written, new])
+        frames = np.empty(len(new), self.other)
+        frames["number"], frames["pixels"] = new, self.replay.stacks(new)
+        return frames
+
+    def read(self, rows: np.ndarray, frames: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+        """What `write` was given."""
+        constant, wanted = np.array([BLACK, WHITE], np.int32), rows["numbers"]
+        numbers = np.concatenate([constant, frames["number"]])
+        order = np.argsort(numbers)
+        places = order[np.searchsorted(numbers, wanted, sorter=order).clip(max=len(numbers) - 1)]
+        if (numbers[places] != wanted).any():
+            raise UserError("Frames of the replay buffer are missing.")
+        pixels = np.concatenate([self.replay.stacks(constant), frames["pixels"]])
+        return pixels[places[:, 0]], pixels[places[:, 1]]
 
 
 class ReplayLog:
@@ -51,8 +140,8 @@ class ReplayLog:
         self._segments: list[Segment] = []
         self._fresh = True  # begin a new segment: what is behind the noted end of an old one is unknown
         self._generation = replay.generation
-        self._row = np.dtype([(name, *_row_of(replay, name)) for name in PLAIN])
-        self._end = np.dtype([("step", np.int64), ("observations", *_row_of(replay, "next_observations"))])
+        self._form: Form = Frames(replay) if isinstance(replay, FrameReplay) else Whole(replay)
+        self._row = np.dtype([*self._form.row, *((name, *_row_of(replay, name)) for name in PLAIN)])
 
     def append(self) -> dict[str, Any]:
         """Writes what is new in the buffer; gives back what a checkpoint notes: plain values."""
@@ -72,12 +161,15 @@ class ReplayLog:
         self._segments = [s for s in self._segments if s.first + s.rows > oldest]
         return {"added": replay.added, "segments": [asdict(segment) for segment in self._segments]}
 
-    def sync(self) -> None:
-        """Flushes to the disk what `append` wrote."""
-        for segment in self._segments:
-            for path in self._paths(segment.number):
+    def sync(self, noted: dict[str, Any]) -> None:
+        """Flushes to the disk what `append` wrote until it gave back `noted`.
+
+        What it wrote later may be incomplete: a run that has to stop while it appends has its last snapshot written.
+        """
+        for segment in noted["segments"]:
+            for path in self._paths(segment["number"]):
                 sync_path(path)
-        if self._segments:
+        if noted["segments"]:
             sync_folder(self.folder)
 
     def load(self, noted: dict[str, Any]) -> None:
@@ -90,7 +182,7 @@ class ReplayLog:
         segments = [Segment(**entry) for entry in noted["segments"]]
         wanted = max(added - replay.buffer_size, 0)
         for segment in segments:
-            if not 0 <= segment.first <= wanted or segment.rows < 1 or segment.ends < 1:
+            if not 0 <= segment.first <= wanted or segment.rows < 1 or segment.ends < 0:
                 raise UserError("The replay buffer's segments do not follow one another.")
             self._read(segment)
             wanted = segment.first + segment.rows
@@ -108,7 +200,7 @@ class ReplayLog:
                 path.unlink()
 
     def _files(self) -> list[Path]:
-        return [path for path in self.folder.glob("replay-*") if path.suffix in (".rows", ".ends")]
+        return [path for path in self.folder.glob("replay-*") if path.suffix in (".rows", ".ends", ".frames")]
 
     @property
     def _segment_rows(self) -> int:
@@ -128,29 +220,24 @@ class ReplayLog:
         rows = np.empty(end - begin, self._row)
         for name in PLAIN:
             rows[name] = getattr(replay, name)[slots]
-        after, here = replay.next_observations[slots], rows["observations"]
-        follows = [one.tobytes() == next_.tobytes() for one, next_ in zip(after[:-1], here[1:], strict=True)]
-        steps = np.flatnonzero([not same for same in follows] + [True])
-        ends = np.empty(len(steps), self._end)
-        ends["step"], ends["observations"] = begin + steps, after[steps]
-        rows_path, ends_path = self._paths(segment.number)
+        others = self._form.write(rows, slots, segment)
+        rows_path, others_path = self._paths(segment.number)
         segment.rows_checksum = _append(rows_path, rows, segment.rows_checksum)
-        segment.ends_checksum = _append(ends_path, ends, segment.ends_checksum)
+        segment.ends_checksum = _append(others_path, others, segment.ends_checksum)
         segment.rows += len(rows)
-        segment.ends += len(ends)
+        segment.ends += len(others)
 
     def _read(self, segment: Segment) -> None:
-        rows_path, ends_path = self._paths(segment.number)
+        rows_path, others_path = self._paths(segment.number)
         rows = _read(rows_path, self._row, segment.rows, segment.rows_checksum)
-        ends = _read(ends_path, self._end, segment.ends, segment.ends_checksum)
-        after = np.empty_like(rows["observations"])
-        after[:-1] = rows["observations"][1:]
-        after[ends["step"] - segment.first] = ends["observations"]
-        self.replay.refill(segment.first, {name: rows[name] for name in PLAIN} | {"next_observations": after})
+        others = _read(others_path, self._form.other, segment.ends, segment.ends_checksum)
+        observations, after = self._form.read(rows, others, segment)
+        steps = {"observations": observations, "next_observations": after}
+        self.replay.refill(segment.first, steps | {name: rows[name] for name in PLAIN})
 
     def _paths(self, number: int) -> tuple[Path, Path]:
         name = f"replay-{int(number):06}"
-        return self.folder / f"{name}.rows", self.folder / f"{name}.ends"
+        return self.folder / f"{name}.rows", self.folder / f"{name}{self._form.suffix}"
 
 
 def _row_of(replay: CountedReplay, name: str) -> tuple[np.dtype, tuple[int, ...]]:

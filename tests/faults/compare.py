@@ -80,4 +80,5 @@ def _replay(folder: Path) -> dict[str, np.ndarray]:
     replay = parts.agent.replay_buffer
     ReplayLog(folder, replay).load(noted)
     parts.env.close()
-    return {name: getattr(replay, name)[: replay.size()] for name in (*PLAIN, "next_observations")}
+    names = ("observations", *PLAIN, "next_observations")
+    return {name: getattr(replay, name)[: replay.size()] for name in names}
