@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from configs.command_line import check_overrides, register_resolvers, resolve
-from configs.errors import RunStopped, UserError
+from configs.errors import Interrupted, RunStopped, UserError
 
 register_resolvers()
 
@@ -27,7 +27,7 @@ def run(composed: DictConfig) -> Any:
         return _dispatch(composed)
     except UserError as error:
         _refuse(error)
-    except RunStopped as stopped:
+    except (RunStopped, Interrupted) as stopped:
         run_dir = composed.resume or composed.run_dir
         saved = "" if stopped.saved_at is None else f" Saved at agent step {stopped.saved_at:,}."
         print(f"{stopped}{saved} Continue with: python train.py resume={run_dir}", file=sys.stderr)

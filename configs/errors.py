@@ -28,6 +28,23 @@ class RunStopped(Exception):
     saved_at: int | None = None
 
 
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop by one of STOP_SIGNALS.
+
+    No Exception: it may come in the middle of an environment's step, and must not pass for a failure of that.
+
+    Attributes:
+        exit_code, saves, saved_at: as of RunStopped.
+    """
+
+    saved_at: int | None = None
+
+    def __init__(self, number: int, at_once: bool = False) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}.")
+        self.exit_code = 128 + number
+        self.saves = not at_once
+
+
 def nearest(given: object, known: Iterable[str]) -> str:
     """A sentence that names the closest entry of `known` to `given`, or lists them all."""
     names = sorted(known)

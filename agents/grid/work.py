@@ -26,10 +26,10 @@ from agents.grid.cell import beside, folder_of, identity
 from agents.grid.references import referred
 from agents.pack import Pack
 from agents.run import experiment
-from agents.run.callback import Interrupted
 from agents.run.folder import RunFolder, write_json
 from configs import RunConfig, UserError
 from configs.command_line import resolve
+from configs.errors import Interrupted
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,6 @@ def _work(config: RunConfig, said: io.StringIO) -> Outcome:
             try:
                 did, content = _advance(config)
             except (Exception, SystemExit) as error:
-                if isinstance(error, Interrupted):
-                    raise
                 return _failed(failure, error, said.getvalue(), time.monotonic() - began)
     except Busy as busy:
         return Outcome(str(folder), "busy", time.monotonic() - began, reason=str(busy))

@@ -23,13 +23,11 @@ from agents.run.numbers import NumberWatch
 from agents.run.progress import ProgressBar
 from agents.run.recording import Recorder
 from agents.run.state import RunState
-from agents.run.stopping import Interrupted, StopRequest
+from agents.run.stopping import StopRequest
 from configs import RunConfig
 from envs.normalize import statistics_of
 from envs.sequence import Sequence, Visit
 from plasticity.diagnostics import DEFAULT_METRICS, diagnose
-
-__all__ = ["Interrupted", "RunCallback"]
 
 
 class RunCallback(BaseCallback):

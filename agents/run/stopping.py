@@ -12,19 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from configs.errors import STOP_SIGNALS, RunStopped
+from configs.errors import STOP_SIGNALS, Interrupted
 
 GRACE = 5.0
 """Seconds. Slurm gives 30 before it kills, Kubernetes too; writing a checkpoint must fit in as well."""
-
-
-class Interrupted(RunStopped):
-    """The run was asked to stop."""
-
-    def __init__(self, number: int, at_once: bool = False) -> None:
-        super().__init__(f"Stopped by {signal.Signals(number).name}.")
-        self.exit_code = 128 + number
-        self.saves = not at_once
 
 
 class StopRequest:

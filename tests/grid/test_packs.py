@@ -15,9 +15,9 @@ from agents.grid.cell import Cell
 from agents.grid.expand import Composer
 from agents.grid.packs import can_share, packed, words_of
 from agents.grid.work import work, work_together
-from agents.run.callback import Interrupted
 from agents.run.folder import RunFolder
 from agents.run.returns import Returns
+from configs.errors import Interrupted
 
 
 def cell(seed, arm="Adam", words=("network=relu",)):

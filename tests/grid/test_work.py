@@ -19,9 +19,9 @@ from agents.grid.cell import beside
 from agents.grid.expand import Composer
 from agents.grid.work import claimed, work
 from agents.run import experiment
-from agents.run.callback import Interrupted
 from agents.run.returns import Returns
 from configs.command_line import composed
+from configs.errors import Interrupted
 
 ROOT = Path(__file__).parent.parent.parent
 

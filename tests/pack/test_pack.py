@@ -12,7 +12,8 @@ from agents import ContinualClassifier, ContinualDQN, ContinualPPO
 from agents.pack import Pack
 from agents.pack import pack as pack_module
 from agents.pack.pack import why_alone
-from agents.run.stopping import Interrupted, StopRequest
+from agents.run.stopping import StopRequest
+from configs.errors import Interrupted
 from configs.schema import SequenceConfig, SwitchConfig, TaskConfig
 from envs import Sequence, SwitchingVecEnv
 from plasticity import AdamO, NetworkSpec

@@ -6,7 +6,8 @@ import signal
 import pytest
 
 from agents.run import experiment
-from agents.run.callback import Interrupted, RunCallback
+from agents.run.callback import RunCallback
+from configs.errors import Interrupted
 from tests.faults.compare import differences
 
 QUIET = ["diagnostics.every=0", "evaluation.episodes=0", "log_every=500", "checkpoint.every=100000"]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from agents.run import experiment
-from agents.run.callback import Interrupted, RunCallback
+from agents.run.callback import RunCallback
 from configs import UserError
+from configs.errors import Interrupted
 
 
 def interrupt_at(monkeypatch, step):

@@ -1,16 +1,17 @@
 """A run that is asked to stop while it is busy stops all the same, and resumes to the same end."""
 
+import itertools
 import os
 import signal
 import threading
 import time
 
 import pytest
+from gymnasium.envs.classic_control import MountainCarEnv
 
 from agents.run import experiment, stopping
-from agents.run.callback import Interrupted
 from agents.run.evaluation import Evaluator
-from configs.errors import STOP_SIGNALS
+from configs.errors import STOP_SIGNALS, Interrupted
 from tests.faults.compare import differences
 
 WORDS = ("sequence=nine_rooms-smoke", "network=relu", "optimizer=adam", "log_every=300", "diagnostics.every=0",
@@ -44,6 +45,31 @@ def test_long_evaluation_does_not_keep_a_run_from_stopping(configured, tmp_path,
     experiment.resume(str(tmp_path / "parts"))
     assert not differences(tmp_path / "whole", tmp_path / "parts")
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_environment_that_hangs_when_a_run_is_stopped_has_not_failed(configured, tmp_path, monkeypatch):
+    """Its step is left where it is."""
+    monkeypatch.setattr(stopping, "GRACE", 0.5)
+    step, calls = MountainCarEnv.step, itertools.count()
+
+    def hangs(self, action):
+        if stopping.StopRequest._listening and next(calls) == 300:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1000)
+        return step(self, action)
+
+    monkeypatch.setattr(MountainCarEnv, "step", hangs)
+    words = [word for word in WORDS if not word.startswith("sequence=")]
+    with pytest.raises(Interrupted) as stopped:
+        experiment.start(
+            configured(
+                *words,
+                "sequence=cartpole-smoke",
+                "sequence.tasks=[{env:MountainCar-v0,agent_steps:600}]",
+                f"run_dir={tmp_path / 'run'}",
+            )
+        )
+    assert stopped.value.exit_code == 143
 
 
 def test_asked_twice_it_stops_at_once(configured, tmp_path, monkeypatch):
