@@ -135,7 +135,7 @@ def play(env, steps, reset=True):
     return seen
 
 
-def same(one, other):
+def assert_same(one, other):
     np.testing.assert_equal(one, other)
 
 
@@ -162,12 +162,12 @@ def test_failed_copy_is_made_anew_and_the_other_goes_on(env_of, wrong):
     results, others = play(env, 12), play(undisturbed, 12)
     assert env.failures.counts["restarts"] == 1
     for result, other in zip(results[1:], others[1:], strict=True):
-        same([part[0] for part in result[:3]], [part[0] for part in other[:3]])
+        assert_same([part[0] for part in result[:3]], [part[0] for part in other[:3]])
     observations, rewards, dones, _, last, _ = results[5]
     assert dones[1]
     assert not dones[0]
     assert rewards[1] == 0
-    same(last, results[4][0][1])
+    assert_same(last, results[4][0][1])
     assert not np.array_equal(observations[1], last)
     returns = [result[5] for result in results[1:] if any(result[5])]
     assert returns == [[8.0, None]]  # none of what was cut short
@@ -178,7 +178,7 @@ def test_what_raises_is_treated_as_without_processes(env_of, at):
     inside, alone = (
         env_of("raises", at, environment="restart", isolate=isolate) for isolate in (False, True)
     )
-    same(play(inside, 12), play(alone, 12))
+    assert_same(play(inside, 12), play(alone, 12))
     assert inside.failures.counts == alone.failures.counts == {"restarts": 1}
     said = []
     for isolate in (False, True):
@@ -193,17 +193,17 @@ def test_processes_change_no_number_and_restore_exactly(env_of, environment):
     inside, alone, restored = (
         env_of("", env=environment, isolate=isolate) for isolate in (False, True, True)
     )
-    same(play(inside, 40), play(alone, 40))
+    assert_same(play(inside, 40), play(alone, 40))
     restored.load_state_dict(alone.state_dict())
-    same(play(inside, 60, reset=False), play(alone, 60, reset=False))
-    same(play(alone, 20, reset=False), play(restored, 80, reset=False)[60:])
+    assert_same(play(inside, 60, reset=False), play(alone, 60, reset=False))
+    assert_same(play(alone, 20, reset=False), play(restored, 80, reset=False)[60:])
 
 
 def test_restarts_are_resumed_exactly(env_of):
     env, restored = (env_of("exits", environment="restart") for _ in range(2))
     play(env, 7)
     restored.load_state_dict(env.state_dict())
-    same(play(env, 20, reset=False), play(restored, 20, reset=False))
+    assert_same(play(env, 20, reset=False), play(restored, 20, reset=False))
 
 
 def test_one_that_died_between_steps_is_saved_as_dead(env_of):
@@ -212,9 +212,9 @@ def test_one_that_died_between_steps_is_saved_as_dead(env_of):
     os.kill(pids(env)[1], signal.SIGKILL)
     restored.load_state_dict(env.state_dict())
     one, other = play(env, 10, reset=False), play(restored, 10, reset=False)
-    same(one, other)
+    assert_same(one, other)
     assert one[0][2].tolist() == [False, True]
-    same(one[0][4], seen[-1][0][1])
+    assert_same(one[0][4], seen[-1][0][1])
     assert env.failures.counts == restored.failures.counts == {"restarts": 1}
 
 
@@ -256,7 +256,7 @@ def test_registering_in_the_process_warns_of_nothing():
     task = Sequence.from_config(SequenceConfig("t", [TaskConfig("ALE/Pong-v5", agent_steps=1)]), 0).tasks[0]
     worker = Worker(functools.partial(_strictly, task, gymnasium.spec(task.env)), "copy 0")
     worker.ask(60, "make")
-    worker.answer()
+    worker.answer()  # raises what was raised there, a warning too
     worker.close()
 
 
@@ -297,7 +297,7 @@ def test_step_that_was_interrupted_leaves_no_answer_behind(env_of):
     finally:
         signal.signal(signal.SIGALRM, before)
     env.agent_steps = 0  # or `reset` draws another seed
-    same(play(env, 6), play(undisturbed, 6))
+    assert_same(play(env, 6), play(undisturbed, 6))
 
 
 @pytest.mark.parametrize("wrong", ["", "hangs", "hangs when closed"])
