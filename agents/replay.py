@@ -175,6 +175,12 @@ class FrameReplay(CountedReplay):
         """(K, 2, N, C) numbers of the frames at `steps`: of the observations and of the next ones."""
         return self._numbers[:, steps].swapaxes(0, 1)
 
+    def frames(self, first: int, end: int) -> list[np.ndarray]:
+        """The frames numbered `first` to `end` - 1, (K, H, W) each, not copied: two parts, the ring being round."""
+        size, place = len(self._ring), first % len(self._ring)
+        count = end - first
+        return [self._ring[place : place + count], self._ring[: max(place + count - size, 0)]]
+
     def stacks(self, numbers: np.ndarray) -> np.ndarray:
         """(..., C) numbers -> (..., C, H, W) frames."""
         frames = self._ring[numbers % len(self._ring)]

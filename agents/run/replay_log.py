@@ -2,9 +2,9 @@
 
 replay-<number>.rows    one record per vector step: actions, rewards, dones, timeouts, and either
                         the observations, or
-                        the numbers of the frames of which the observations and the next ones are stacked
+                        the places of the frames of which the observations and the next ones are stacked
 replay-<number>.ends    the next observations of those steps where they are not the observations of the step after
-replay-<number>.frames  the frames of these numbers, each once: a quarter of what four stacked frames take
+replay-<number>.frames  the frames at these places, each once: a quarter of what four stacked frames take
 
 Segments are only ever appended to. A checkpoint notes how much of each segment was there, with a checksum, so what
 was appended later does not matter. A segment goes when the buffer has overwritten all of it and no checkpoint that
@@ -14,6 +14,7 @@ is kept needs it.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,10 +55,10 @@ class Form(Protocol):
     row: list[Any]
     other: np.dtype
 
-    def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> np.ndarray:
+    def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> Sequence[np.ndarray]:
         """Fills its part of `rows`, which follow those of `segment` and are in the buffer at `slots`.
 
-        Gives back what is to be appended to the second file.
+        Gives back what is to be appended to the second file, (K, ...) records each.
         """
 
     def read(self, rows: np.ndarray, others: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +75,7 @@ class Whole:
         self.row = [("observations", *_row_of(replay, "observations"))]
         self.other = np.dtype([("step", np.int64), ("observations", *_row_of(replay, "next_observations"))])
 
-    def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> np.ndarray:
+    def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> Sequence[np.ndarray]:
         """The ends are the next observations that cannot be found in the row after."""
         rows["observations"] = here = self.replay.observations[slots]
         after = self.replay.next_observations[slots]
@@ -82,7 +83,7 @@ class Whole:
         steps = np.flatnonzero([not same for same in follows] + [True])
         ends = np.empty(len(steps), self.other)
         ends["step"], ends["observations"] = segment.first + segment.rows + steps, after[steps]
-        return ends
+        return [ends]
 
     def read(self, rows: np.ndarray, ends: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         """What `write` was given."""
@@ -95,35 +96,51 @@ class Whole:
 
 
 class Frames:
-    """Every frame once, as the buffer itself keeps them."""
+    """Every frame once: the second file is what the buffer's ring of frames was given, and rows tell places in it."""
 
     suffix = ".frames"
 
     def __init__(self, replay: FrameReplay) -> None:
         self.replay = replay
-        self.row = [("numbers", np.int32, replay.numbered(slice(0)).shape[1:])]
-        self.other = np.dtype([("number", np.int32), ("pixels", np.uint8, replay.obs_shape[1:])])
-        self._written = np.empty(0, np.int32)  # in the present segment
+        self.row = [("places", np.int32, replay.numbered(slice(0)).shape[1:])]
+        self.other = np.dtype((np.uint8, replay.obs_shape[1:]))
+        self._early = np.empty(0, np.int64)
+        """Numbers of the frames with which the segment begins, in order; all later ones follow without a gap."""
+        self._last = -1  # number of the newest frame in the segment
 
-    def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> np.ndarray:
-        """The frames are those that are not in the segment yet."""
-        rows["numbers"] = numbers = self.replay.numbered(slots)
-        written = self._written if segment.rows else self._written[:0]
-        new = np.setdiff1d(numbers[numbers >= 0], written)
-        self._written = np.concatenate([written, new])
-        frames = np.empty(len(new), self.other)
-        frames["number"], frames["pixels"] = new, self.replay.stacks(new)
-        return frames
+    def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> Sequence[np.ndarray]:
+        """The frames are those that are not in the segment yet.
+
+        A step's frames are new, or were those of the step before: so a segment begins with those of its first step.
+        """
+        numbers = self.replay.numbered(slots)
+        begins: list[np.ndarray] = []
+        if not segment.rows:
+            self._early = np.unique(numbers[0][numbers[0] >= 0])
+            self._last = int(self._early.max(initial=-1))
+            begins = [self.replay.stacks(self._early)]
+        newest = max(self._last, int(numbers.max()))
+        new = self.replay.frames(self._last + 1, newest + 1)
+        self._last = newest
+        rows["places"] = self._places(numbers)
+        return [*begins, *new]
+
+    def _places(self, numbers: np.ndarray) -> np.ndarray:
+        """Where in the segment's file the frames are; constant ones keep their negative numbers."""
+        early = self._early
+        newest = int(early.max(initial=-1))
+        places = np.where(numbers > newest, numbers - (newest + 1 - len(early)), numbers)
+        known = (numbers >= 0) & (numbers <= newest)
+        places[known] = np.searchsorted(early, numbers[known])
+        return places
 
     def read(self, rows: np.ndarray, frames: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         """What `write` was given."""
-        constant, wanted = np.array([BLACK, WHITE], np.int32), rows["numbers"]
-        numbers = np.concatenate([constant, frames["number"]])
-        order = np.argsort(numbers)
-        places = order[np.searchsorted(numbers, wanted, sorter=order).clip(max=len(numbers) - 1)]
-        if (numbers[places] != wanted).any():
+        places = rows["places"]
+        if places.max(initial=-1) >= len(frames) or places.min(initial=0) < WHITE:
             raise UserError("Frames of the replay buffer are missing.")
-        pixels = np.concatenate([self.replay.stacks(constant), frames["pixels"]])
+        constant = self.replay.stacks(np.array([WHITE, BLACK]))  # at the end, where -2 and -1 point
+        pixels = np.concatenate([frames, constant])
         return pixels[places[:, 0]], pixels[places[:, 1]]
 
 
@@ -222,10 +239,10 @@ class ReplayLog:
             rows[name] = getattr(replay, name)[slots]
         others = self._form.write(rows, slots, segment)
         rows_path, others_path = self._paths(segment.number)
-        segment.rows_checksum = _append(rows_path, rows, segment.rows_checksum)
+        segment.rows_checksum = _append(rows_path, [rows], segment.rows_checksum)
         segment.ends_checksum = _append(others_path, others, segment.ends_checksum)
         segment.rows += len(rows)
-        segment.ends += len(others)
+        segment.ends += sum(map(len, others))
 
     def _read(self, segment: Segment) -> None:
         rows_path, others_path = self._paths(segment.number)
@@ -249,11 +266,13 @@ def _number(path: Path) -> int:
     return int(path.stem.removeprefix("replay-"))
 
 
-def _append(path: Path, records: np.ndarray, checksum: int) -> int:
-    content = records.tobytes()
+def _append(path: Path, parts: Sequence[np.ndarray], checksum: int) -> int:
     with path.open("ab") as file:
-        file.write(content)
-    return zlib.crc32(content, checksum)
+        for part in parts:
+            content = part.view(np.uint8).data if part.size else b""
+            file.write(content)
+            checksum = zlib.crc32(content, checksum)
+    return checksum
 
 
 def _read(path: Path, record: np.dtype, count: int, checksum: int) -> np.ndarray:
