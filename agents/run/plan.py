@@ -154,7 +154,9 @@ def disk(config: RunConfig, parts: Parts) -> str:
     once = seen.shape[1:] if isinstance(replay, FrameReplay) else seen.shape
     steps = replay.buffer_size * agent.n_envs * (1 + 1 / SEGMENTS)
     full = steps * int(np.prod(once)) * seen.dtype.itemsize / 2**20
-    return f"{checkpoints}, and about {full:,.0f} MiB for the full replay, written as it grows"
+    return (
+        f"{checkpoints}, and at most {full:,.0f} MiB for the full replay, compressed and written as it grows"
+    )
 
 
 def _memory(agent: Any) -> str:

@@ -1,7 +1,10 @@
 """The replay buffer on disk: what comes back is what was there, whatever happened since."""
 
+import zlib
+
 import numpy as np
 import pytest
+import zstandard
 from gymnasium import spaces
 
 from agents.replay import CountedReplay, FrameReplay
@@ -96,9 +99,10 @@ def test_little_more_than_the_buffer_lies_on_disk(tmp_path):
     log = ReplayLog(tmp_path, replay)
     for _ in range(60):
         play(replay, 7, rng)
-        log.remove_all_but([log.append()])
-    rows = sum(path.stat().st_size for path in tmp_path.glob("*.rows")) / log._row.itemsize
-    assert SIZE <= rows <= SIZE * 1.25
+        noted = log.append()
+        log.remove_all_but([noted])
+    assert SIZE <= sum(segment["rows"] for segment in noted["segments"]) <= SIZE * 1.25
+    assert len(list(tmp_path.glob("*.rows"))) == len(noted["segments"])
 
 
 def test_every_frame_is_written_once(tmp_path):
@@ -165,3 +169,35 @@ def test_frames_that_are_missing_are_refused(tmp_path):
         segment |= {"ends": 0, "ends_checksum": 0}
     with pytest.raises(UserError, match="missing"):
         ReplayLog(tmp_path, buffer(FrameReplay)).load(noted)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "name", ["rows", "ends", "rows_bytes", "ends_bytes", "rows_checksum", "ends_checksum"]
+)
+@pytest.mark.parametrize("by", [-1, 1, 10**12])
+def test_a_note_that_does_not_fit_the_files_is_refused(tmp_path, kind, name, by):
+    replay, rng = buffer(kind), np.random.default_rng(0)
+    log = ReplayLog(tmp_path, replay)
+    play(replay, 4, rng)  # less than a segment
+    noted = log.append()
+    (segment,) = noted["segments"]
+    segment[name] += by
+    with pytest.raises(UserError):
+        ReplayLog(tmp_path, buffer(kind)).load(noted)
+
+
+def test_what_unfolds_to_more_than_was_noted_is_refused(tmp_path):
+    """A bomb: little on the disk, without end in memory."""
+    replay = buffer()
+    log = ReplayLog(tmp_path, replay)
+    play(replay, 4, np.random.default_rng(0))
+    noted = log.append()
+    (segment,) = noted["segments"]
+    (path,) = tmp_path.glob("*.rows")
+    zeros = zstandard.compress(bytes(1 << 20))
+    for content in (zeros * 16, zstandard.compress(bytes(1 << 24)), b"no zstd", zeros[:-3]):
+        path.write_bytes(content)
+        segment |= {"rows_bytes": len(content), "rows_checksum": zlib.crc32(content)}
+        with pytest.raises(UserError, match=r"cannot be decompressed|does not hold"):
+            ReplayLog(tmp_path, buffer()).load(noted)
