@@ -89,12 +89,7 @@ class ContinualDQN(Continual, Fast, DQN):
 
     def _loss(self, batch: Any) -> Tensor:
         """The loss of a minibatch without what methods add."""
-        discounts = self.gamma if batch.discounts is None else batch.discounts  # gamma**n for n-step replay
-        with torch.no_grad():
-            next_q = self.q_net_target(batch.next_observations).max(dim=1).values.reshape(-1, 1)
-            target_q = batch.rewards + (1 - batch.dones) * discounts * next_q
-        q = torch.gather(self.q_net(batch.observations), dim=1, index=batch.actions.long())
-        return td_loss(q[:, 0], target_q[:, 0])
+        return self.computed(minibatch_loss)(self.q_net, self.q_net_target, batch, self.gamma)
 
     def dump_logs(self) -> None:
         """SB3's, with the loss read from the device here and not at every update."""
@@ -117,6 +112,16 @@ class ContinualDQN(Continual, Fast, DQN):
         self._current_progress_remaining = self.progress_remaining(self.switch.exploration)
         super()._on_step()
         self._current_progress_remaining = run_progress
+
+
+def minibatch_loss(q_net: Any, q_net_target: Any, batch: Any, gamma: float) -> Tensor:
+    """`td_loss` of what the networks make of a minibatch now."""
+    discounts = gamma if batch.discounts is None else batch.discounts  # gamma**n for n-step replay
+    with torch.no_grad():
+        next_q = q_net_target(batch.next_observations).max(dim=1).values.reshape(-1, 1)
+        target_q = batch.rewards + (1 - batch.dones) * discounts * next_q
+    q = torch.gather(q_net(batch.observations), dim=1, index=batch.actions.long())
+    return td_loss(q[:, 0], target_q[:, 0])
 
 
 def td_loss(q: Tensor, target: Tensor) -> Tensor:

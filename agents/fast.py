@@ -9,6 +9,7 @@ equals itself, also when it is resumed.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from agents.compiled import compiled_loss, why_not
 from agents.fast_policies import PRECISIONS
 from agents.memory import keep_freed_memory
 
@@ -28,32 +30,60 @@ class Fast(BaseAlgorithm):
     Args:
         exact: True computes what stable-baselines3 computes, bit for bit. False computes it fast; where that is
             not possible the run is exact and the log says why.
-        precision: float32, or bfloat16 for the networks of a fast run.
+        precision: float32, or for the networks of a fast run bfloat16 or, on a GPU, tfloat32: products of numbers that
+            are rounded to 10 bits. (Convolutions on a GPU are so anyway, as torch has it.)
+        compile: whether torch compiles the update of a fast run.
 
     Raises:
-        ValueError: an unknown precision, or an exact run in bfloat16.
+        ValueError: an unknown precision, an exact run in another than float32 or compiled, tfloat32 without a GPU, or
+            nothing to compile with.
     """
 
     FAST_POLICIES: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {}
     """Policy -> its fast twin."""
 
-    def __init__(self, *args: Any, exact: bool = True, precision: str = "float32", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        exact: bool = True,
+        precision: str = "float32",
+        compile: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
         if exact and precision != "float32":
             raise ValueError(f"exact=True computes what stable-baselines3 computes, which is not {precision}")
-        self.exact, self.precision = exact, precision
+        if exact and compile:
+            raise ValueError("exact=True computes what stable-baselines3 computes, which is not compiled")
+        if compile and (missing := why_not()):
+            raise ValueError(f"compile=True needs {missing}")
+        self.exact, self.precision, self.compile = exact, precision, compile
         super().__init__(*args, **kwargs)
+
+    def computed(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """`loss`, compiled where that was asked for."""
+        return compiled_loss(loss, self.device.type) if self.compile else loss
 
     def _setup_model(self) -> None:
         reason = self._why_exact()
         if reason and not self.exact:
             LOG.info("this run is exact, not fast: %s", reason)
-            self.exact = True
+            self.exact, self.compile = True, False
         if not self.exact:
             self._choose_fast_parts()
             keep_freed_memory()
+            self._set_precision()
         super()._setup_model()  # type: ignore[safe-super]
+
+    def _set_precision(self) -> None:
+        """Of the products of float32 numbers, which is the process's."""
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high" if self.precision == "tfloat32" else "highest")
+        elif self.precision == "tfloat32":
+            raise ValueError(
+                f"precision='tfloat32' is computed by GPUs alone, and the device is {self.device}"
+            )
 
     def _why_exact(self) -> str | None:
         """What the fast parts cannot do, if anything."""

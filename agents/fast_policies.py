@@ -23,7 +23,7 @@ from agents.distributions import categorical, draw_categorical, draw_gaussian, g
 from agents.inference import NumpyMlp
 from agents.policies import NetworkActorCritic, NetworkDQNPolicy, NetworkQ
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "tfloat32", "bfloat16")
 
 
 class Precise(BasePolicy):
@@ -33,7 +33,7 @@ class Precise(BasePolicy):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside, linear layers and convolutions compute in `precision`."""
-        if self.precision == "float32":
+        if self.precision != "bfloat16":
             return nullcontext()  # entering torch's own costs as much as a small layer
         return torch.autocast(self.device.type, torch.bfloat16)
 
@@ -41,7 +41,7 @@ class Precise(BasePolicy):
         """(B, ...) observations -> what the networks read: stable-baselines3's `preprocess_obs`."""
         if observations.ndim == 4:
             observations = observations.contiguous(memory_format=torch.channels_last)
-        dtype = torch.float32 if self.precision == "float32" else torch.bfloat16
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         scaled = is_image_space(self.observation_space, check_channels=False) and self.normalize_images
         return observations.to(dtype).div_(255) if scaled else observations.float()
 
@@ -51,7 +51,7 @@ class FastActorCritic(Precise, NetworkActorCritic):
 
     Args:
         args: of NetworkActorCritic.
-        precision: float32, or bfloat16 for the networks.
+        precision: float32, tfloat32 (see Fast), or bfloat16 for the networks.
         kwargs: of NetworkActorCritic.
     """
 
@@ -132,7 +132,7 @@ class FastDQNPolicy(Precise, NetworkDQNPolicy):
 
     Args:
         args: of NetworkDQNPolicy.
-        precision: float32, or bfloat16 for both networks.
+        precision: float32, tfloat32 (see Fast), or bfloat16 for both networks.
         kwargs: of NetworkDQNPolicy.
     """
 

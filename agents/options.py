@@ -39,6 +39,7 @@ class PPOOptions:
     n_envs: int = 8
     exact: bool = False
     precision: str = "float32"
+    compile: bool = False
     learning_rate: float = 3e-4
     learning_rate_final: float | None = None
     n_steps: int = 256
@@ -93,6 +94,7 @@ class DQNOptions:
     n_envs: int = 1
     exact: bool = False
     precision: str = "float32"
+    compile: bool = False
     learning_rate: float = 1e-4
     learning_rate_final: float | None = None
     buffer_size: int = 100_000
@@ -169,6 +171,13 @@ class AdamOptions:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float | None = None
     fused: bool | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(
+                f"'optimizer.betas' is {list(self.betas)}; "
+                "it must be two numbers from 0 to below 1, such as [0.9,0.999]."
+            )
 
 
 @dataclass(frozen=True)

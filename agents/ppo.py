@@ -8,7 +8,7 @@ SB3 computes, bit for bit; tests/test_parity.py holds it to that.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -94,11 +94,11 @@ class ContinualPPO(Continual, Fast, PPO):
         self, batch: Any, seen: Batch, clip_range: float, clip_range_vf: float | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a minibatch with what methods add, and its terms for the log."""
-        actions = batch.actions
-        if isinstance(self.action_space, spaces.Discrete):
-            actions = actions.long().flatten()
-        values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, actions)
-        loss, terms = surrogate(self, batch, values.flatten(), log_prob, entropy, clip_range, clip_range_vf)
+        weights = Weights(self.normalize_advantage, self.ent_coef, self.vf_coef)
+        discrete = isinstance(self.action_space, spaces.Discrete)
+        loss, terms = self.computed(minibatch_loss)(
+            self.policy, batch, discrete, weights, clip_range, clip_range_vf
+        )
         loss = self.methods.add_loss(loss, seen)
         return loss, {**terms, "loss": loss.detach()}
 
@@ -118,8 +118,25 @@ class ContinualPPO(Continual, Fast, PPO):
             self.logger.record("train/clip_range_vf", clip_range_vf)
 
 
+class Weights(NamedTuple):
+    """Of the parts of the loss."""
+
+    normalize_advantage: bool
+    ent_coef: float
+    vf_coef: float
+
+
+def minibatch_loss(
+    policy: Any, batch: Any, discrete: bool, weights: Weights, clip_range: float, clip_range_vf: float | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`surrogate` of what `policy` makes of a minibatch now."""
+    actions = batch.actions.long().flatten() if discrete else batch.actions
+    values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
+    return surrogate(weights, batch, values.flatten(), log_prob, entropy, clip_range, clip_range_vf)
+
+
 def surrogate(
-    agent: PPO,
+    weights: Weights,
     batch: Any,
     values: Tensor,
     log_prob: Tensor,
@@ -129,7 +146,7 @@ def surrogate(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped surrogate loss (Schulman et al. 2017, eq. 9) of minibatches (..., B), and its terms: (...) each."""
     advantages = batch.advantages
-    if agent.normalize_advantage and advantages.shape[-1] > 1:  # one sample has no spread
+    if weights.normalize_advantage and advantages.shape[-1] > 1:  # one sample has no spread
         mean, std = advantages.mean(-1, keepdim=True), advantages.std(-1, keepdim=True)
         advantages = (advantages - mean) / (std + 1e-8)
 
@@ -140,7 +157,7 @@ def surrogate(
         values = batch.old_values + torch.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
     value_loss = F.mse_loss(batch.returns, values, reduction="none").mean(-1)
     entropy_loss = -torch.mean(-log_prob if entropy is None else entropy, dim=-1)
-    loss = policy_loss + agent.ent_coef * entropy_loss + agent.vf_coef * value_loss
+    loss = policy_loss + weights.ent_coef * entropy_loss + weights.vf_coef * value_loss
 
     with torch.no_grad():
         log_ratio = log_prob - batch.old_log_prob

@@ -5,16 +5,18 @@ Shapes: S runs, N environment copies, T steps in the replay, B samples of a mini
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from agents.compiled import computes
 from agents.dqn import ContinualDQN
 from agents.pack.pack import together
 from agents.pack.slopes import td_slope
-from agents.pack.stack import Stack, Unstackable
+from agents.pack.stack import Forward, Stack, Unstackable
 from agents.pack.terms import Terms, check_same
 from agents.replay import CountedReplay
 
@@ -37,20 +39,41 @@ def train(stack: Stack, arguments: list[tuple[int, int]]) -> list[Tensor]:
     check_same([agent.policy.optimizer.param_groups[0]["lr"] for agent in stack.agents], "the learning rate")
     assert stack.targets is not None
     steps, size = arguments[0]
-    terms, logged = Terms(stack), []
+    terms, logged, compute = Terms(stack), [], computes(first)
     for _ in range(steps):
         observations, next_observations, actions, rewards, dones = _samples(stack, size)
-        with torch.no_grad():
-            next_q = stack.targets(stack.inputs(next_observations))["q"].max(-1).values
-        inputs = stack.inputs(observations)
-        q = stack.forward(inputs)["q"]
-        slope, losses = td_slope(q, actions, rewards + (1 - dones) * first.gamma * next_q)
+        inputs, next_inputs = stack.inputs(observations), stack.inputs(next_observations)
+        gradients, losses = compute(
+            td_gradients,
+            (stack.forward, stack.targets, first.gamma),
+            (stack.leaves, stack.targets.leaves, inputs, next_inputs, actions, rewards, dones),
+        )
         seen = terms.seen(inputs)
         added = terms.added(seen)
-        stack.update([q], [slope], first.max_grad_norm, added, terms.parameters)
+        stack.update(gradients, first.max_grad_norm, added, terms.parameters)
         terms.after_update(seen)
         logged.append(losses if added is None else losses + added.detach())
     return list(torch.stack(logged).mean(0).unbind())
+
+
+def td_gradients(
+    forward: Forward,
+    targets: Forward,
+    gamma: float,
+    leaves: Sequence[Tensor],
+    target_leaves: Sequence[Tensor],
+    inputs: Tensor,
+    next_inputs: Tensor,
+    actions: Tensor,
+    rewards: Tensor,
+    dones: Tensor,
+) -> tuple[Sequence[Tensor], Tensor]:
+    """The gradients of the sum of the losses of all runs by `leaves`, and the losses (S,)."""
+    with torch.no_grad():
+        next_q = targets(next_inputs, target_leaves)["q"].max(-1).values
+    q = forward(inputs, leaves)["q"]
+    slope, losses = td_slope(q, actions, rewards + (1 - dones) * gamma * next_q)
+    return torch.autograd.grad([q], leaves, [slope]), losses
 
 
 def _samples(stack: Stack, size: int) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor, Tensor]:

@@ -5,19 +5,20 @@ Shapes: S runs, N environment copies, T steps of a rollout, B samples of a minib
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from agents.compiled import computes
 from agents.distributions import draw_categorical, draw_gaussian
 from agents.pack.pack import together
 from agents.pack.slopes import surrogate_slopes
-from agents.pack.stack import Stack, Unstackable
+from agents.pack.stack import Forward, Stack, Unstackable
 from agents.pack.terms import Terms, check_same
-from agents.ppo import ContinualPPO
+from agents.ppo import ContinualPPO, Weights
 
 
 class Samples(NamedTuple):
@@ -64,17 +65,17 @@ def train(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> list[d
         raise Unstackable("each may end its epochs early (target_kl)")
     check_same(clip_ranges, "clip_range")
     check_same([agent.policy.optimizer.param_groups[0]["lr"] for agent in stack.agents], "the learning rate")
-    terms, rollout = Terms(stack), _rollout(stack)
+    terms, rollout, compute = Terms(stack), _rollout(stack), computes(first)
+    weights = Weights(first.normalize_advantage, first.ent_coef, first.vf_coef)
     logged: list[dict[str, Tensor]] = []
     for _ in range(first.n_epochs):
         for batch in _minibatches(stack, rollout):
-            outputs = stack.forward(batch.inputs)
-            slopes, parts = _slopes(stack, batch, outputs, *clip_ranges[0])
+            gradients, parts = compute(
+                surrogate_gradients, (stack.forward, weights, clip_ranges[0]), (stack.leaves, batch)
+            )
             seen = terms.seen(batch.inputs)
             added = terms.added(seen)
-            stack.update(
-                [*outputs.values(), *stack.outside], slopes, first.max_grad_norm, added, terms.parameters
-            )
+            stack.update(gradients, first.max_grad_norm, added, terms.parameters)
             terms.after_update(seen)
             logged.append(parts if added is None else {**parts, "added": added.detach()})
     columns = {name: torch.stack([parts[name] for parts in logged], dim=1) for name in logged[0]}
@@ -89,12 +90,20 @@ def train(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> list[d
     return [{name: column[run] for name, column in columns.items()} for run in range(len(stack.agents))]
 
 
-def _slopes(
-    stack: Stack, batch: Samples, outputs: dict[str, Tensor], *clip: Any
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Of the losses without methods: by actor, critic and what no network puts out; and the terms for the log."""
-    log_std = stack.outside[0].unsqueeze(1) if stack.outside else None
-    return surrogate_slopes(stack.agents[0], batch, outputs, log_std, *clip)
+def surrogate_gradients(
+    forward: Forward,
+    weights: Weights,
+    clip: tuple[float, float | None],
+    leaves: Sequence[Tensor],
+    batch: Samples,
+) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+    """The gradients of the sum of the losses of all runs by `leaves`, and the terms of the losses: name -> (S,)."""
+    outputs = forward(batch.inputs, leaves)
+    outside = leaves[len(forward.leaves) :]  # log_std, of Gaussian actions
+    slopes, parts = surrogate_slopes(
+        weights, batch, outputs, outside[0].unsqueeze(1) if outside else None, *clip
+    )
+    return torch.autograd.grad([*outputs.values(), *outside], leaves, slopes), parts
 
 
 def _rollout(stack: Stack) -> Samples:

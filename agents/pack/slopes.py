@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from agents.distributions import HALF_LOG_2PI
+from agents.ppo import Weights
 
 
 @torch.no_grad()
 def surrogate_slopes(
-    agent: Any,
+    weights: Weights,
     batch: Any,
     outputs: dict[str, Tensor],
     log_std: Tensor | None,
@@ -28,7 +29,7 @@ def surrogate_slopes(
     """`agents.ppo.surrogate` (Schulman et al. 2017, eq. 9).
 
     Args:
-        agent: its options hold for all runs.
+        weights: of its parts; PPO's own names.
         batch: (S, B, ...) columns.
         outputs: "actor" (S, B, A) and "critic" (S, B, 1).
         log_std: (S, 1, A); None for discrete actions.
@@ -41,7 +42,7 @@ def surrogate_slopes(
     """
     size = batch.advantages.shape[-1]
     advantages, values = batch.advantages, outputs["critic"][..., 0]
-    if agent.normalize_advantage and size > 1:
+    if weights.normalize_advantage and size > 1:
         std, mean = torch.std_mean(advantages, -1, keepdim=True)
         advantages = (advantages - mean) / (std + 1e-8)
 
@@ -55,14 +56,14 @@ def surrogate_slopes(
     gain = advantages * ratio
     least = torch.min(gain, advantages * ratio.clamp(1 - clip_range, 1 + clip_range))
     by_log_prob = gain * (gain <= least) / -size  # a clipped gain depends on no probability
-    actor, *others = chain(by_log_prob, -agent.ent_coef / size)
+    actor, *others = chain(by_log_prob, -weights.ent_coef / size)
 
     error, moves = values - batch.returns, None
     if clip_range_vf is not None:
         change = values - batch.old_values
         error = batch.old_values + change.clamp(-clip_range_vf, clip_range_vf) - batch.returns
         moves = change.abs() <= clip_range_vf
-    by_value = error * (2 * agent.vf_coef / size)
+    by_value = error * (2 * weights.vf_coef / size)
     critic = (by_value if moves is None else by_value * moves).unsqueeze(-1)
 
     each = [-least, error.square(), -entropy, ((ratio - 1).abs() > clip_range).float(), ratio - 1 - log_ratio]

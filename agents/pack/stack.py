@@ -9,7 +9,9 @@ Shapes: S runs, K = S times the networks of a run, B batch, I inputs, O outputs,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,6 @@ from plasticity import AdamO
 from plasticity.adamo import isometry_rate
 from plasticity.linalg import isometry_descent
 from plasticity.networks.activations import CReLU, DeepFourier, GroupSort, MaxMin
-
-Layer = Callable[[Tensor], Tensor]
 
 ALONG_FEATURES = (nn.ReLU, nn.Tanh, nn.LeakyReLU, nn.Identity, MaxMin, GroupSort, CReLU, DeepFourier)
 """Modules without parameters that act on the last dimension alone, and so on (K, B, I) as on (B, I)."""
@@ -97,32 +97,28 @@ class Networks:
     """
 
     def __init__(self, rows: Rows, module: nn.Module) -> None:
-        leaves = iter(rows.leaves)
-        self._layers: list[Layer] = []
+        self.leaves = rows.leaves
+        self._layers: list[tuple[Callable[..., Tensor], int]] = []  # with how many leaves each takes
         for layer in module.modules():
             if type(layer) is nn.Linear and layer.bias is not None:
-                self._layers.append(_linear(next(leaves), next(leaves)))
+                self._layers.append((_linear, 2))
             elif type(layer) is nn.LayerNorm and layer.elementwise_affine and layer.bias is not None:
-                self._layers.append(_layer_norm(layer, next(leaves), next(leaves)))
+                self._layers.append((partial(_layer_norm, layer.normalized_shape, layer.eps), 2))
             elif type(layer) in ALONG_FEATURES and getattr(layer, "dim", -1) == -1:
-                self._layers.append(layer)
+                self._layers.append((layer, 0))
             elif not isinstance(layer, nn.Sequential):
                 raise Unstackable(f"it has the layer {layer}")
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(K, B, I) -> (K, B, O)."""
-        for layer in self._layers:
-            x = layer(x)
+    def __call__(self, x: Tensor, leaves: Iterator[Tensor] | None = None) -> Tensor:
+        """(K, B, I) -> (K, B, O), with the next of `leaves` instead of their own parameters where they are given."""
+        following = iter(self.leaves) if leaves is None else leaves
+        for layer, count in self._layers:
+            x = layer(x, *islice(following, count))
         return x
 
 
-def _linear(weight: Tensor, bias: Tensor) -> Layer:
-    def layer(x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return _Linear.apply(x, weight, bias)
-        return _affine(x, weight, bias)
-
-    return layer
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return (_Linear.apply if torch.is_grad_enabled() else _affine)(x, weight, bias)
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -151,9 +147,8 @@ class _Linear(torch.autograd.Function):
         return of_x, torch.bmm(gradient.mT, x), gradient.sum(1)
 
 
-def _layer_norm(layer: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Layer:
-    shape, eps = layer.normalized_shape, layer.eps
-    return lambda x: torch.addcmul(bias.unsqueeze(1), F.layer_norm(x, shape, eps=eps), weight.unsqueeze(1))
+def _layer_norm(shape: tuple[int, ...], eps: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.addcmul(bias.unsqueeze(1), F.layer_norm(x, shape, eps=eps), weight.unsqueeze(1))
 
 
 class Forward:
@@ -170,6 +165,8 @@ class Forward:
         self.runs, self.names = len(networks), list(networks[0])
         chains = [run[name] for name in self.names for run in networks]  # all actors, then all critics
         forms = {str(list(chain)[:-1]) for chain in chains}
+        self.form = " ".join([*forms, *self.names])
+        """Equal where the networks are alike up to their numbers and shapes."""
         if (
             any(len(chain) != 3 or not isinstance(chain[0], nn.Flatten) for chain in chains)
             or len(forms) != 1
@@ -186,12 +183,17 @@ class Forward:
             self.rows.append(heads)
             self._heads[name] = Networks(heads, self._head[name])
 
-    def __call__(self, x: Tensor) -> dict[str, Tensor]:
-        """(S, B, I) -> name -> (S, B, O)."""
-        count = len(self.names)
+    @property
+    def leaves(self) -> list[Tensor]:
+        """The parameters of all, in the order in which they are used."""
+        return [leaf for rows in self.rows for leaf in rows.leaves]
+
+    def __call__(self, x: Tensor, leaves: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """(S, B, I) -> name -> (S, B, O), with `leaves` instead of their own where they are given."""
+        count, given = len(self.names), iter(self.leaves if leaves is None else leaves)
         many = x if count == 1 else x.expand(count, *x.shape).flatten(0, 1)
-        features = self._bodies(many).split(self.runs)
-        return {name: self._heads[name](part) for name, part in zip(self.names, features, strict=True)}
+        features = self._bodies(many, given).split(self.runs)
+        return {name: self._heads[name](part, given) for name, part in zip(self.names, features, strict=True)}
 
     @torch.no_grad()
     def answer(self, x: Tensor) -> dict[str, Tensor]:
@@ -245,13 +247,14 @@ class Stack:
             self.outside = self.rows[-1].leaves
         self._check_complete()
         self._columns = [column for rows in self.rows for column in rows.columns]
-        self._leaves = [leaf for rows in self.rows for leaf in rows.leaves]
-        self._values, views = flat(self._leaves)
-        for leaf, view in zip(self._leaves, views, strict=True):
+        self.leaves = [*self.forward.leaves, *self.outside]
+        """What is trained: of every name, the parameters of all runs."""
+        self._values, views = flat(self.leaves)
+        for leaf, view in zip(self.leaves, views, strict=True):
             leaf.data = view.copy_(leaf.detach())
         for rows in self.rows:
             rows.share()
-        self._gradients, self._gradient_views = flat(self._leaves)
+        self._gradients, self._gradient_views = flat(self.leaves)
         self._gradients_given = False
         self._take_moments()
         self._isometric = self._isometric_leaves()
@@ -282,8 +285,7 @@ class Stack:
 
     def update(
         self,
-        outputs: Sequence[Tensor],
-        slopes: Sequence[Tensor],
+        gradients: Sequence[Tensor],
         max_norm: float,
         added: Tensor | None,
         own: Sequence[nn.Parameter],
@@ -291,13 +293,12 @@ class Stack:
         """One optimizer step of every run.
 
         Args:
-            outputs: of the networks, and parameters of no network on which the loss depends.
-            slopes: the derivative of the sum of the losses of all runs by each output.
+            gradients: of the losses of all runs, by every one of `leaves`.
             max_norm: to which the gradient of each run is clipped.
             added: (S,) what methods add to the losses; None: nothing.
             own: the runs' parameters, on which `added` depends.
         """
-        torch._foreach_copy_(self._gradient_views, list(torch.autograd.grad(outputs, self._leaves, slopes)))
+        torch._foreach_copy_(self._gradient_views, list(gradients))
         self._give_gradients()
         if added is not None:
             found = torch.autograd.grad(added.sum(), own, allow_unused=True)
@@ -399,7 +400,7 @@ class Stack:
             state["step"] = self._steps
         self._moments = []
         for name in MOMENTS:
-            whole, views = flat(self._leaves)
+            whole, views = flat(self.leaves)
             self._moments.append(whole)
             for column, view in zip(self._columns, views, strict=True):
                 for parameter, row in zip(column, view.unbind(), strict=True):
