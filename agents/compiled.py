@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 Compute = Callable[[Callable[..., Any], Sequence[Any], Sequence[Any]], Any]
@@ -50,6 +49,8 @@ def compiled(function: Callable[..., Any], told: Sequence[Any], tensors: Sequenc
 
 
 def _traced(function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
+    from torch.fx.experimental.proxy_tensor import make_fx  # brings sympy, which takes half a second
+
     flat, structure = tree_flatten(tuple(tensors))
 
     def of_flat(*given: Tensor) -> Any:
