@@ -62,7 +62,7 @@ TASKS = {
     "nine_rooms": TaskConfig("isorl/NineRooms-v0", agent_steps=FOREVER),
     "rain": TaskConfig("isorl/Rain-v0", agent_steps=FOREVER),
 }  # fmt: skip
-TOGETHER, SEEDS_TOGETHER = "fast, 10 seeds as one", 10
+TOGETHER, SEEDS_TOGETHER = "10 seeds as one", 10
 
 
 def run(case: str, name: str, device: str, tick: Tick) -> None:
@@ -73,7 +73,7 @@ def run(case: str, name: str, device: str, tick: Tick) -> None:
         return compute_alone(case, device, tick)
     if name == "SB3":
         return learn(sb3(case, name, device), tick)
-    train_together(case, name, device, tick, SEEDS_TOGETHER if name == TOGETHER else 1)
+    train_together(case, name, device, tick, SEEDS_TOGETHER if name.endswith(TOGETHER) else 1)
 
 
 def learn(agent: PPO | DQN, tick: Tick) -> None:
@@ -137,7 +137,9 @@ def ours(case: str, name: str, device: str, seed: int = 0) -> ContinualPPO | Con
     if name == "fast, 8 copies":  # eight steps per vector step, eight updates after four of them
         n_envs, arguments["gradient_steps"] = 8, 8
     arguments |= {} if name == "exact" else {"exact": False}
-    arguments |= {"precision": "bfloat16"} if name == "fast, bf16" else {}
+    arguments |= {"precision": "bfloat16"} if "bf16" in name else {}
+    arguments |= {"precision": "tfloat32"} if "TF32" in name else {}
+    arguments |= {"compile": True} if "compiled" in name else {}
     return agent("NetworkPolicy", our_env(case, n_envs, seed), seed=seed, device=device, policy_kwargs=policy,
                  switch=SwitchConfig(exploration="run"), **arguments)  # fmt: skip
 

@@ -1,14 +1,16 @@
-"""Learning curves of the exact, the fast and the half-precision mode on the same seeds: is anything lost?
+"""Learning curves of the exact, the fast, the compiled and the half-precision mode on the same seeds: is anything lost?
 
-    python -m benchmarks.curves [--steps 60000] [--seeds 3]
+    python -m benchmarks.curves [--steps 60000] [--seeds 10]
 
 The fast mode differs from the exact one by rounding, which training amplifies until single runs differ; what must
-stay the same is how well they learn. Prints the mean return of each quarter of training on CartPole.
+stay the same is how well they learn. Prints the mean return of each quarter of training on CartPole. Seeds that can be
+computed as one are, as train.py does it.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import ContinualDQN, ContinualPPO
+from agents.pack import Pack
 from benchmarks.contenders import PPO_SMALL, our_env
 from benchmarks.tables import shown, table
 from configs.schema import SwitchConfig
@@ -24,6 +27,7 @@ from plasticity import NetworkSpec
 MODES = {
     "exact": {"exact": True},
     "fast": {"exact": False},
+    "fast, compiled": {"exact": False, "compile": True},
     "fast, bf16": {"exact": False, "precision": "bfloat16"},
 }
 DQN_SMALL = dict(learning_rate=2.3e-3, buffer_size=100_000, learning_starts=1_000, batch_size=64, gamma=0.99,
@@ -51,8 +55,8 @@ class Returns(BaseCallback):
         return [float(returns[when * 4 // (steps + 1) == quarter].mean()) for quarter in range(4)]
 
 
-def curve(agent: Any, mode: dict[str, Any], steps: int, seed: int) -> list[float]:
-    """Mean returns by quarter of one run."""
+def curve(pack: Pack, agent: Any, mode: dict[str, Any], steps: int, seed: int) -> list[float]:
+    """Mean returns by quarter of one run among those of `pack`."""
     small, copies = (PPO_SMALL, 8) if agent is ContinualPPO else (DQN_SMALL, 1)
     policy = {"network": NetworkSpec(activation="tanh" if agent is ContinualPPO else "relu")}
     arguments: dict[str, Any] = {**small, **mode}
@@ -62,7 +66,8 @@ def curve(agent: Any, mode: dict[str, Any], steps: int, seed: int) -> list[float
         "NetworkPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, switch=switch, **arguments
     )
     returns = Returns()
-    model.learn(steps, callback=returns, log_interval=None)
+    with pack.joined(model):
+        model.learn(steps, callback=returns, log_interval=None)
     return returns.quarters(steps)
 
 
@@ -72,13 +77,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=60_000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for agent in (ContinualPPO, ContinualDQN):
         for name, mode in MODES.items():
-            runs = np.array([curve(agent, mode, options.steps, seed) for seed in range(options.seeds)])
+            pack = Pack()
+            seeds = range(options.seeds)
+            runs = np.array(
+                pack.answers([partial(curve, pack, agent, mode, options.steps, seed) for seed in seeds])
+            )
             rows.append([agent.__name__, name, *(shown(quarter, ".0f") for quarter in runs.T)])
             print(*rows[-1], sep=" | ", flush=True)
     print(*table(["CartPole", "mode", *(f"quarter {i}" for i in range(1, 5))], rows), sep="\n")

@@ -36,11 +36,13 @@ class Case:
         title: of its table.
         chunk: environment steps of one turn; whole rollouts with their updates.
         contenders: names; the first is the one that all others are compared to.
+        on_gpu: those that only a GPU has a use for.
     """
 
     title: str
     chunk: int
     contenders: tuple[str, ...]
+    on_gpu: tuple[str, ...] = ()
 
 
 CASES = {
@@ -49,31 +51,35 @@ CASES = {
         1024,
         ("SB3", "CleanRL", "CleanRL envpool", "LeanRL", "LeanRL compiled", "exact", "fast", "fast, bf16", "fast, AdamO",
          "environment alone", "network alone"),
+        ("fast, TF32", "fast, TF32, compiled", "fast, bf16, compiled"),
     ),
     "dqn_atari": Case(
         "DQN, Atari Breakout: minibatches of 32, one update per 4 steps, Nature CNN",
         512,
         ("SB3", "CleanRL", "exact", "fast", "fast, bf16", "fast, 8 copies", "environment alone", "network alone"),
+        ("fast, TF32", "fast, TF32, compiled", "fast, bf16, compiled"),
     ),
     "ppo_cartpole": Case(
         "PPO, CartPole: 8 copies x 128 steps, 4 epochs x 4 minibatches of 256, MLPs 2 x 64 tanh",
         8192,
-        ("SB3", "CleanRL", "exact", "fast", "environment alone", "network alone"),
+        ("SB3", "CleanRL", "exact", "fast", "fast, compiled", "environment alone", "network alone"),
     ),
     "ppo_mujoco": Case(
         "PPO, HalfCheetah: 1 copy x 2048 steps, 10 epochs x 32 minibatches of 64, MLPs 2 x 64 tanh",
         2048,
-        ("SB3", "CleanRL", "exact", "fast", "environment alone", "network alone"),
+        ("SB3", "CleanRL", "exact", "fast", "fast, compiled", "environment alone", "network alone"),
     ),
     "ppo_nine_rooms": Case(
         "PPO, nine rooms, ten seeds: 8 copies x 16 steps, 4 epochs x 4 minibatches of 32, MLPs 225-64-64 tanh",
         8192,
-        ("SB3", "exact", "fast", "fast, 10 seeds as one", "environment alone", "network alone"),
+        ("SB3", "exact", "fast", "fast, 10 seeds as one", "fast, compiled, 10 seeds as one", "environment alone",
+         "network alone"),
     ),
     "dqn_rain": Case(
         "DQN, Rain, ten seeds: 8 copies, a minibatch of 32 per vector step, MLP 105-64-64",
         8192,
-        ("SB3", "exact", "fast", "fast, 10 seeds as one", "environment alone", "network alone"),
+        ("SB3", "exact", "fast", "fast, 10 seeds as one", "fast, compiled, 10 seeds as one", "environment alone",
+         "network alone"),
     ),
 }  # fmt: skip
 PARTS = ("environment alone", "network alone")
@@ -265,6 +271,7 @@ def main() -> None:
     text = provenance(options.gpu) + "\n"
     for case in options.cases or CASES:
         first, *others = CASES[case].contenders
+        others += CASES[case].on_gpu if options.gpu else ()
         names = [first, *(name for name in others if not options.only or name in options.only)]
         lines = table(case, measure(case, names, options), options.gpu)
         print("\n".join(lines), flush=True)
