@@ -21,7 +21,7 @@ from plasticity.methods import METHODS, Method
 def _positive(options: Any, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:  # NaN neither
             raise UserError(f"'agent.{name}' is {value}; it must be above 0.")
 
 

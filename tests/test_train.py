@@ -36,6 +36,11 @@ REFUSED = {
     "wrong type": (["seed=abc"], "'seed'"),
     "wrong agent type": (["agent.n_steps=many"], "'agent.n_steps'"),
     "negative steps": (["agent.n_steps=-4"], "'agent.n_steps' is -4"),
+    "too few betas": (["optimizer.betas=[0.9]"], "two numbers"),
+    "betas beyond one": (["optimizer.betas=[0.9,1.0]"], "two numbers"),
+    "a bound that is no number": (["++agent.clip_range_vf=nan"], "above 0"),
+    "exact and compiled": (["agent.exact=true", "agent.compile=true"], "not compiled"),
+    "a GPU's precision": (["agent.precision=tfloat32", "device=cpu"], "GPU"),
     "negative seed": (["seed=-1"], "'seed' is -1"),
     "negative task length": (
         ["sequence=cartpole", "sequence.tasks=[{env: CartPole-v1, agent_steps: -5}]"],

@@ -204,7 +204,8 @@ def _statistics(normalizer: VecNormalize) -> dict[str, Any]:
             for task, both in enumerate(normalizer.by_task)
             for kind, rms in zip(kinds, both, strict=True)
         }
-    return {"observations": normalizer.obs_rms, "returns": normalizer.ret_rms}
+    observed = {"observations": normalizer.obs_rms} if normalizer.norm_obs else {}
+    return {**observed, "returns": normalizer.ret_rms}
 
 
 def _random_state(agent: Agent) -> dict[str, Any]:

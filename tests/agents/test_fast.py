@@ -200,10 +200,12 @@ def test_rollout_tensors_give_sb3s_minibatches(make):
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:You are trying to run PPO on the GPU")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, of its own parts
+@pytest.mark.parametrize("compile", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize("precision", ["float32", "tfloat32", "bfloat16"])
 @pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
-def test_fast_agents_learn_on_cuda(agent, precision):
-    model = trained(agent, pictures, False, 128, device="cuda", precision=precision)
+def test_fast_agents_learn_on_cuda(agent, precision, compile):
+    model = trained(agent, pictures, False, 128, device="cuda", precision=precision, compile=compile)
     assert weights(model).isfinite().all()
     sample = model.rollout_buffer.get(8) if agent is ContinualPPO else iter([model.replay_buffer.sample(8)])
     assert all(tensor.is_cuda for tensor in next(sample) if tensor is not None)
@@ -218,6 +220,19 @@ def test_updates_on_cuda_wait_for_nothing(monkeypatch):
     with waiting_for_the_device_raises():
         model.train()
     assert not torch.equal(weights(model), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:You are trying to run PPO on the GPU")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", [cartpole, pictures])
+@pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
+def test_cuda_graphs_compute_the_same(agent, make):
+    """One rollout's updates, from the same numbers."""
+    plain, graphs = (
+        trained(agent, make, False, 64, device="cuda", compile=compile) for compile in (False, True)
+    )
+    torch.testing.assert_close(weights(graphs), weights(plain), rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.gpu

@@ -49,7 +49,7 @@ def events(folder: Path) -> list[tuple]:
 
 
 def _checkpoint(folder: Path) -> dict:
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
+    return torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
 
 
 def _leaves(value, path=""):

@@ -17,21 +17,35 @@ CASES = {
     "ppo-offset-normalised": ["sequence=control_offset-smoke", "sequence.tasks.0.episodes=150",
                               "normalize.observations=true", "normalize.rewards=true",
                               "normalize.statistics=per_task"],
+    "ppo-rewards-normalised": ["sequence=cartpole-smoke", "normalize.rewards=true", "switch.normalizer=reset"],
     "dqn-lunar": ["sequence=lunar_physics-smoke", "agent=dqn", "sequence.tasks.0.agent_steps=1500"],
     "ppo-lunar-drift": ["sequence=lunar_drift-smoke", "agent.n_steps=128"],
     "ppo-mujoco": ["sequence=mujoco_cycle-smoke", "agent.n_steps=512", "agent.batch_size=512", "agent.n_epochs=1"],
+    "ppo-compiled": ["sequence=nine_rooms-smoke", "agent.compile=true"],
     "ppo-atari": ["sequence=atari_switch-smoke", "agent.n_envs=2", "agent.n_epochs=1"],
 }  # fmt: skip
 
 
-FAST = ("ppo-nine_rooms", "dqn-rain", "ppo-offset-normalised")
+FAST = ("ppo-nine_rooms", "dqn-rain", "ppo-offset-normalised", "ppo-rewards-normalised")
 
 
 @pytest.mark.parametrize(
     "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 )
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, of its own parts
 def test_resumed_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
-    words = [*CASES[case], *QUIET]
+    _halves_equal_the_whole(configured, tmp_path, monkeypatch, [*CASES[case], *QUIET])
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:You are trying to run PPO on the GPU")
+@pytest.mark.parametrize("case", ["ppo-nine_rooms", "dqn-rain"])
+def test_resumed_on_cuda_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
+    """Products of matrices are computed there in one order; sums within convolutions are not."""
+    _halves_equal_the_whole(configured, tmp_path, monkeypatch, [*CASES[case], *QUIET, "device=cuda"])
+
+
+def _halves_equal_the_whole(configured, tmp_path, monkeypatch, words):
     experiment.start(configured(*words, f"run_dir={tmp_path / 'whole'}"))
     on_step, sent = RunCallback._on_step, []
 
