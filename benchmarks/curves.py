@@ -3,8 +3,8 @@
     python -m benchmarks.curves [--steps 60000] [--seeds 10]
 
 The fast mode differs from the exact one by rounding, which training amplifies until single runs differ; what must
-stay the same is how well they learn. Prints the mean return of each quarter of training on CartPole. Seeds that can be
-computed as one are, as train.py does it.
+stay the same is how well they learn. Prints the mean return of each quarter of training, of PPO on CartPole and of
+DQN on Rain. Seeds that can be computed as one are, as train.py does it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import ContinualDQN, ContinualPPO
 from agents.pack import Pack
-from benchmarks.contenders import PPO_SMALL, our_env
+from benchmarks.contenders import ARGUMENTS, COPIES, our_env
 from benchmarks.tables import shown, table
 from configs.schema import SwitchConfig
 from plasticity import NetworkSpec
@@ -30,10 +30,7 @@ MODES = {
     "fast, compiled": {"exact": False, "compile": True},
     "fast, bf16": {"exact": False, "precision": "bfloat16"},
 }
-DQN_SMALL = dict(learning_rate=2.3e-3, buffer_size=100_000, learning_starts=1_000, batch_size=64, gamma=0.99,
-                 train_freq=16, gradient_steps=8, target_update_interval=100, exploration_fraction=0.16,
-                 exploration_final_eps=0.04)  # fmt: skip
-"""rl-baselines3-zoo's for CartPole, with half its updates."""
+CASES: dict[type, str] = {ContinualPPO: "ppo_cartpole", ContinualDQN: "dqn_rain"}
 
 
 class Returns(BaseCallback):
@@ -57,10 +54,10 @@ class Returns(BaseCallback):
 
 def curve(pack: Pack, agent: Any, mode: dict[str, Any], steps: int, seed: int) -> list[float]:
     """Mean returns by quarter of one run among those of `pack`."""
-    small, copies = (PPO_SMALL, 8) if agent is ContinualPPO else (DQN_SMALL, 1)
+    case = CASES[agent]
     policy = {"network": NetworkSpec(activation="tanh" if agent is ContinualPPO else "relu")}
-    arguments: dict[str, Any] = {**small, **mode}
-    env = our_env("ppo_cartpole", copies)
+    arguments: dict[str, Any] = {**ARGUMENTS[case], **mode}
+    env = our_env(case, COPIES[case], seed)
     switch = SwitchConfig(exploration="run")  # the one visit is endless
     model = agent(
         "NetworkPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, switch=switch, **arguments
@@ -88,9 +85,9 @@ def main() -> None:
             runs = np.array(
                 pack.answers([partial(curve, pack, agent, mode, options.steps, seed) for seed in seeds])
             )
-            rows.append([agent.__name__, name, *(shown(quarter, ".0f") for quarter in runs.T)])
+            rows.append([CASES[agent], name, *(shown(quarter, ".1f") for quarter in runs.T)])
             print(*rows[-1], sep=" | ", flush=True)
-    print(*table(["CartPole", "mode", *(f"quarter {i}" for i in range(1, 5))], rows), sep="\n")
+    print(*table(["", "mode", *(f"quarter {i}" for i in range(1, 5))], rows), sep="\n")
 
 
 if __name__ == "__main__":

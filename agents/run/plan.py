@@ -97,7 +97,7 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
 
 def agent_steps_per_second(runs: Several[Parts]) -> float:
     """Of the whole training loop, updates included; all runs together, which share this process for the trial."""
-    pack, trial = Pack(), _Trial()
+    pack, trial = Pack(), _Trial(any(getattr(parts.agent, "compile", False) for parts in runs))
     steps = pack.answers([partial(_learn, parts.agent, pack, trial) for parts in runs])
     return trial.rounds * sum(steps) / trial.seconds
 
@@ -106,16 +106,20 @@ class _Trial:
     """Rounds of learning: one to warm up, then as many as fill TRIAL_SECONDS; none where the first has filled them.
 
     Runs of a pack make equally many: whichever ends a round first looks at the clock for all.
+
+    Args:
+        compiles: in the first round, which then never counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, compiles: bool) -> None:
+        self._least = 2 if compiles else 1
         self._ends = [perf_counter()]  # the beginning, then the end of each round
 
     def over(self, number: int) -> bool:
         """Whether round `number`, counted from 1, was the last."""
         if number == len(self._ends):
             self._ends.append(perf_counter())
-        return self.seconds >= TRIAL_SECONDS
+        return len(self._ends) > self._least and self.seconds >= TRIAL_SECONDS
 
     @property
     def rounds(self) -> int:
