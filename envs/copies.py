@@ -45,15 +45,17 @@ class Copy(gymnasium.Wrapper):
         self._actions: list[Any] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
-        """Starts an episode; a seed also starts the drift anew."""
+        """Starts an episode; a seed also starts the drift anew, or where it stood after `options["steps"]`."""
+        options = dict(options or {})
+        steps = options.pop("steps", 0)
         if seed is not None:
-            self.steps = 0
+            self.steps = steps
         if self._drift:
             self._remake()
         self._begun = {"steps": self.steps, "seed": seed, **({} if seed is not None else self._chance())}
         self._actions.clear()
         _renew_world(self.unwrapped)
-        return self.env.reset(seed=seed, options=options)
+        return self.env.reset(seed=seed, options=options or None)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
         """One agent step."""
@@ -70,7 +72,7 @@ class Copy(gymnasium.Wrapper):
         self.steps = state["steps"]
         if state["seed"] is None:
             self._set_chance(state)
-        observation, _ = self.reset(seed=state["seed"])
+        observation, _ = self.reset(seed=state["seed"], options={"steps": state["steps"]})
         for action in state["actions"]:
             observation, *_ = self.step(action)
         return observation
@@ -113,6 +115,11 @@ def _renew_world(env: Any) -> None:
         env.world = type(env.world)(gravity=env.world.gravity)
 
 
+def seed_of_restart(seed: int, number: int, restarts: int) -> int:
+    """For copy `number` of an environment that was reset with `seed`, made anew as the `restarts`-th of all."""
+    return int(np.random.SeedSequence([seed, number, restarts]).generate_state(1)[0] >> 1)
+
+
 class Copies(SyncVectorEnv):
     """Gymnasium's SyncVectorEnv with same-step autoreset, the state of every copy, and less cost per step."""
 
@@ -120,15 +127,17 @@ class Copies(SyncVectorEnv):
         super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
         self._failures = failures or Failures()
         self._latest = self._observations
+        self._seed, self._steps = 0, 0  # of the latest reset, and since then: for copies that are made anew
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """An episode begins in every copy; copy i is seeded with seed + i."""
+        """An episode begins in every copy; copy i is seeded with seed + i, and has drifted for options["steps"]."""
+        self._seed, self._steps = int(seed), (options or {}).get("steps", 0)
         observations = np.empty_like(self._observations)
         for i, env in enumerate(self.envs):
             try:
-                observations[i] = self._begun(env, seed=seed + i)[0]
+                observations[i] = self._begun(env, seed + i)[0]
             except Exception as error:
                 observations[i] = self._restarted(i, error)
         self._latest = observations
@@ -139,6 +148,7 @@ class Copies(SyncVectorEnv):
 
         The reset that follows the end of an episode belongs to the step: where it fails, the step has failed.
         """
+        self._steps += 1
         observations = np.empty_like(self._observations)
         rewards = np.empty(self.num_envs)
         terminated, truncated = np.empty((2, self.num_envs), dtype=bool)
@@ -163,7 +173,7 @@ class Copies(SyncVectorEnv):
 
     def _begun(self, env: gymnasium.Env, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
         """Observation and info at the beginning of an episode."""
-        observation, info = env.reset(seed=seed)
+        observation, info = env.reset(seed=seed, options={"steps": self._steps})
         self._check_shape(observation)
         return observation, info
 
@@ -180,19 +190,21 @@ class Copies(SyncVectorEnv):
         LOG.warning("copy %d is made anew: %s: %s", number, type(error).__name__, error)
         with contextlib.suppress(Exception):
             self.envs[number].close()
-        seed = np.random.SeedSequence([number, self._failures.counts["restarts"]]).generate_state(1)[0]
         try:
             self.envs[number] = self.env_fns[number]()
-            return self._begun(self.envs[number], seed=int(seed >> 1))[0]
+            seed = seed_of_restart(self._seed, number, self._failures.counts["restarts"])
+            return self._begun(self.envs[number], seed)[0]
         except Exception as again:
             raise _of_copy(number, again) from again
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the copies."""
-        return {"copies": [env.get_wrapper_attr("state_dict")() for env in self.envs]}
+        copies = [env.get_wrapper_attr("state_dict")() for env in self.envs]
+        return {"copies": copies, "seed": self._seed, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
         """Restores every copy; gives back the observations."""
+        self._seed, self._steps = state["seed"], state["steps"]
         pairs = zip(self.envs, state["copies"], strict=True)
         self._latest = np.stack([env.get_wrapper_attr("load_state_dict")(copy) for env, copy in pairs])
         return self._latest

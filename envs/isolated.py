@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.copies import seed_of_restart
 from envs.failures import Failures
 from envs.worker import Failed, Worker
 
@@ -37,9 +38,9 @@ class OneCopy:
         """Its observation space, action space and metadata."""
         return self.env.single_observation_space, self.env.single_action_space, self.env.metadata
 
-    def reset(self, seed: int) -> np.ndarray:
-        """Begins an episode."""
-        return self.env.reset(seed=seed)[0][0]
+    def reset(self, seed: int, steps: int) -> np.ndarray:
+        """Begins an episode of a copy that has drifted for `steps`."""
+        return self.env.reset(seed=seed, options={"steps": steps})[0][0]
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, np.ndarray | None, bool]:
         """Observation, reward, terminated, truncated, last observation of an episode that ended, whether a life did."""
@@ -95,13 +96,15 @@ class IsolatedCopies:
             raise
         shape = self.single_observation_space.shape
         self._latest = np.zeros((n_envs, *shape), self.single_observation_space.dtype)
+        self._seed, self._steps = 0, 0  # of the latest reset, and since then: for copies that are made anew
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """An episode begins in every copy; copy i is seeded with seed + i."""
+        self._seed, self._steps = int(seed), 0
         for number, worker in enumerate(self._workers):
-            worker.ask(BEGINNING, "reset", seed + number)
+            worker.ask(BEGINNING, "reset", seed + number, 0)
         self._latest = np.stack([self._begun(number) for number in range(len(self._workers))])
         return self._latest, {}
 
@@ -109,6 +112,7 @@ class IsolatedCopies:
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One agent step of every copy, all at once; infos hold `final_obs`, `life_lost` and `failed`."""
+        self._steps += 1
         for worker, action in zip(self._workers, actions, strict=True):
             worker.ask(self._failures.config.step_seconds, "step", action)
         n_envs = len(self._workers)
@@ -148,10 +152,11 @@ class IsolatedCopies:
                     raise
                 worker.kill()
                 states.append({"latest": self._latest[number].copy()})
-        return {"copies": states}
+        return {"copies": states, "seed": self._seed, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
         """Restores every copy; gives back the observations."""
+        self._seed, self._steps = state["seed"], state["steps"]
         for worker, copy in zip(self._workers, state["copies"], strict=True):
             if "latest" in copy:
                 worker.kill()
@@ -200,8 +205,8 @@ class IsolatedCopies:
         worker = self._workers[number] = Worker(self._make, f"copy {number}")
         worker.ask(BEGINNING, "make")
         self._answer(number)
-        seed = np.random.SeedSequence([number, self._failures.counts["restarts"]]).generate_state(1)[0]
-        worker.ask(BEGINNING, "reset", int(seed >> 1))
+        seed = seed_of_restart(self._seed, number, self._failures.counts["restarts"])
+        worker.ask(BEGINNING, "reset", seed, self._steps)
         return self._answer(number)
 
 

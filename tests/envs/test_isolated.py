@@ -395,3 +395,51 @@ def _session(number):
             if os.getsid(int(entry.name)) == number and alive(int(entry.name)):
                 found.append(entry.name)
     return found
+
+
+class Drifting(gymnasium.Env):
+    """Shows the argument that drifts, and a random number; raises in the third step of its second episode."""
+
+    observation_space = spaces.Box(0, 10, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, speed=0.0, raises=True):
+        self.speed, self.raises, self.number = speed, raises, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.number = 0
+        return self._seen(), {}
+
+    def step(self, action):
+        self.number += 1
+        if self.raises and self.number == 3 and self.speed == 4:
+            raise OSError("the cable")
+        return self._seen(), 1.0, self.number == 4, False, {}
+
+    def _seen(self):
+        return np.array([self.speed, self.np_random.random()], np.float32)
+
+
+gymnasium.register("test/Drifting-v0", Drifting, disable_env_checker=True, order_enforce=False)
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["here", "isolated"])
+def test_a_restarted_copy_goes_on_drifting_and_is_seeded_by_the_run(isolate):
+    """Ten units over ten steps of each copy: the second episode begins at 4, the one after the restart at 7."""
+    task = TaskConfig("test/Drifting-v0", agent_steps=20, kwargs={"speed": 0.0}, drift={"speed": 10.0})
+    faults = FaultsConfig(isolate=isolate, environment="restart", step_seconds=5)
+    config, seen = SequenceConfig("test", [task]), {}
+    for seed in (7, 8):
+        failures = Failures(faults)
+        env = SwitchingVecEnv(Sequence.from_config(config, 0, 2), 2, seed, failures=failures)
+        restored = SwitchingVecEnv(Sequence.from_config(config, 0, 2), 2, seed, failures=Failures(faults))
+        with contextlib.closing(env), contextlib.closing(restored):
+            play(env, 5)
+            restored.load_state_dict(env.state_dict())
+            here, there = (play(each, 4, reset=False) for each in (env, restored))
+            np.testing.assert_equal(here, there)
+        assert failures.counts == {"restarts": 2}
+        seen[seed] = np.array([observations for observations, *_ in here])
+        assert seen[seed][:, :, 0].tolist() == [[4, 4]] + 3 * [[7, 7]]
+    assert not (seen[7][1:, :, 1] == seen[8][1:, :, 1]).any()
