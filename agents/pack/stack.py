@@ -302,9 +302,8 @@ class Stack:
         self._give_gradients()
         if added is not None:
             found = torch.autograd.grad(added.sum(), own, allow_unused=True)
-            for parameter, more in zip(own, found, strict=True):
-                if more is not None:
-                    parameter.grad.add_(more)  # type: ignore[union-attr]
+            pairs = [(p.grad, more) for p, more in zip(own, found, strict=True) if more is not None]
+            torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
         with torch.no_grad():
             self._clip(max_norm)
             self._step()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from plasticity.adamo import AdamO
 from plasticity.methods.base import Method, check
+from plasticity.methods.distance import squared_distance
 from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.registry import METHODS
 
@@ -59,4 +59,4 @@ class L2(Method):
         """The term strength * ||theta||^2."""
         if self.decoupled:
             return None
-        return self.strength * torch.stack([theta.square().sum() for theta in self._parameters]).sum()
+        return self.strength * squared_distance(self._parameters)

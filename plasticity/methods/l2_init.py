@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from plasticity.methods.base import Method, check
+from plasticity.methods.distance import squared_distance
 from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.registry import METHODS
 from plasticity.methods.structure import CHAIN
@@ -38,7 +38,4 @@ class L2Init(Method):
 
     def loss(self, batch: Batch) -> Tensor:
         """The term strength * ||theta - theta_0||^2."""
-        pairs = zip(self._parameters, self._initial, strict=True)
-        return (
-            self.strength * torch.stack([(theta - theta_0).square().sum() for theta, theta_0 in pairs]).sum()
-        )
+        return self.strength * squared_distance(self._parameters, self._initial)
