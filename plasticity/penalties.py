@@ -13,9 +13,11 @@ estimate, which serves large layers: E ||(J J^T - I) v||^2 = ||J J^T - I||_F^2 f
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from plasticity.diagnostics.probe import slopes
 from plasticity.diagnostics.tape import Layer, record, rows, undisturbed
@@ -24,9 +26,45 @@ from plasticity.networks.isometric import effective_weight
 from plasticity.roles import Role, roles
 
 
-def gram_penalty(weight: Tensor, target: float = 1.0) -> Tensor:
-    """R(W) of one weight (O, ...), 0-d and differentiable."""
-    return gram_residual(as_matrix(weight), target).square().sum()
+def gram_penalty(weight: Tensor, target: float = 1.0, by_rows: bool = False) -> Tensor:
+    """R(W) of one weight (O, ...), 0-d and once differentiable.
+
+    Args:
+        weight: with two dimensions or more.
+        target: s.
+        by_rows: W W^T even where W^T W is smaller, which then is no isometry's.
+    """
+    return _Gram.apply(as_matrix(weight), target, by_rows)[0]
+
+
+class _Gram(torch.autograd.Function):
+    """R(W) and E, the residual of the Gram matrix, of which the gradient 4 E W takes one more product.
+
+    Autograd would take two, and form E without the saving of `smaller_gram`.
+    """
+
+    @staticmethod
+    def forward(W: Tensor, target: float, by_rows: bool) -> tuple[Tensor, Tensor]:
+        """(O, I) -> 0-d, (n, n)."""
+        if by_rows and W.shape[0] > W.shape[1]:
+            E = W @ W.mT
+            E.diagonal().sub_(target)
+        else:
+            E = gram_residual(W, target)
+        return E.square().sum(), E
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keeps W and E."""
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[0], output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient by W."""
+        W, E = ctx.saved_tensors
+        return (4 * gradient) * (E @ W if len(E) == len(W) else W @ E), None, None
 
 
 def gram_gradient(weight: Tensor, target: float = 1.0) -> Tensor:

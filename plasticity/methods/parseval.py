@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.linalg import as_matrix
 from plasticity.methods.base import Method, check
 from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.registry import METHODS
 from plasticity.methods.structure import CHAIN, hidden_layers
+from plasticity.penalties import gram_penalty
 
 
 @METHODS.register("parseval")
@@ -47,10 +47,5 @@ class Parseval(Method):
 
     def loss(self, batch: Batch) -> Tensor:
         """The term strength * sum ||W W^T - s I||_F^2."""
-        return (
-            self.strength * torch.stack([self._penalty(as_matrix(weight)) for weight in self._weights]).sum()
-        )
-
-    def _penalty(self, W: Tensor) -> Tensor:
-        I = torch.eye(len(W), device=W.device, dtype=W.dtype)  # noqa: E741
-        return (W @ W.mT - self.target * I).square().sum()
+        penalties = [gram_penalty(weight, self.target, by_rows=True) for weight in self._weights]
+        return self.strength * torch.stack(penalties).sum()

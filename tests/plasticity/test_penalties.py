@@ -45,6 +45,19 @@ def test_gram_penalty_and_its_closed_form(shape, device):
     )
 
 
+@pytest.mark.parametrize("by_rows", [False, True])
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 2, 3, 3), (130, 70)])
+def test_the_gradient_is_autograds(shape, by_rows):
+    torch.manual_seed(0)
+    W = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    matrix = W.flatten(1)
+    G = matrix @ matrix.mT if by_rows or len(matrix) <= matrix.shape[1] else matrix.mT @ matrix
+    plain = (G - 2.0 * torch.eye(len(G), dtype=torch.float64)).square().sum()
+    R = gram_penalty(W, 2.0, by_rows)
+    torch.testing.assert_close(R, plain)
+    torch.testing.assert_close(torch.autograd.grad(3 * R, W), torch.autograd.grad(3 * plain, W))
+
+
 def test_gram_penalty_of_a_module_leaves_heads_alone():
     network = nn.Sequential(build_mlp(4, NetworkSpec((6, 6))), nn.Linear(6, 2))
     expected = gram_penalty(network[0][0].weight) + gram_penalty(network[0][2].weight)
