@@ -26,7 +26,9 @@ from envs.sequence import Task
 from envs.task_env import TaskEnv
 from envs.worker import Worker
 
-HANGS = "no answer within 0.5 s"
+SECONDS = 1.5
+"""Limit of a step: a busy machine answers within it."""
+HANGS = f"no answer within {SECONDS} s"
 
 
 class Mean(gymnasium.Env):
@@ -92,7 +94,7 @@ def env_of():
     def make(wrong, at=5, env="test/Mean-v0", **faults):
         kwargs = {"wrong": wrong, "at": at} if env == "test/Mean-v0" else {}
         config = SequenceConfig("test", [TaskConfig(env, agent_steps=10_000, kwargs=kwargs)])
-        failures = Failures(FaultsConfig(**{"isolate": True, "step_seconds": 0.5, **faults}))
+        failures = Failures(FaultsConfig(**{"isolate": True, "step_seconds": SECONDS, **faults}))
         made.append(SwitchingVecEnv(Sequence.from_config(config, 0, 2), 2, 7, failures=failures))
         return made[-1]
 
@@ -229,7 +231,7 @@ def test_one_that_died_between_steps_is_named_when_saved(env_of):
 @pytest.mark.parametrize("faults", ["stop", "restart"])
 def test_beginning_that_hangs(env_of, monkeypatch, faults):
     env = env_of("hangs", at=0, environment=faults)
-    monkeypatch.setattr("envs.isolated.BEGINNING", 0.5)
+    monkeypatch.setattr("envs.isolated.BEGINNING", SECONDS)
     if faults == "restart":
         assert len(play(env, 3)) == 4
         return

@@ -34,7 +34,7 @@ FAST = ("ppo-nine_rooms", "dqn-rain", "ppo-offset-normalised", "ppo-rewards-norm
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, of its own parts
 def test_resumed_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
-    _halves_equal_the_whole(configured, tmp_path, monkeypatch, [*CASES[case], *QUIET])
+    assert not _differences_of_halves(configured, tmp_path, monkeypatch, [*CASES[case], *QUIET])
 
 
 @pytest.mark.gpu
@@ -42,10 +42,12 @@ def test_resumed_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
 @pytest.mark.parametrize("case", ["ppo-nine_rooms", "dqn-rain"])
 def test_resumed_on_cuda_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
     """Products of matrices are computed there in one order; sums within convolutions are not."""
-    _halves_equal_the_whole(configured, tmp_path, monkeypatch, [*CASES[case], *QUIET, "device=cuda"])
+    words = [*CASES[case], *QUIET, "device=cuda"]
+    assert not _differences_of_halves(configured, tmp_path, monkeypatch, words)
 
 
-def _halves_equal_the_whole(configured, tmp_path, monkeypatch, words):
+def _differences_of_halves(configured, tmp_path, monkeypatch, words):
+    """Between a run and one like it that was interrupted and resumed."""
     experiment.start(configured(*words, f"run_dir={tmp_path / 'whole'}"))
     on_step, sent = RunCallback._on_step, []
 
@@ -60,4 +62,4 @@ def _halves_equal_the_whole(configured, tmp_path, monkeypatch, words):
         experiment.start(configured(*words, f"run_dir={tmp_path / 'halves'}"))
     experiment.resume(str(tmp_path / "halves"))
 
-    assert not differences(tmp_path / "whole", tmp_path / "halves")
+    return differences(tmp_path / "whole", tmp_path / "halves")
