@@ -31,8 +31,8 @@ from plasticity.methods import Batch
 class ContinualPPO(Continual, Fast, PPO):
     """PPO that lives through task switches.
 
-    Takes stable-baselines3's arguments, `methods` and `switch` (see `Continual`), `exact`, `precision` and `compile` (see
-    `Fast`), and the policy "NetworkPolicy", whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
+    Takes stable-baselines3's arguments, `methods` and `switch` (see `Continual`), `exact`, `precision` and `compile`
+    (see `Fast`), and the policy "NetworkPolicy", whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
     """
 
     FAST_POLICIES: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {NetworkActorCritic: FastActorCritic}
