@@ -32,7 +32,8 @@ class ContinualPPO(Continual, Fast, PPO):
     """PPO that lives through task switches.
 
     Takes stable-baselines3's arguments, `methods` and `switch` (see `Continual`), `exact`, `precision` and `compile`
-    (see `Fast`), and the policy "NetworkPolicy", whose network is chosen by `policy_kwargs={"network": NetworkSpec(...)}`.
+    (see `Fast`), and the policy "NetworkPolicy", whose network is chosen by
+    `policy_kwargs={"network": NetworkSpec(...)}`.
     """
 
     FAST_POLICIES: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {NetworkActorCritic: FastActorCritic}
