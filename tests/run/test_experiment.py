@@ -71,7 +71,7 @@ def test_diagnostics_and_evaluation_leave_training_alone(run):
 def sb3_options(configured, *overrides):
     """The agent's options as stable-baselines3 names them."""
     options = dict(configured(*overrides, "run_dir=unused").agent)
-    for ours in ("name", "n_envs", "learning_rate_final", "exact", "precision"):
+    for ours in ("name", "n_envs", "learning_rate_final", "exact", "precision", "compile"):
         del options[ours]
     return options
 
