@@ -40,7 +40,7 @@ def plainly(function: Callable[..., Any], told: Sequence[Any], tensors: Sequence
 
 @torch.no_grad()
 def compiled(function: Callable[..., Any], told: Sequence[Any], tensors: Sequence[Any]) -> Any:
-    """By a graph, which is made where there is none yet: that takes seconds."""
+    """By a graph; making it takes seconds, for every form and shape and whatever else the function is told."""
     flat = [tensor for part in tensors for tensor in ((part,) if isinstance(part, Tensor) else part)]
     key = (function, *(getattr(each, "form", each) for each in told), *(tensor.shape for tensor in flat))
     if key not in _GRAPHS:
@@ -65,8 +65,8 @@ def _traced(function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..
 def compiled_loss(loss: Callable[..., Any], device: str) -> Callable[..., Any]:
     """`loss` of minibatches, on which autograd goes on; on "cuda" as CUDA graphs."""
     if device != "cuda":
-        return torch.compile(loss, dynamic=False)
-    graphs = torch.compile(loss, dynamic=False, mode="reduce-overhead")
+        return torch.compile(loss)  # not dynamic=False, by which every value of a schedule would be compiled
+    graphs = torch.compile(loss, mode="reduce-overhead")
 
     def replayed(*arguments: Any) -> Any:
         torch.compiler.cudagraph_mark_step_begin()

@@ -31,6 +31,10 @@ class Precise(BasePolicy):
 
     precision = "float32"
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._scales = self.normalize_images and is_image_space(self.observation_space, check_channels=False)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside, linear layers and convolutions compute in `precision`."""
         if self.precision != "bfloat16":
@@ -42,8 +46,7 @@ class Precise(BasePolicy):
         if observations.ndim == 4:
             observations = observations.contiguous(memory_format=torch.channels_last)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        scaled = is_image_space(self.observation_space, check_channels=False) and self.normalize_images
-        return observations.to(dtype).div_(255) if scaled else observations.float()
+        return observations.to(dtype).div_(255) if self._scales else observations.float()
 
 
 class FastActorCritic(Precise, NetworkActorCritic):

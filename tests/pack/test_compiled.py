@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from agents import ContinualDQN, ContinualPPO, compiled
 from plasticity import AdamO
@@ -40,6 +41,15 @@ def test_a_learner_alone_learns_the_same():
     """One that shares with nobody: its epochs may end early."""
     here, there = (build(ContinualPPO, 0, target_kl=0.05, compile=each).learn(128) for each in (True, False))
     torch.testing.assert_close(weights(here), weights(there), **TOLERANCE)
+
+
+def test_learners_of_one_process_share_a_graph():
+    """A graph for each would be made eight times; from then on nothing would be compiled."""
+    build(ContinualPPO, 0, target_kl=0.05, compile=True).learn(64)
+    made = counters["stats"]["unique_graphs"]
+    for seed in (1, 2, 3):
+        build(ContinualPPO, seed, target_kl=0.05, compile=True).learn(64)
+    assert counters["stats"]["unique_graphs"] == made > 0
 
 
 def test_is_repeated_to_the_bit():
