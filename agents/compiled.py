@@ -1,8 +1,7 @@
-"""The option `compile`: updates as machine code, by torch's compiler; the same formulas, other rounding.
+"""The option `compile`: a learner's loss as machine code, by torch's compiler; on a GPU as CUDA graphs.
 
-A minibatch of small networks takes some eighty operations of a few microseconds, most of it calling them. For a pack
-its loss and gradients are traced once, as one graph of plain operations without autograd, which the compiler fuses: one
-graph for all stacks of one form and shape. A learner alone has its loss compiled, on a GPU into CUDA graphs.
+The formulas are the same, the rounding is not. It is for images on a GPU: small networks on the CPU learn faster as
+agents/pack computes them, which compiled runs do not take part in.
 """
 
 from __future__ import annotations
@@ -10,55 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-
-Compute = Callable[[Callable[..., Any], Sequence[Any], Sequence[Any]], Any]
-"""(function, what it is told, its tensors) -> what the function gives back for both together.
-
-The first of the tensors are those by which the function differentiates.
-"""
-
-_GRAPHS: dict[tuple[Any, ...], Callable[..., Any]] = {}
-
-
-def computes(agent: Any) -> Compute:
-    """How the pack of `agent` computes."""
-    return compiled if agent.compile else plainly
-
-
-def plainly(function: Callable[..., Any], told: Sequence[Any], tensors: Sequence[Any]) -> Any:
-    """Operation by operation."""
-    return function(*told, *tensors)
-
-
-@torch.no_grad()
-def compiled(function: Callable[..., Any], told: Sequence[Any], tensors: Sequence[Any]) -> Any:
-    """By a graph; making it takes seconds, for every form and shape and whatever else the function is told."""
-    flat = [tensor for part in tensors for tensor in ((part,) if isinstance(part, Tensor) else part)]
-    key = (function, *(getattr(each, "form", each) for each in told), *(tensor.shape for tensor in flat))
-    if key not in _GRAPHS:
-        _GRAPHS[key] = torch.compile(_traced(partial(function, *told), tensors), dynamic=False)
-    return _GRAPHS[key](*flat)
-
-
-def _traced(function: Callable[..., Any], tensors: Sequence[Any]) -> Callable[..., Any]:
-    from torch.fx.experimental.proxy_tensor import make_fx  # brings sympy, which takes half a second
-
-    flat, structure = tree_flatten(tuple(tensors))
-
-    def of_flat(*given: Tensor) -> Any:
-        leaves, *others = tree_unflatten(given, structure)
-        with torch.enable_grad():
-            return function([leaf.detach().requires_grad_() for leaf in leaves], *others)
-
-    return make_fx(of_flat)(*flat)
+from torch.utils._pytree import tree_map
 
 
 @cache

@@ -2,7 +2,7 @@
 
 Images are channels_last from the buffer to the last convolution (weights need not be: it made no difference, and
 optimizers that look at them as matrices would stumble), distributions are plain functions
-(distributions.py), small actors answer in numpy (inference.py), and `precision="bfloat16"` computes the networks in
+(distributions.py), small actors answer in numpy (numpy_mlp.py), and `precision="bfloat16"` computes the networks in
 half precision, in the rollout as in the update, while weights, losses and optimizer stay float32.
 """
 
@@ -20,7 +20,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
 from agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
-from agents.inference import NumpyMlp
+from agents.numpy_mlp import NumpyMlp
 from agents.policies import NetworkActorCritic, NetworkDQNPolicy, NetworkQ
 
 PRECISIONS = ("float32", "tfloat32", "bfloat16")

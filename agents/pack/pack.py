@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 from greenlet import getcurrent, greenlet
 
-from agents.pack.stack import Stack, Unstackable
+from agents.pack.stack import Stack
+from agents.pack.table import Unstackable
 from agents.streams import OwnStreams, Streams
 
 LOG = logging.getLogger("isorl")
@@ -43,8 +44,8 @@ def why_alone(agent: Any) -> str | None:
     """Why runs like this one cannot be computed as one; None where they can."""
     if (type(agent), "train") not in _COMPUTED:
         return f"{type(agent).__name__} has nothing to compute together"
-    if agent.exact or agent.precision != "float32" or agent.device.type != "cpu":
-        return "only fast runs on the CPU in float32 share their computations"
+    if agent.exact or agent.compile or agent.precision != "float32" or agent.device.type != "cpu":
+        return "only fast runs on the CPU in float32, not compiled, share their computations"
     try:
         Stack([agent]).dissolve()
     except Unstackable as reason:

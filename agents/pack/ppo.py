@@ -5,113 +5,124 @@ Shapes: S runs, N environment copies, T steps of a rollout, B samples of a minib
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agents.compiled import computes
-from agents.distributions import draw_categorical, draw_gaussian
 from agents.pack.pack import together
-from agents.pack.slopes import surrogate_slopes
-from agents.pack.stack import Forward, Stack, Unstackable
+from agents.pack.slopes import (
+    TERMS,
+    Coefficients,
+    draw_categorical,
+    draw_gaussian,
+    each_run,
+    surrogate_slopes,
+)
+from agents.pack.stack import Stack
+from agents.pack.table import Unstackable
 from agents.pack.terms import Terms, check_same
-from agents.ppo import ContinualPPO, Weights
+from agents.ppo import ContinualPPO
 
 
 class Samples(NamedTuple):
     """Some samples of every run: (S, B, ...) each."""
 
-    inputs: Tensor
-    actions: Tensor
-    old_values: Tensor
-    old_log_prob: Tensor
-    advantages: Tensor
-    returns: Tensor
+    inputs: np.ndarray
+    actions: np.ndarray
+    old_values: np.ndarray
+    old_log_prob: np.ndarray
+    advantages: np.ndarray
+    returns: np.ndarray
 
 
 @together(ContinualPPO, "act")
-@torch.no_grad()
 def act(stack: Stack, observations: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(N, ...) of each run -> its actions (N, ...), values (N, 1), log-probabilities (N,)."""
     discrete = stack.agents[0].policy.is_discrete
-    outputs = stack.forward.answer(stack.inputs(np.stack(observations)))
+    outputs = stack.forward(stack.inputs(np.stack(observations)))
     actor = outputs["actor"]
-    noise = torch.empty_like(actor)
+    noise = torch.empty(actor.shape)
     for row, agent in zip(noise, stack.agents, strict=True):
         draw = row.exponential_ if discrete else row.normal_
         draw(generator=agent.streams.torch)
     if discrete:
-        actions, log_prob = draw_categorical(actor, noise=noise)
+        drawn = draw_categorical(actor, noise.numpy())
     else:
-        actions, log_prob = draw_gaussian(actor, stack.outside[0].unsqueeze(1), noise=noise)
-    return list(zip(actions.unbind(), outputs["critic"].unbind(), log_prob.unbind(), strict=True))
+        drawn = draw_gaussian(actor, stack.outside[0][0], noise.numpy())
+    actions, values, log_prob = map(torch.from_numpy, (drawn[0], outputs["critic"], drawn[1]))
+    return list(zip(actions.unbind(), values.unbind(), log_prob.unbind(), strict=True))
 
 
 @together(ContinualPPO, "values")
-@torch.no_grad()
 def values(stack: Stack, observations: list[np.ndarray]) -> list[Tensor]:
     """(N, ...) of each run -> its values (N, 1)."""
-    return list(stack.forward.answer(stack.inputs(np.stack(observations)))["critic"].unbind())
+    return list(torch.from_numpy(stack.forward(stack.inputs(np.stack(observations)))["critic"]).unbind())
 
 
 @together(ContinualPPO, "train")
 def train(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> list[dict[str, Tensor]]:
     """ContinualPPO.train of every run on its own rollout; what each logs: name -> (updates,)."""
-    first = stack.agents[0]
-    if first.target_kl is not None:
+    agents, first = stack.agents, stack.agents[0]
+    if any(agent.target_kl is not None for agent in agents):
         raise Unstackable("each may end its epochs early (target_kl)")
-    check_same(clip_ranges, "clip_range")
-    check_same([agent.policy.optimizer.param_groups[0]["lr"] for agent in stack.agents], "the learning rate")
-    terms, rollout, compute = Terms(stack), _rollout(stack), computes(first)
-    weights = Weights(first.normalize_advantage, first.ent_coef, first.vf_coef)
-    logged: list[dict[str, Tensor]] = []
+    told = _coefficients(stack, clip_ranges)
+    stack.begin()
+    terms, rollout = Terms(stack), _rollout(stack)
+    logged, added_to = [], []
     for _ in range(first.n_epochs):
         for batch in _minibatches(stack, rollout):
-            gradients, parts = compute(
-                surrogate_gradients, (stack.forward, weights, clip_ranges[0]), (stack.leaves, batch)
-            )
+            outputs = stack.forward.trace(batch.inputs)
+            log_std = stack.outside[0][0] if stack.outside else None
+            (actor, critic, *others), parts = surrogate_slopes(told, batch, outputs, log_std)
+            stack.forward.back({"actor": actor, "critic": critic})
+            for (_, gradient), found in zip(stack.outside, others, strict=True):
+                gradient[...] = found
             seen = terms.seen(batch.inputs)
             added = terms.added(seen)
-            stack.update(gradients, first.max_grad_norm, added, terms.parameters)
+            stack.update(added, terms.parameters)
             terms.after_update(seen)
-            logged.append(parts if added is None else {**parts, "added": added.detach()})
-    columns = {name: torch.stack([parts[name] for parts in logged], dim=1) for name in logged[0]}
+            logged.append(np.add.reduce(parts, -1) / parts.shape[-1])
+            added_to.append(0.0 if added is None else added.detach().numpy())
+    means = np.stack(logged, -1)  # (terms, S, updates)
+    columns = dict(zip(TERMS, means, strict=True))
     columns["loss"] = (
         columns["policy_gradient_loss"]
-        + first.ent_coef * columns["entropy_loss"]
-        + first.vf_coef * columns["value_loss"]
-        + columns.pop("added", 0.0)
+        + told.ent_coef * columns["entropy_loss"]
+        + told.vf_coef * columns["value_loss"]
+        + np.stack(np.broadcast_arrays(*added_to), -1)
     )
     of_last_epoch = len(logged) // first.n_epochs
     columns["approx_kl"] = columns["approx_kl"][:, -of_last_epoch:]  # as SB3 logs it
-    return [{name: column[run] for name, column in columns.items()} for run in range(len(stack.agents))]
+    return [
+        {name: torch.from_numpy(column[run]) for name, column in columns.items()}
+        for run in range(len(agents))
+    ]
 
 
-def surrogate_gradients(
-    forward: Forward,
-    weights: Weights,
-    clip: tuple[float, float | None],
-    leaves: Sequence[Tensor],
-    batch: Samples,
-) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
-    """The gradients of the sum of the losses of all runs by `leaves`, and the terms of the losses: name -> (S,)."""
-    outputs = forward(batch.inputs, leaves)
-    outside = leaves[len(forward.leaves) :]  # log_std, of Gaussian actions
-    slopes, parts = surrogate_slopes(
-        weights, batch, outputs, outside[0].unsqueeze(1) if outside else None, *clip
+def _coefficients(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> Coefficients:
+    """What each run's loss is weighted and clipped with."""
+    agents = stack.agents
+    clip_range, clip_range_vf = zip(*clip_ranges, strict=True)
+    check_same([agent.normalize_advantage for agent in agents], "normalize_advantage")
+    check_same([each is None for each in clip_range_vf], "whether values are clipped")
+    return Coefficients(
+        agents[0].normalize_advantage,
+        each_run([agent.ent_coef for agent in agents]),
+        each_run([agent.vf_coef for agent in agents]),
+        each_run(clip_range),
+        None if clip_range_vf[0] is None else each_run(clip_range_vf),
     )
-    return torch.autograd.grad([*outputs.values(), *outside], leaves, slopes), parts
 
 
 def _rollout(stack: Stack) -> Samples:
     """Everything that the runs have collected: (S, T N, ...)."""
-    agents = stack.agents
+    buffers = [agent.rollout_buffer for agent in stack.agents]
     names = ("observations", "actions", "values", "log_probs", "advantages", "returns")
-    host = [agent.rollout_buffer.host for agent in agents]
-    observations, *others = (torch.stack([each[name] for each in host]).flatten(1, 2) for name in names)
+    both = (np.stack([getattr(buffer, name) for buffer in buffers]) for name in names)
+    observations, *others = (array.reshape(len(buffers), -1, *array.shape[3:]) for array in both)
     return Samples(stack.inputs(observations), *others)
 
 
@@ -119,8 +130,10 @@ def _minibatches(stack: Stack, rollout: Samples) -> Iterator[Samples]:
     """One epoch: each run's samples in an order of its own, drawn and cut as in RolloutTensors.get."""
     agents = stack.agents
     orders = np.stack([agent.rollout_buffer.order(agent.streams.numpy) for agent in agents])
-    rows = torch.from_numpy(orders) + torch.arange(len(agents)).unsqueeze(1) * orders.shape[1]
-    inputs, small = rollout.inputs.flatten(0, 1), [column.flatten(0, 1)[rows] for column in rollout[1:]]
+    rows = orders + np.arange(len(agents))[:, None] * orders.shape[1]
+    inputs, *small = (column.reshape(-1, *column.shape[2:]) for column in rollout)
+    shuffled = [column[rows] for column in small]
     size = agents[0].batch_size
-    for part, *others in zip(rows.split(size, 1), *(column.split(size, 1) for column in small), strict=True):
-        yield Samples(inputs.index_select(0, part.flatten()).unflatten(0, part.shape), *others)
+    for start in range(0, rows.shape[1], size):
+        part = slice(start, start + size)
+        yield Samples(inputs[rows[:, part]], *(column[:, part] for column in shuffled))

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.pack.stack import Stack, Unstackable
+from agents.pack.stack import Stack
+from agents.pack.table import Unstackable
 from plasticity.methods import Batch, Method
 
 
@@ -22,11 +24,11 @@ class Terms:
         self._adds = any(type(method).loss is not Method.loss for method in methods)
         self._acts = any(type(method).after_update is not Method.after_update for method in methods)
 
-    def seen(self, inputs: Tensor) -> list[Batch]:
+    def seen(self, inputs: np.ndarray) -> list[Batch]:
         """(S, B, I) -> what each run's methods see."""
         if not (self._adds or self._acts):
             return []
-        return [Batch(partial(Tensor.detach, row)) for row in inputs]
+        return [Batch(partial(torch.from_numpy, row)) for row in inputs]
 
     def added(self, seen: Sequence[Batch]) -> Tensor | None:
         """What every run's methods add to its loss: (S,); None where they add nothing."""
@@ -40,9 +42,7 @@ class Terms:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """On which the terms depend."""
-        if not self._adds:
-            return []
-        return [parameter for rows in self.stack.rows for owner in rows.owners for parameter in owner]
+        return self.stack.table.parameters if self._adds else []
 
     def after_update(self, seen: Sequence[Batch]) -> None:
         """Lets every run's methods act."""

@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
-from torch import nn
 from torch.distributions import Categorical, Normal
 
 from agents import ContinualDQN, ContinualPPO
 from agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
 from agents.fast_policies import FastActorCritic
-from agents.inference import NumpyMlp
 from agents.rollout import RolloutTensors
-from plasticity import AdamO, NetworkSpec, build_mlp
+from plasticity import AdamO, NetworkSpec
 from plasticity.methods import METHODS
 from tests.agents.test_parity import DQN_ARGUMENTS, PPO_ARGUMENTS, cartpole, pendulum, pictures
 from tests.conftest import waiting_for_the_device_raises
@@ -154,24 +152,6 @@ def test_gaussian_is_torchs():
     torch.manual_seed(5)
     torch.testing.assert_close(draw_gaussian(mean, log_std)[0], expected)
     assert torch.equal(draw_gaussian(mean, log_std, deterministic=True)[0], mean)
-
-
-@pytest.mark.parametrize("activation", ["tanh", "relu", "maxmin", "identity"])
-def test_numpy_answers_as_torch_does_and_follows_the_weights(activation):
-    network = nn.Sequential(nn.Flatten(), build_mlp(5, NetworkSpec((16, 16), activation)), nn.Linear(16, 3))
-    x, numpy = torch.randn(8, 5), NumpyMlp(network)
-    for _ in range(2):
-        np.testing.assert_allclose(numpy(x.numpy()), network(x).detach().numpy(), rtol=1e-5, atol=1e-6)
-        torch.optim.SGD(network.parameters(), lr=0.1).step(lambda: None)
-        with torch.no_grad():
-            network[2].weight.add_(1)
-
-
-def test_numpy_refuses_layers_that_it_does_not_know():
-    with pytest.raises(ValueError, match="GroupSort"):
-        NumpyMlp(build_mlp(4, NetworkSpec((8,), "groupsort")))
-    with pytest.raises(ValueError, match="IsometricLinear"):
-        NumpyMlp(build_mlp(4, NetworkSpec((8,), "maxmin", isometry="hard")))
 
 
 @pytest.mark.parametrize("make", [cartpole, pendulum, pictures])

@@ -37,9 +37,9 @@ ALONE = {
     "feature_rank": "other parameters than those of the networks",
     "kron": "the optimizer is ResumableKron",
     "muon": "the optimizer is Muon",
-    "plasticity_injection": "it has the layer",
-    "prelu": "it has the layer PReLU",
-    "spectral_norm": "it has the layer SpectralLinear",
+    "plasticity_injection": "does not know the layer",
+    "prelu": "does not know the layer PReLU",
+    "spectral_norm": "does not know the layer SpectralLinear",
     "trac": "the optimizer is Trac",
 }
 """Methods whose networks or optimizers are not computed together, and the reason that is given."""
