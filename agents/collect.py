@@ -5,6 +5,7 @@ Runs of a pack ask for their actions and values here, and get them computed for 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,34 @@ from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from agents.fast_policies import answering
+
 
 def collect_rollout(
     agent: Any, env: VecEnv, callback: BaseCallback, buffer: Any, n_rollout_steps: int
 ) -> bool:
     """OnPolicyAlgorithm.collect_rollouts of a fast agent; False where the callback ended it."""
-    policy = agent.policy
-    policy.set_training_mode(False)
+    agent.policy.set_training_mode(False)
     buffer.reset()
     callback.on_rollout_start()
+    # a pack moves weights to where it answers for all
+    with nullcontext() if agent.pack else answering(agent.policy):
+        dones = _fill(agent, env, callback, buffer, n_rollout_steps)
+    if dones is None:
+        return False
+    last = agent.meet("values", agent._last_obs)
+    if last is None:
+        last = _alone(agent, agent.policy.predict_values, agent._last_obs)
+    buffer.compute_returns_and_advantage(last_values=last, dones=dones)
+    callback.update_locals(locals())
+    callback.on_rollout_end()
+    return True
+
+
+def _fill(
+    agent: Any, env: VecEnv, callback: BaseCallback, buffer: Any, n_rollout_steps: int
+) -> np.ndarray | None:
+    """A rollout; gives back which episodes (N,) ended at its last step, None where the callback ended it."""
     bounds = (
         (agent.action_space.low, agent.action_space.high)
         if isinstance(agent.action_space, spaces.Box)
@@ -32,7 +52,7 @@ def collect_rollout(
     )
     for _ in range(n_rollout_steps):
         answer = agent.meet("act", agent._last_obs)
-        actions, values, log_probs = answer or _alone(agent, policy.forward, agent._last_obs)
+        actions, values, log_probs = answer or _alone(agent, agent.policy.forward, agent._last_obs)
         actions = actions.cpu().numpy()
         new_obs: Any
         new_obs, rewards, dones, infos = env.step(actions if bounds is None else np.clip(actions, *bounds))
@@ -40,20 +60,13 @@ def collect_rollout(
 
         callback.update_locals(locals())
         if not callback.on_step():
-            return False
+            return None
         agent._update_info_buffer(infos, dones)
         if dones.any():
             _bootstrap(agent, rewards, dones, infos)
         buffer.add(agent._last_obs, actions, rewards, agent._last_episode_starts, values, log_probs)
         agent._last_obs, agent._last_episode_starts = new_obs, dones
-
-    values = agent.meet("values", new_obs)
-    if values is None:
-        values = _alone(agent, policy.predict_values, new_obs)
-    buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-    callback.update_locals(locals())
-    callback.on_rollout_end()
-    return True
+    return dones
 
 
 def collect_transitions(
@@ -89,7 +102,7 @@ def collect_transitions(
             agent._last_obs = new_obs
         agent._update_current_progress_remaining(agent.num_timesteps, agent._total_timesteps)
         agent._on_step()
-        for _ in np.flatnonzero(dones):
+        for _ in range(np.count_nonzero(dones)):
             episodes += 1
             agent._episode_num += 1
             if log_interval is not None and agent._episode_num % log_interval == 0:
@@ -104,7 +117,8 @@ def _epsilon_greedy(agent: Any, learning_starts: int) -> np.ndarray:
     explores = agent.num_timesteps < learning_starts or agent.streams.numpy.rand() < agent.exploration_rate
     greedy = agent.meet("act", obs)  # also where it is not needed: the other runs wait for it
     if explores:
-        return np.array([agent.action_space.sample() for _ in range(len(obs))])
+        space = agent.action_space  # draws as many calls of space.sample() would
+        return space.start + space.np_random.integers(space.n, size=len(obs))
     return agent.policy.predict(obs, deterministic=True)[0] if greedy is None else greedy
 
 

@@ -8,7 +8,8 @@ half precision, in the rollout as in the update, while weights, losses and optim
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,38 @@ class Precise(BasePolicy):
     """Networks that compute in a chosen precision on images that are channels_last."""
 
     precision = "float32"
+    _in_numpy: tuple[NumpyMlp, ...] = ()
+    """The networks, while they answer in numpy."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._scales = self.normalize_images and is_image_space(self.observation_space, check_channels=False)
+
+    def numpy_networks(self) -> tuple[NumpyMlp, ...]:
+        """Those of `networks()` as they are now; none where numpy does not know a layer, or is slower."""
+        plain = self.device.type == "cpu" and self.precision == "float32" and not self._scales
+        try:
+            return tuple(map(NumpyMlp, self.networks().values())) if plain else ()  # type: ignore[operator]
+        except ValueError:
+            return ()
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """stable-baselines3's: (B, ...) observations -> actions (B, ...), and no state."""
+        networks, space = self._in_numpy, self.observation_space
+        batch = isinstance(observation, np.ndarray) and observation.shape[1:] == space.shape
+        if not (networks and batch and networks[0].suits(len(observation))):
+            return super().predict(observation, state, episode_start, deterministic)
+        return self._chosen(observation.astype(np.float32, copy=False), deterministic), state
+
+    def _chosen(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
+        """The actions of the networks in numpy."""
+        raise NotImplementedError
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Inside, linear layers and convolutions compute in `precision`."""
@@ -49,6 +78,19 @@ class Precise(BasePolicy):
         return observations.to(dtype).div_(255) if self._scales else observations.float()
 
 
+@contextmanager
+def answering(policy: BasePolicy) -> Iterator[None]:
+    """Inside, small networks of `policy` answer in numpy; nothing may put other modules or parameters in place."""
+    if not isinstance(policy, Precise):
+        yield
+        return
+    before, policy._in_numpy = policy._in_numpy, policy.numpy_networks()
+    try:
+        yield
+    finally:
+        policy._in_numpy = before
+
+
 class FastActorCritic(Precise, NetworkActorCritic):
     """PPO's policy. Takes discrete or Gaussian actions, without state-dependent exploration.
 
@@ -60,33 +102,26 @@ class FastActorCritic(Precise, NetworkActorCritic):
 
     def __init__(self, *args: Any, precision: str = "float32", **kwargs: Any) -> None:
         self.precision = precision
-        self._in_numpy: tuple[NumpyMlp, NumpyMlp] | None = None
         super().__init__(*args, **kwargs)
         self.is_discrete = isinstance(self.action_space, spaces.Discrete)
-
-    def set_training_mode(self, mode: bool) -> None:
-        """stable-baselines3's; a rollout begins with False, and looks at the modules anew."""
-        super().set_training_mode(mode)
-        self._in_numpy = None if mode else self._numpy_networks()
-
-    def _numpy_networks(self) -> tuple[NumpyMlp, NumpyMlp] | None:
-        plain = self.device.type == "cpu" and self.precision == "float32" and not self.is_cnn
-        if not plain or self.observation_space.dtype == np.uint8:
-            return None
-        try:
-            actor, critic = map(NumpyMlp, self.networks().values())
-        except ValueError:
-            return None
-        return actor, critic
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """(B, ...) -> actions (B, ...), values (B, 1), log-probabilities (B,)."""
         outputs, values = self._answer(obs)
-        if self.is_discrete:
-            actions, log_prob = draw_categorical(outputs, deterministic)
-        else:
-            actions, log_prob = draw_gaussian(outputs, self.log_std, deterministic)
+        actions, log_prob = self._drawn(outputs, deterministic)
         return actions, values, log_prob
+
+    def _drawn(self, outputs: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
+        if self.is_discrete:
+            return draw_categorical(outputs, deterministic)
+        return draw_gaussian(outputs, self.log_std, deterministic)
+
+    @torch.no_grad()
+    def _chosen(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
+        outputs = torch.from_numpy(self._in_numpy[0](observations))
+        actions = self._drawn(outputs, deterministic)[0].numpy()
+        space = self.action_space
+        return np.clip(actions, space.low, space.high) if isinstance(space, spaces.Box) else actions
 
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, ...), (B, ...) -> values (B, 1), log-probabilities (B,), entropies (B,)."""
@@ -101,7 +136,7 @@ class FastActorCritic(Precise, NetworkActorCritic):
 
     def _answer(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         numpy = self._in_numpy
-        if numpy is None or not numpy[0].suits(len(obs)):
+        if not (numpy and numpy[0].suits(len(obs))):
             return self._outputs(obs)
         x = obs.numpy().astype(np.float32, copy=False)
         return torch.from_numpy(numpy[0](x)), torch.from_numpy(numpy[1](x))
@@ -144,6 +179,9 @@ class FastDQNPolicy(Precise, NetworkDQNPolicy):
     def __init__(self, *args: Any, precision: str = "float32", **kwargs: Any) -> None:
         self.precision = precision
         super().__init__(*args, **kwargs)
+
+    def _chosen(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
+        return self._in_numpy[0](observations).argmax(-1)
 
     def set_training_mode(self, mode: bool) -> None:
         """stable-baselines3's, where something changes: it is called at every step."""

@@ -35,10 +35,35 @@ class CountedReplay(ReplayBuffer):
     added = 0
     generation = 0
 
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        """One vector step."""
-        super().add(*args, **kwargs)
+    def add(
+        self,
+        obs: np.ndarray,
+        next_obs: np.ndarray,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """One vector step: (N, ...) arrays, the last observations of ended episodes among `next_obs`."""
+        if self.optimize_memory_usage or not isinstance(self.observation_space, spaces.Box):
+            super().add(obs, next_obs, action, reward, done, infos)
+            self.added += 1
+        else:  # the same, without the copies that are made there first
+            self.observations[self.pos], self.next_observations[self.pos] = obs, next_obs
+            self._finish(action, reward, done, infos)
+
+    def _finish(
+        self, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """What belongs to a step besides its observations."""
+        t = self.pos
+        self.actions[t] = action.reshape(self.n_envs, self.action_dim)
+        self.rewards[t], self.dones[t] = reward, done
+        if self.handle_timeout_termination:
+            self.timeouts[t] = [info.get("TimeLimit.truncated", False) for info in infos]
         self.added += 1
+        self.pos = (t + 1) % self.buffer_size
+        self.full |= self.pos == 0
 
     def reset(self) -> None:
         """Forgets everything."""
@@ -127,13 +152,7 @@ class FrameReplay(CountedReplay):
             self._last_numbers[copy] = after
             self._needed[t] = min(self._needed[t], _lowest(now), _lowest(after))
         self._last[:] = next_obs
-        self.actions[t] = action.reshape(self.n_envs, self.action_dim)
-        self.rewards[t], self.dones[t] = reward, done
-        if self.handle_timeout_termination:
-            self.timeouts[t] = [info.get("TimeLimit.truncated", False) for info in infos]
-        self.added += 1
-        self.pos = (t + 1) % self.buffer_size
-        self.full |= self.pos == 0
+        self._finish(action, reward, done, infos)
 
     def refill(self, first: int, steps: Mapping[str, np.ndarray]) -> None:
         """Puts back saved `steps`, which must follow those put back before."""

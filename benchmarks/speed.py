@@ -61,24 +61,24 @@ CASES = {
     ),
     "ppo_cartpole": Case(
         "PPO, CartPole: 8 copies x 128 steps, 4 epochs x 4 minibatches of 256, MLPs 2 x 64 tanh",
-        8192,
-        ("SB3", "CleanRL", "exact", "fast", "fast, compiled", "environment alone", "network alone"),
+        32768,
+        ("SB3", "CleanRL", "exact", "fast", "environment alone", "network alone"),
     ),
     "ppo_mujoco": Case(
         "PPO, HalfCheetah: 1 copy x 2048 steps, 10 epochs x 32 minibatches of 64, MLPs 2 x 64 tanh",
         2048,
-        ("SB3", "CleanRL", "exact", "fast", "fast, compiled", "environment alone", "network alone"),
+        ("SB3", "CleanRL", "exact", "fast", "environment alone", "network alone"),
     ),
     "ppo_nine_rooms": Case(
         "PPO, nine rooms, ten seeds: 8 copies x 16 steps, 4 epochs x 4 minibatches of 32, MLPs 225-64-64 tanh",
-        8192,
-        ("SB3", "exact", "fast", "fast, 10 seeds as one", "fast, compiled, 10 seeds as one", "environment alone",
+        40960,
+        ("SB3", "exact", "fast", "fast, 10 seeds as one", "environment alone",
          "network alone"),
     ),
     "dqn_rain": Case(
         "DQN, Rain, ten seeds: 8 copies, a minibatch of 32 per vector step, MLP 105-64-64",
-        8192,
-        ("SB3", "exact", "fast", "fast, 10 seeds as one", "fast, compiled, 10 seeds as one", "environment alone",
+        40960,
+        ("SB3", "exact", "fast", "fast, 10 seeds as one", "environment alone",
          "network alone"),
     ),
 }  # fmt: skip

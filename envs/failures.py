@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -33,7 +34,8 @@ class Failures:
         Raises:
             EnvironmentFailed: some are not, and the run shall stop.
         """
-        if values.dtype.kind != "f" or np.isfinite(values).all():
+        # the sum of squares is finite only where all are, and costs a fifth; where it is not it may have overflowed
+        if values.dtype.kind != "f" or math.isfinite(np.vdot(values, values)) or np.isfinite(values).all():
             return values
         bad = ~np.isfinite(values)
         if self.config.numbers == "stop":

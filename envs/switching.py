@@ -96,14 +96,13 @@ class SwitchingVecEnv(VecEnv):
         infos = self._infos(step)
         self.labels = step.labels
         self.agent_steps += self.num_envs
-        dones = step.terminated | step.truncated
         if self.finished or not self._visit_is_over(step):
-            return step.observations, step.rewards, dones, infos
+            return step.observations, step.rewards, step.done, infos
         if self.visit.number + 1 == len(self.sequence.visits):
             self.finished = True
-            return step.observations, step.rewards, dones, infos
+            return step.observations, step.rewards, step.done, infos
 
-        for copy in np.flatnonzero(~dones):
+        for copy in np.flatnonzero(~step.done):
             infos[copy]["terminal_observation"] = step.final[copy]
             infos[copy]["TimeLimit.truncated"] = True
         self._next_visit()
@@ -177,7 +176,9 @@ class SwitchingVecEnv(VecEnv):
 
     def _infos(self, step: Step) -> list[dict[str, Any]]:
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for copy in np.flatnonzero(step.terminated | step.truncated):
+        if step.final is step.observations:  # nothing has ended
+            return infos
+        for copy in np.flatnonzero(step.done):
             infos[copy]["terminal_observation"] = step.final[copy]
             infos[copy]["TimeLimit.truncated"] = bool(step.truncated[copy] and not step.terminated[copy])
         for episode in step.episodes:

@@ -40,6 +40,7 @@ class Step:
     raw_rewards: np.ndarray  # (n_envs,)
     terminated: np.ndarray  # (n_envs,) bool
     truncated: np.ndarray  # (n_envs,) bool
+    done: np.ndarray  # (n_envs,) bool: one of the two
     final: np.ndarray  # (n_envs, ...): before autoreset; equals `observations` where nothing ended
     episodes: list[Episode] = field(default_factory=list)
     labels: np.ndarray | None = None  # (n_envs,) right answers to the inputs just answered; in streams only
@@ -134,10 +135,12 @@ class TaskEnv:
         """
         for transform in self._act:
             actions = transform(actions)
-        with self._named():
+        try:
             observations, rewards, terminated, truncated, infos = self.env.step(actions)
             rewards = self.failures.finite(rewards, "a reward")
             observations = self.failures.finite(observations, "an observation")
+        except Exception as error:
+            raise self._named_after_the_task(error) from error
         self._returns += rewards
         self._lengths += 1
         done = terminated | truncated
@@ -148,6 +151,7 @@ class TaskEnv:
             raw_rewards=rewards,
             terminated=terminated,
             truncated=truncated,
+            done=done,
             final=observations,
             labels=infos.get("labels"),
         )
@@ -194,7 +198,10 @@ class TaskEnv:
         try:
             yield
         except Exception as error:
-            raise EnvironmentFailed(f"Task '{self.task.name}' ({self.task.env}): {error}") from error
+            raise self._named_after_the_task(error) from error
+
+    def _named_after_the_task(self, error: Exception) -> EnvironmentFailed:
+        return EnvironmentFailed(f"Task '{self.task.name}' ({self.task.env}): {error}")
 
     def _final(self, observations: np.ndarray, done: np.ndarray, infos: dict[str, Any]) -> np.ndarray:
         final = observations.copy()

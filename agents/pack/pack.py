@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from greenlet import getcurrent, greenlet
+from threadpoolctl import threadpool_limits
 
 from agents.pack.stack import Stack
 from agents.pack.table import Unstackable
@@ -84,19 +86,24 @@ class Pack:
         ends: dict[int, Any] = {}
         runs = [greenlet(partial(_keep_end, ends, number, job)) for number, job in enumerate(jobs)]
         self.size = len(runs)
-        waiting: dict[greenlet, Request] = {}
         before, Pack.current = Pack.current, self
         try:
-            turns = [(run, None) for run in runs]
-            while turns:
-                for run, answer in turns:
-                    request = _go_on(run, answer, first=waiting.pop(run, None) is None)
-                    if not run.dead:
-                        waiting[run] = request
-                turns = self._serve(waiting)
+            with threadpool_limits(torch.get_num_threads(), "blas"):  # numpy's takes every core otherwise
+                self._take_turns(runs)
         finally:
             Pack.current = before
         return [ends[number] for number in range(len(runs))]
+
+    def _take_turns(self, runs: list[greenlet]) -> None:
+        """Lets all go on until they have ended."""
+        waiting: dict[greenlet, Request] = {}
+        turns: list[tuple[greenlet, Any]] = [(run, None) for run in runs]
+        while turns:
+            for run, answer in turns:
+                request = _go_on(run, answer, first=waiting.pop(run, None) is None)
+                if not run.dead:
+                    waiting[run] = request
+            turns = self._serve(waiting)
 
     def answers(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         """What each job gives back; what the first that fails raises, once all have ended."""

@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from threadpoolctl import threadpool_limits
 
 from agents import Agent
 from agents.options import agent_options, check_metrics, make_agent, make_methods, network_spec
@@ -61,7 +60,6 @@ def build(config: RunConfig) -> Parts:
         UserError: whatever in `config` cannot work.
     """
     torch.set_num_threads(config.threads)
-    threadpool_limits(config.threads, "blas")  # numpy's, which takes every core otherwise
     try:
         network_spec(config), make_methods(config)  # cheap to check before environments are made
         check_metrics(config)
