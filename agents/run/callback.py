@@ -29,6 +29,9 @@ from envs.normalize import statistics_of
 from envs.sequence import Sequence, Visit
 from plasticity.diagnostics import DEFAULT_METRICS, diagnose
 
+DRAWING_SHARE = 0.01
+"""Of the time that pictures may take before the last; one takes a tenth of a second."""
+
 
 class RunCallback(BaseCallback):
     """Accompanies one run.
@@ -66,7 +69,8 @@ class RunCallback(BaseCallback):
         self.visit: Visit = recorder.visit
         self._shown_return: float | None = None
         self.stop = StopRequest()
-        self._started = time.monotonic()
+        self._started = self._began = time.monotonic()
+        self._drawing_seconds = 0.0
 
     def _on_training_start(self) -> None:
         step = self.model.num_timesteps
@@ -75,7 +79,7 @@ class RunCallback(BaseCallback):
             "measure": _next_multiple(step, self.config.diagnostics.every),
             "save": _next_multiple(step, self.config.checkpoint.every),
         }
-        self._started = time.monotonic()
+        self._started = self._began = time.monotonic()
         if step == 0:
             self._begin_visit()
             self._measure(step)
@@ -143,16 +147,29 @@ class RunCallback(BaseCallback):
         self.state.diagnostics.append(self._measure(step))
         if self.config.evaluation.episodes:
             values |= self._evaluate()
-        if self._is_drawn():
-            returns_so_far = self.state.returns.by_visit[: self.visit.number + 1]
-            values["dashboard/returns"] = dashboard.returns_figure(returns_so_far)
         self.recorder.record({key: value for key, value in values.items() if not _is_nan(value)}, step)
+        if self._is_drawn():
+            self._draw(step)
         LOG.info("visit %d ends at agent step %d: %s", self.visit.number, step, row)
 
     def _is_drawn(self) -> bool:
-        """Pictures take a tenth of a second: after visits 1, 2, 4, 8, ... and the last."""
+        """After visits 1, 2, 4, 8, ... where it has not taken too much time so far, and after the last."""
         count = self.visit.number + 1
-        return count & (count - 1) == 0 or count == len(self.sequence.visits)
+        if count == len(self.sequence.visits):
+            return True
+        allowed = DRAWING_SHARE * (time.monotonic() - self._began) / sharing()
+        return count & (count - 1) == 0 and self._drawing_seconds <= allowed
+
+    def _draw(self, step: int) -> None:
+        """The pictures of the run so far."""
+        begin = time.monotonic()
+        so_far = self.state.returns.by_visit[: self.visit.number + 1]
+        values = {"dashboard/returns": dashboard.returns_figure(so_far)}
+        if self.state.evaluations:
+            names = [task.name for task in self.sequence.tasks]
+            values["eval/matrix"] = dashboard.matrix_figure(names, self.state.evaluations)
+        self.recorder.record(values, step)
+        self._drawing_seconds += time.monotonic() - begin
 
     def _evaluate(self) -> dict[str, Any]:
         tasks = self.sequence.tasks
@@ -161,8 +178,6 @@ class RunCallback(BaseCallback):
         names = [task.name for task in tasks]
         values: dict[str, Any] = {f"eval/{name}": score for name, score in zip(names, scores, strict=True)}
         values["eval/mean"] = float(np.mean(scores))
-        if self._is_drawn():
-            values["eval/matrix"] = dashboard.matrix_figure(names, self.state.evaluations)
         values["eval/table"] = dashboard.matrix_text(names, self.state.evaluations)
         return values
 

@@ -92,12 +92,14 @@ class Evaluator:
             for episode in step.episodes:
                 returns[episode.copy].append(running[episode.copy])
                 running[episode.copy] = lengths[episode.copy] = 0
-            for copy in set(np.flatnonzero(step.truncated)) - {episode.copy for episode in step.episodes}:
-                running[copy] = lengths[copy] = 0  # it failed and was made anew: no result
-            for copy in np.flatnonzero(lengths >= (self.config.max_episode_steps or np.inf)):
+            if step.truncated.any():  # without an episode: it failed and was made anew, which is no result
+                failed = set(np.flatnonzero(step.truncated)) - {episode.copy for episode in step.episodes}
+                running[list(failed)], lengths[list(failed)] = 0, 0
+            if self.config.max_episode_steps:
                 # the game goes on in the environment; what follows is counted as another episode
-                returns[copy].append(running[copy])
-                running[copy] = lengths[copy] = 0
+                for copy in np.flatnonzero(lengths >= self.config.max_episode_steps):
+                    returns[copy].append(running[copy])
+                    running[copy] = lengths[copy] = 0
         return [value for done, share in zip(returns, shares, strict=True) for value in done[:share]]
 
 

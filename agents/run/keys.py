@@ -14,7 +14,7 @@ KEYS = {
     "task/visit": "number of the present visit, from 0",
     "eval/<task>": "mean raw return of evaluation episodes on that task, after every visit",
     "eval/mean": "mean of eval/<task> over the tasks: raw returns, so only tasks of one scale are comparable",
-    "eval/matrix": "picture: evaluation of every task after every visit; drawn after visits 1, 2, 4, ... and the last",
+    "eval/matrix": "picture of eval/<task>; after the last visit and, in at most 1 % of the time, after 1, 2, 4, ...",
     "eval/table": "the same as text",
     "dashboard/returns": "picture: every training episode of the run so far, switches as lines; drawn as often",
     "faults/restarts": "copies of environments that failed and were made anew so far (faults.environment=restart)",

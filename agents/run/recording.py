@@ -44,7 +44,8 @@ class TensorBoard(TensorBoardOutputFormat):
     """SB3's writer, in the folder itself."""
 
     def __init__(self, folder: Path) -> None:
-        self.writer = SummaryWriter(log_dir=str(folder))
+        # the usual queue of ten holds up whoever writes more at once
+        self.writer = SummaryWriter(log_dir=str(folder), max_queue=1000)
         self._is_closed = False
 
 
