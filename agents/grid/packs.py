@@ -1,10 +1,14 @@
-"""Which cells of a grid share a process: those that differ in their seed alone and have small networks."""
+"""Which cells of a grid share a process: those with small networks that differ in no size.
+
+Seeds, rates, strengths and methods may differ: every run of a pack (agents/pack) has its own.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from omegaconf import DictConfig
 
@@ -16,6 +20,18 @@ from agents.run.experiment import build
 from configs import RunConfig
 
 SEED = "seed="
+OWN = (
+    SEED,
+    "method=",
+    "method.",
+    "optimizer.",
+    "agent.learning_rate",
+    *(
+        f"agent.{name}="
+        for name in ("ent_coef", "vf_coef", "clip_range", "gamma", "gae_lambda", "max_grad_norm")
+    ),
+)
+"""Beginnings of the words in which cells of one job may differ."""
 
 
 def sharing(config: DictConfig, composer: Composer) -> Callable[[list[Cell]], list[list[Cell]]]:
@@ -34,24 +50,22 @@ def packed(
         cells: what is to be done.
         most: cells in one job, at most.
         workers: jobs that run at a time, none of which should be left without work; None: unknown.
-        shares: whether cells of such words can be computed together.
+        shares: whether cells of such words, whatever their seed, can be computed together.
     """
+    size = min(most, math.ceil(len(cells) / workers)) if workers else most
     alike: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
-        alike.setdefault(_but_seed(cell.words), []).append(cell)
-    size = min(most, math.ceil(len(cells) / workers)) if workers else most
-    jobs: list[list[Cell]] = []
-    for group in alike.values():
-        together = size > 1 and len(group) > 1 and shares(group[0].words)
-        jobs += _parts(group, size if together else 1)
-    return jobs
+        together = size > 1 and shares(tuple(word for word in cell.words if not word.startswith(SEED)))
+        common = tuple(word for word in cell.words if not word.startswith(OWN)) if together else (cell.id,)
+        alike.setdefault(common, []).append(cell)
+    return [job for group in alike.values() for job in _parts(group, size)]
 
 
 def _parts(group: list[Cell], size: int) -> Iterator[list[Cell]]:
-    """`group` in parts of nearly the same size, which is `size` at most."""
+    """`group` in parts of nearly the same size, which is `size` at most; neighbours stay together."""
     count = math.ceil(len(group) / size)
-    for number in range(count):
-        yield group[number::count]
+    ends = [-(-number * len(group) // count) for number in range(count + 1)]
+    return (group[start:end] for start, end in pairwise(ends))
 
 
 def can_share(config: RunConfig) -> bool:
@@ -69,15 +83,17 @@ def words_of(job: Sequence[Cell]) -> list[str]:
     """What train.py is told: the words of the cells and their absolute folders, which a worker elsewhere finds."""
     first, *others = job
     if not others:
-        return [*first.words, f"run_dir={_quoted(first)}"]
-    places = ",".join(f"{cell.seed}:{_quoted(cell)}" for cell in job)
-    return [*_but_seed(first.words), f"pack={{{places}}}"]
+        return [*first.words, f"run_dir={_quoted(str(first.folder))}"]
+    common = [word for word in first.words if all(word in other.words for other in others)]
+    own = ([str(cell.folder), *(word for word in cell.words if word not in common)] for cell in job)
+    return [*common, f"pack={_listed(_listed(map(_quoted, words)) for words in own)}"]
 
 
-def _quoted(cell: Cell) -> str:
-    path = str(cell.folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{path}'"
+def _listed(items: Iterable[str]) -> str:
+    return f"[{','.join(items)}]"
 
 
-def _but_seed(words: Iterable[str]) -> tuple[str, ...]:
-    return tuple(word for word in words if not word.startswith(SEED))
+def _quoted(text: str) -> str:
+    """As Hydra reads it back."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

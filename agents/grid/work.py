@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from agents.grid import random_agent
 from agents.grid.cell import beside, folder_of, identity
+from agents.grid.expand import Composer
 from agents.grid.references import referred
 from agents.pack import Pack
 from agents.run import experiment
@@ -50,8 +51,8 @@ launching = False
 def job(composed: DictConfig) -> list[Outcome] | float:
     """One job of Hydra's: for our own sweeper its outcomes, for one that looks for the best configuration its score.
 
-    Without a run_dir of the user's, the run goes to the folder of its cell. `pack` in the configuration, seed ->
-    run_dir, makes it several cells, which differ in nothing else.
+    Without a run_dir of the user's, the run goes to the folder of its cell. `pack` in the configuration makes it
+    several cells: of each its run_dir, and the words that only it has.
     """
     began, hydra = time.monotonic(), HydraConfig.get()
     try:
@@ -68,16 +69,13 @@ def _cells(composed: DictConfig) -> list[RunConfig]:
     """The configurations of a job's cells."""
     hydra = HydraConfig.get()
     if composed.pack:
-        return [_member(composed, *place) for place in composed.pack.items()]
+        composer = Composer()
+        common = [word for word in hydra.overrides.task if not word.startswith("pack=")]
+        return [replace(composer([*common, *words]), run_dir=folder) for folder, *words in composed.pack]
     config = referred(resolve(composed), composed.reference)
     if not any(word.startswith("run_dir=") for word in hydra.overrides.task):
         config = replace(config, run_dir=str(folder_of(config, Path(hydra.sweep.dir).absolute())))
     return [config]
-
-
-def _member(composed: DictConfig, seed: int, run_dir: str) -> RunConfig:
-    composed.seed = int(seed)
-    return replace(referred(resolve(composed), composed.reference), run_dir=run_dir)
 
 
 class Busy(Exception):

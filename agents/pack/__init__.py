@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone, trained in one process as one: the largest lever for small networks.
+"""Runs with small networks of one structure, trained in one process as one: the largest lever there is for them.
 
 A run alone is a pack of one, so that how many there are changes no bit of what any of them computes.
 

@@ -16,7 +16,7 @@ from agents.pack.pack import together
 from agents.pack.slopes import each_run, td_slope
 from agents.pack.stack import Stack
 from agents.pack.table import Unstackable
-from agents.pack.terms import Terms, check_same
+from agents.pack.terms import Terms
 from agents.replay import CountedReplay
 
 
@@ -32,7 +32,8 @@ def train(stack: Stack, arguments: list[tuple[int, int]]) -> list[Tensor]:
     for agent in stack.agents:
         if type(agent.replay_buffer) is not CountedReplay or agent._vec_normalize_env is not None:
             raise Unstackable("their replay stores frames once, or normalises")
-    check_same(arguments, "the number of updates")
+    if len(set(arguments)) > 1:
+        raise Unstackable("they differ in the number of updates")
     assert stack.targets is not None
     stack.begin()
     gamma, terms, logged = each_run([agent.gamma for agent in stack.agents]), Terms(stack), []

@@ -18,7 +18,7 @@ import torch
 from greenlet import getcurrent, greenlet
 from threadpoolctl import threadpool_limits
 
-from agents.pack.stack import Stack
+from agents.pack.stack import Stack, form_of
 from agents.pack.table import Unstackable
 from agents.streams import OwnStreams, Streams
 
@@ -168,27 +168,21 @@ class Pack:
         return [answers.get(id(request.agent)) for request in requests]
 
     def _stacks_of(self, agents: list[Any]) -> list[Stack]:
-        """The stacks among these runs: one for all that have learned equally long."""
+        """The stacks among these runs: one for all that are of one form."""
         members = {id(agent) for agent in agents}
         if self._members == members:
             return list(self._stacks)
         self.dissolve()
         self._members = members
-        groups: dict[float, list[Any]] = {}
+        groups: dict[Any, list[Any]] = {}
         for agent in agents:
-            groups.setdefault(_updates_of(agent), []).append(agent)
+            groups.setdefault(form_of(agent), []).append(agent)
         for group in groups.values():
             try:
                 self._stacks.append(Stack(group))
             except Unstackable as reason:
                 LOG.info(EACH, reason)
         return list(self._stacks)
-
-
-def _updates_of(agent: Any) -> float:
-    """Optimizer steps so far."""
-    states = agent.policy.optimizer.state.values()
-    return max((float(state.get("step", 0)) for state in states if isinstance(state, dict)), default=0.0)
 
 
 def _keep_end(ends: dict[int, Any], number: int, job: Callable[[], Any]) -> None:

@@ -23,7 +23,7 @@ from agents.pack.slopes import (
 )
 from agents.pack.stack import Stack
 from agents.pack.table import Unstackable
-from agents.pack.terms import Terms, check_same
+from agents.pack.terms import Terms
 from agents.ppo import ContinualPPO
 
 
@@ -106,8 +106,6 @@ def _coefficients(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -
     """What each run's loss is weighted and clipped with."""
     agents = stack.agents
     clip_range, clip_range_vf = zip(*clip_ranges, strict=True)
-    check_same([agent.normalize_advantage for agent in agents], "normalize_advantage")
-    check_same([each is None for each in clip_range_vf], "whether values are clipped")
     return Coefficients(
         agents[0].normalize_advantage,
         each_run([agent.ent_coef for agent in agents]),

@@ -100,7 +100,7 @@ class Stack:
     """Policies of S runs that are trained as one.
 
     Args:
-        agents: fast ones on the CPU, alike in everything but the values of their options.
+        agents: fast ones on the CPU, of one form.
 
     Raises:
         Unstackable: why they cannot be.
@@ -242,11 +242,10 @@ class Stack:
         self._states: list[tuple[Any, nn.Parameter, dict[str, Any]]] = []
         states: dict[nn.Parameter, dict[str, Any]] = {}
         for run, optimizer in enumerate(self.optimizers):
-            own = {p: optimizer.state[p] for group in optimizer.param_groups for p in group["params"]}
-            steps = {float(state["step"]) if state else 0.0 for state in own.values()}
-            if len(steps) != 1:
+            if len(steps := _steps_of(optimizer)) != 1:
                 raise Unstackable("the parameters of a run have taken different numbers of steps")
             self._steps[run] = steps.pop()
+            own = {p: optimizer.state[p] for group in optimizer.param_groups for p in group["params"]}
             for parameter, state in own.items():
                 state["step"] = self._steps[run]
                 self._states.append((optimizer.state, parameter, state))
@@ -264,6 +263,27 @@ class Stack:
             raise Unstackable("the optimizer trains other parameters than those of the networks")
 
 
+def form_of(agent: Any) -> Any:
+    """What must be equal for agents to be trained as one; rates, strengths, coefficients and methods need not be."""
+    groups = agent.policy.optimizer.param_groups
+    return (
+        type(agent),
+        str(agent.learner.networks),
+        type(agent.policy.optimizer),
+        tuple((group.get("isometric"), group.get("iso_target")) for group in groups),
+        getattr(agent, "normalize_advantage", None),
+        getattr(agent, "clip_range_vf", None) is None,
+        getattr(agent, "target_kl", None),
+        None if len(_steps_of(agent.policy.optimizer)) == 1 else id(agent),
+    )
+
+
+def _steps_of(optimizer: Any) -> set[float]:
+    """That its parameters have taken."""
+    states = (optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"])
+    return {float(state.get("step", 0.0)) for state in states}
+
+
 def _check_optimizers(optimizers: Sequence[Any]) -> None:
     """Refuses what a fused Adam step of each run's row cannot do."""
     for optimizer in optimizers:
@@ -274,9 +294,6 @@ def _check_optimizers(optimizers: Sequence[Any]) -> None:
         options = {str([group[name] for name in ADAM_OPTIONS]) for group in optimizer.param_groups}
         if len(options) != 1 or optimizer.param_groups[0]["amsgrad"]:
             raise Unstackable("parameter groups have different options of Adam")
-    forms = [[_isometry_form(group) for group in optimizer.param_groups] for optimizer in optimizers]
-    if any(form != forms[0] for form in forms):
-        raise Unstackable("their isometry steps differ in more than strength")
 
 
 def _of_adam(betas: tuple[float, float], *others: Any) -> dict[str, Any]:
@@ -289,7 +306,3 @@ def _strength_now(group: dict[str, Any]) -> Any:
     """Of the isometry step of a group, which is taken every few updates."""
     every = group["iso_every"]
     return 0.0 if group["iso_updates"] % every else every * isometry_rate(group)
-
-
-def _isometry_form(group: dict[str, Any]) -> tuple[Any, Any]:
-    return group.get("isometric"), group.get("iso_target")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from agents.pack.stack import Stack
-from agents.pack.table import Unstackable
 from plasticity.methods import Batch, Method
 
 
@@ -52,9 +50,3 @@ class Terms:
             agent.methods.after_update(batch)
         if not self.stack.is_whole:
             self.stack.rebuild()
-
-
-def check_same(values: Sequence[Any], what: str) -> None:
-    """Raises Unstackable where runs differ in `what`."""
-    if any(value != values[0] for value in values):
-        raise Unstackable(f"they differ in {what}")

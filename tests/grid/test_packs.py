@@ -1,9 +1,11 @@
-"""Cells that differ in their seed alone share a process: which, with what result, and what is left when it dies."""
+"""Cells of one structure share a process: which, with what result, and what is left when it dies."""
 
 import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from agents.grid.work import work, work_together
 from agents.run.folder import RunFolder
 from agents.run.returns import Returns
 from configs.errors import Interrupted
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def cell(seed, arm="Adam", words=("network=relu",)):
@@ -59,9 +63,21 @@ def test_only_cells_alike_share():
     assert sorted([cell.arm for cell in job] for job in jobs) == [["aei"] * 3, ["relu"], ["relu"], ["relu"]]
 
 
+def test_cells_may_differ_in_what_is_their_own():
+    """Seeds, rates, strengths and methods; of the methods those that can share."""
+    arms = {"a": "agent.learning_rate=1e-3", "b": "optimizer.iso_lambda=2", "c": "method=[l2]",
+            "d": "method.l2.strength=1", "e": "method=[muon]", "f": "agent.batch_size=8"}  # fmt: skip
+    cells = [cell(seed, arm, (word, "network=relu")) for arm, word in arms.items() for seed in range(2)]
+    jobs = packed(cells, 10, 1, lambda words: "method=[muon]" not in words)
+    assert sorted("".join(cell.arm for cell in job) for job in jobs) == ["aabbccdd", "e", "e", "ff"]
+
+
 def test_words():
     assert words_of([cell(4)]) == ["network=relu", "seed=4", "run_dir='/runs/Adam-4'"]
-    assert words_of([cell(4), cell(7)]) == ["network=relu", "pack={4:'/runs/Adam-4',7:'/runs/Adam-7'}"]
+    assert words_of([cell(4), cell(7, "it's", ("network=relu", "method=[l2]"))]) == [
+        "network=relu",
+        r"pack=[['/runs/Adam-4','seed=4'],['/runs/it\'s-7','method=[l2]','seed=7']]",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -144,3 +160,22 @@ def test_dqn(tiny, tmp_path):
     configs = [replace(config, seed=seed, run_dir=str(tmp_path / str(seed))) for seed in (0, 1)]
     for outcome, config in zip(work_together(configs), configs, strict=True):
         assert outcome.score == work(replace(config, run_dir=str(tmp_path / f"alone{config.seed}"))).score
+
+
+def test_rates_and_methods_from_the_command_line(tiny, tmp_path):
+    """Four cells in one job, each as it would be alone."""
+    words = ["agent.learning_rate=1e-3,3e-3", "method=[redo],[l2_init]"]
+    command = [sys.executable, "train.py", "-m", *tiny, *words, f"hydra.sweep.dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folders = [file.parent for file in tmp_path.rglob("summary.json")]
+    configs = [RunFolder(folder).load_config() for folder in folders]
+    told = {(config.agent["learning_rate"], tuple(config.method)) for config in configs}
+    assert told == set(itertools.product((1e-3, 3e-3), (("redo",), ("l2_init",))))
+    for config in configs:
+        alone = replace(config, run_dir=str(tmp_path / "alone" / Path(config.run_dir).name))
+        work(alone)
+        assert [summary(run)["together"] for run in (config, alone)] == [4, 1]
+        assert summary(config)["returns"] == summary(alone)["returns"]
+        ours, theirs = (torch.load(Path(run.run_dir) / "checkpoint.pt") for run in (config, alone))
+        assert all(torch.equal(ours["policy"][name], weight) for name, weight in theirs["policy"].items())

@@ -217,7 +217,7 @@ def test_runs_of_different_length(batched):
 
 
 def test_runs_that_have_learned_for_different_times(batched):
-    """As after a crash in the middle of saving: those with as many updates are computed together."""
+    """As after a crash in the middle of saving: each counts its own updates."""
 
     def job(seed):
         agent = build(ContinualPPO, seed, switches=(10_000,))
@@ -233,7 +233,50 @@ def test_runs_that_have_learned_for_different_times(batched):
             single.learn(64)
         single.learn(96, reset_num_timesteps=False)
         torch.testing.assert_close(weights(agent), weights(single), **TOLERANCE)
-    assert batched["train"] == 6, "three updates of two pairs"
+    assert batched["train"] == 3, "of all four"
+
+
+def adamo(**options):
+    return {"optimizer_class": AdamO, "optimizer_kwargs": {"iso_lambda": 1.0, **options}}
+
+
+@pytest.mark.parametrize(
+    ("agent", "differ"),
+    [(ContinualPPO, [{}, {"learning_rate": 3e-4}, {"ent_coef": 0.1, "vf_coef": 1.0}, {"clip_range": 0.05},
+                     {"gamma": 0.9, "gae_lambda": 0.5}, {"max_grad_norm": 0.01},
+                     {"learning_rate": lambda progress: 1e-3 * progress}]),
+     (ContinualPPO, [{"clip_range_vf": 0.2}, {"clip_range_vf": 0.02}]),
+     (ContinualPPO, [{}, {"methods": ["l2_init"]}, {"methods": ["redo"]}, {"methods": ["gram", "shrink_and_perturb"]}]),
+     (ContinualPPO, [{"policy": adamo(**each)} for each in
+                     ({}, {"iso_lambda": 0.1}, {"iso_lambda": 0.0}, {"iso_every": 3}, {"iso_lr": 1e-3, "iso_every": 1},
+                      {"betas": (0.5, 0.9), "eps": 1e-3}, {"weight_decay": 0.1})]),
+     (ContinualDQN, [{}, {"learning_rate": 3e-4}, {"gamma": 0.5}, {"max_grad_norm": 0.01}, {"methods": ["l2"]},
+                     {"exploration_fraction": 0.5}])],
+    ids=["PPO", "clipped values", "methods", "AdamO", "DQN"],
+)  # fmt: skip
+def test_runs_that_differ_in_what_they_are_told(agent, differ, batched):
+    def job(number):
+        run = build(agent, number, **differ[number])
+        with Pack.current.joined(run):
+            return run.learn(128)
+
+    many = together(job=job, seeds=range(len(differ)))
+    assert batched["train"] == (4 if agent is ContinualPPO else 24), "all at once"
+    assert_same(many, [build(agent, seed, **options).learn(128) for seed, options in enumerate(differ)])
+
+
+def test_runs_of_other_forms_are_computed_beside(batched):
+    """Two stacks of two, each trained as one."""
+    forms = [{"policy": {"network": NetworkSpec(widths=(16,))}}, {}] * 2
+
+    def job(number):
+        run = build(ContinualPPO, number, **forms[number])
+        with Pack.current.joined(run):
+            return run.learn(128)
+
+    many = together(job=job, seeds=range(4))
+    assert batched["train"] == 8
+    assert_same(many, [build(ContinualPPO, seed, **options).learn(128) for seed, options in enumerate(forms)])
 
 
 def test_numbers_that_are_not_finite_stay_in_their_run():
