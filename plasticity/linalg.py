@@ -37,7 +37,7 @@ def smaller_gram(W: Tensor) -> Tensor:
     return G
 
 
-def gram_residual(W: Tensor, target: float = 1.0) -> Tensor:
+def gram_residual(W: Tensor, target: float | Tensor = 1.0) -> Tensor:
     """E = W W^T - s I, or W^T W - s I where W (..., O, I) is tall: shape (..., n, n) with n = min(O, I)."""
     E = smaller_gram(W)
     E.diagonal(dim1=-2, dim2=-1).sub_(target)

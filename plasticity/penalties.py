@@ -37,6 +37,26 @@ def gram_penalty(weight: Tensor, target: float = 1.0, by_rows: bool = False) -> 
     return _Gram.apply(as_matrix(weight), target, by_rows)[0]
 
 
+def gram_term(
+    weights: Tensor, gradients: Tensor, strengths: Tensor, targets: Tensor, by_rows: bool = False
+) -> Tensor:
+    """R of N weights (N, O, I) with a target (N,) each: (N,); adds strength * 4 E W to the gradients."""
+    E = _gram_residual(weights, targets[:, None], by_rows)
+    values = torch.linalg.vector_norm(E, dim=(1, 2)).square()
+    E *= (4 * strengths)[:, None, None]
+    gradients.baddbmm_(*((E, weights) if E.shape[1] == weights.shape[1] else (weights, E)))
+    return values
+
+
+def _gram_residual(W: Tensor, target: float | Tensor, by_rows: bool) -> Tensor:
+    """(..., O, I) -> E (..., n, n); n = O by rows, else the smaller of the two."""
+    if by_rows and W.shape[-2] > W.shape[-1]:
+        E = W @ W.mT
+        E.diagonal(dim1=-2, dim2=-1).sub_(target)
+        return E
+    return gram_residual(W, target)
+
+
 class _Gram(torch.autograd.Function):
     """R(W) and E, the residual of the Gram matrix, of which the gradient 4 E W takes one more product.
 
@@ -46,11 +66,7 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(W: Tensor, target: float, by_rows: bool) -> tuple[Tensor, Tensor]:
         """(O, I) -> 0-d, (n, n)."""
-        if by_rows and W.shape[0] > W.shape[1]:
-            E = W @ W.mT
-            E.diagonal().sub_(target)
-        else:
-            E = gram_residual(W, target)
+        E = _gram_residual(W, target, by_rows)
         return E.square().sum(), E
 
     @staticmethod

@@ -16,7 +16,7 @@ from agents.pack.pack import together
 from agents.pack.slopes import each_run, td_slope
 from agents.pack.stack import Stack
 from agents.pack.table import Unstackable
-from agents.pack.terms import Terms
+from agents.pack.terms import terms_of
 from agents.replay import CountedReplay
 
 
@@ -36,7 +36,7 @@ def train(stack: Stack, arguments: list[tuple[int, int]]) -> list[Tensor]:
         raise Unstackable("they differ in the number of updates")
     assert stack.targets is not None
     stack.begin()
-    gamma, terms, logged = each_run([agent.gamma for agent in stack.agents]), Terms(stack), []
+    gamma, logged = each_run([agent.gamma for agent in stack.agents]), []
     steps, size = arguments[0]
     for _ in range(steps):
         observations, next_observations, actions, rewards, dones = _samples(stack, size)
@@ -45,11 +45,12 @@ def train(stack: Stack, arguments: list[tuple[int, int]]) -> list[Tensor]:
         targets = rewards + (1 - dones) * gamma * np.maximum.reduce(next_q, -1)
         slope, losses = td_slope(stack.forward.trace(inputs)["q"], actions, targets)
         stack.forward.back({"q": slope})
+        terms = terms_of(stack)
         seen = terms.seen(inputs)
-        added = terms.added(seen)
-        stack.update(added, terms.parameters)
+        added = terms.add(seen)
+        stack.update()
         terms.after_update(seen)
-        logged.append(losses if added is None else losses + added.detach().numpy())
+        logged.append(losses if added is None else losses + added)
     return list(torch.from_numpy(np.stack(logged)).mean(0).unbind())
 
 

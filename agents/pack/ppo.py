@@ -23,7 +23,7 @@ from agents.pack.slopes import (
 )
 from agents.pack.stack import Stack
 from agents.pack.table import Unstackable
-from agents.pack.terms import Terms
+from agents.pack.terms import terms_of
 from agents.ppo import ContinualPPO
 
 
@@ -70,7 +70,7 @@ def train(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> list[d
         raise Unstackable("each may end its epochs early (target_kl)")
     told = _coefficients(stack, clip_ranges)
     stack.begin()
-    terms, rollout = Terms(stack), _rollout(stack)
+    rollout = _rollout(stack)
     logged, added_to = [], []
     for _ in range(first.n_epochs):
         for batch in _minibatches(stack, rollout):
@@ -80,12 +80,13 @@ def train(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> list[d
             stack.forward.back({"actor": actor, "critic": critic})
             for (_, gradient), found in zip(stack.outside, others, strict=True):
                 gradient[...] = found
+            terms = terms_of(stack)
             seen = terms.seen(batch.inputs)
-            added = terms.added(seen)
-            stack.update(added, terms.parameters)
+            added = terms.add(seen)
+            stack.update()
             terms.after_update(seen)
             logged.append(np.add.reduce(parts, -1) / parts.shape[-1])
-            added_to.append(0.0 if added is None else added.detach().numpy())
+            added_to.append(0.0 if added is None else added)
     means = np.stack(logged, -1)  # (terms, S, updates)
     columns = dict(zip(TERMS, means, strict=True))
     columns["loss"] = (

@@ -119,6 +119,9 @@ class Stack:
         self.table = Table(blocks)
         self._gradients = self.table.zeros()
         self._gradients_given = False
+        self.gradient_views = self.table.views(self._gradients)
+        self.terms: Any = None
+        """What methods add (terms.py)."""
         self.forward = Forward(networks, self.table, self._gradients)
         self._check_complete()
         self.outside: list[tuple[np.ndarray, np.ndarray]] = []
@@ -171,28 +174,19 @@ class Stack:
         for _, _, state in self._states:
             state["step"] = state["step"].clone()
 
-    def update(self, added: Tensor | None, own: Sequence[nn.Parameter]) -> None:
-        """One optimizer step of every run, by the gradients that `forward` has written.
-
-        Args:
-            added: (S,) what methods add to the losses; None: nothing.
-            own: the runs' parameters, on which `added` depends.
-        """
-        self._give_gradients()
-        if added is not None:
-            found = torch.autograd.grad(added.sum(), own, allow_unused=True)
-            pairs = [(p.grad, more) for p, more in zip(own, found, strict=True) if more is not None]
-            torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
-        with torch.no_grad():
-            self._clip()
-            self._step()
-
-    def _give_gradients(self) -> None:
+    def give_gradients(self) -> None:
         """Makes every run's gradients views of those of all; before the first update it has none."""
         if not self._gradients_given:
             for parameter, gradient in self.table.each(self._gradients):
                 parameter.grad = gradient
             self._gradients_given = True
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One optimizer step of every run, by the gradients that `forward` and the methods have written."""
+        self.give_gradients()
+        self._clip()
+        self._step()
 
     def _clip(self) -> None:
         """torch.nn.utils.clip_grad_norm_ of every run."""

@@ -1,52 +1,145 @@
-"""What plasticity methods add to the update of a pack: each run's own, on its own networks."""
+"""What plasticity methods add to the update of a pack.
+
+Where a loss depends on weights alone and its gradient is known, those of all runs are computed at once; else each run
+computes its own, on its own networks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.pack.stack import Stack
-from plasticity.methods import Batch, Method
+from plasticity.methods import Batch, Method, WeightTerm
+
+
+@dataclass(frozen=True)
+class Group:
+    """The terms of one kind on the weights of one name, of N of the runs.
+
+    Attributes:
+        runs: which ones.
+        penalty: R, whose gradient it adds.
+        strengths: (N,).
+        weights: (S, *shape) of all runs.
+        gradients: (S, *shape) of all runs.
+        given: what R needs besides: (N, ...) each.
+    """
+
+    runs: list[int]
+    penalty: Callable[..., Tensor]
+    strengths: Tensor
+    weights: Tensor
+    gradients: Tensor
+    given: list[Tensor]
+
+    def add(self, values: Tensor) -> None:
+        """Adds the gradients where they belong, and the terms to `values` (S,)."""
+        whole = len(self.runs) == len(self.weights)
+        if whole:
+            values += self.strengths * self.penalty(self.weights, self.gradients, self.strengths, *self.given)
+            return
+        weights, gradients = self.weights[self.runs], self.gradients[self.runs]
+        values[self.runs] += self.strengths * self.penalty(weights, gradients, self.strengths, *self.given)
+        self.gradients[self.runs] = gradients
 
 
 class Terms:
     """The methods of the runs of `stack`."""
 
     def __init__(self, stack: Stack) -> None:
-        self.stack = stack
+        self._stack = stack
         methods = [method for agent in stack.agents for method in agent.methods]
-        self._adds = any(type(method).loss is not Method.loss for method in methods)
         self._acts = any(type(method).after_update is not Method.after_update for method in methods)
+        of_weights = [[(m, m.weight_terms()) for m in agent.methods] for agent in stack.agents]
+        self._groups = self._grouped([[t for _, terms in own for t in terms] for own in of_weights])
+        self._others = [
+            [method for method, terms in own if not terms and type(method).loss is not Method.loss]
+            for own in of_weights
+        ]
+        self._parameters = stack.table.parameters if any(self._others) else []
+
+    def _grouped(self, terms: Sequence[Sequence[WeightTerm]]) -> list[Group]:
+        """The terms of every run, those of one kind together."""
+        places = {
+            id(parameter): (block, number, column)
+            for block, found in enumerate(self._stack.table.blocks)
+            for number, place in enumerate(found)
+            for owners in place.owners
+            for column, parameter in enumerate(owners)
+        }
+        alike: dict[Any, list[tuple[int, WeightTerm]]] = {}
+        for run, own in enumerate(terms):
+            for term in own:
+                alike.setdefault((term.penalty, places[id(term.weight)]), []).append((run, term))
+        values, gradients = self._stack.table.views(self._stack.table.values), self._stack.gradient_views
+        return [
+            Group(
+                [run for run, _ in members],
+                penalty,
+                torch.tensor([term.strength for _, term in members]),
+                values[block][number][:, column],
+                gradients[block][number][:, column],
+                [torch.stack(each) for each in zip(*(term.given for _, term in members), strict=True)],
+            )
+            for (penalty, (block, number, column)), members in alike.items()
+        ]
 
     def seen(self, inputs: np.ndarray) -> list[Batch]:
         """(S, B, I) -> what each run's methods see."""
-        if not (self._adds or self._acts):
+        if not (self._acts or any(self._others)):
             return []
         return [Batch(partial(torch.from_numpy, row)) for row in inputs]
 
-    def added(self, seen: Sequence[Batch]) -> Tensor | None:
-        """What every run's methods add to its loss: (S,); None where they add nothing."""
-        if not self._adds:
+    def add(self, seen: Sequence[Batch]) -> np.ndarray | None:
+        """Adds the gradients of every run's terms to those of its loss; gives back the terms (S,), None: none."""
+        if not (self._groups or any(self._others)):
             return None
-        zero = torch.zeros(())
-        rows = zip(self.stack.agents, seen, strict=True)
-        found = torch.stack([agent.methods.add_loss(zero, batch) for agent, batch in rows])
-        return found if found.requires_grad else None
+        values = torch.zeros(len(self._stack.agents))
+        with torch.no_grad():
+            for group in self._groups:
+                group.add(values)
+        if any(self._others):
+            values += self._by_autograd(seen)
+        return values.numpy()
 
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """On which the terms depend."""
-        return self.stack.table.parameters if self._adds else []
+    def _by_autograd(self, seen: Sequence[Batch]) -> Tensor:
+        """The terms (S,) of the other methods."""
+        zero = torch.zeros(())
+        each = [
+            sum((term for method in methods if (term := method.loss(batch)) is not None), zero)
+            for methods, batch in zip(self._others, seen, strict=True)
+        ]
+        found = torch.stack(each)
+        if found.requires_grad:
+            self._stack.give_gradients()
+            gradients = torch.autograd.grad(found.sum(), self._parameters, allow_unused=True)
+            pairs = [
+                (p.grad, more)
+                for p, more in zip(self._parameters, gradients, strict=True)
+                if more is not None
+            ]
+            torch._foreach_add_(*map(list, zip(*pairs, strict=True)))
+        return found.detach()
 
     def after_update(self, seen: Sequence[Batch]) -> None:
         """Lets every run's methods act."""
         if not self._acts:
             return
-        for agent, batch in zip(self.stack.agents, seen, strict=True):
+        for agent, batch in zip(self._stack.agents, seen, strict=True):
             agent.methods.after_update(batch)
-        if not self.stack.is_whole:
-            self.stack.rebuild()
+        if not self._stack.is_whole:
+            self._stack.rebuild()
+
+
+def terms_of(stack: Stack) -> Terms:
+    """The terms of a stack as it is now."""
+    if stack.terms is None:
+        stack.terms = Terms(stack)
+    return stack.terms

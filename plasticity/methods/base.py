@@ -13,11 +13,11 @@ A learner calls them in this order, for the methods in the order in which they w
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity.methods.learner import Batch, Learner
@@ -29,6 +29,23 @@ class FirstAct(NamedTuple):
 
     update: float = 1
     switch: int = 0
+
+
+class WeightTerm(NamedTuple):
+    """A part of a loss that depends on one weight alone: strength * R.
+
+    Attributes:
+        weight: the parameter.
+        strength: of the method.
+        penalty: takes N such weights (N, *shape), their gradients, N strengths (N,) and N of each of `given`; adds
+            strength times the gradient of R in place, gives back the N values of R.
+        given: what R needs besides, a tensor each.
+    """
+
+    weight: nn.Parameter
+    strength: float
+    penalty: Callable[..., Tensor]
+    given: tuple[Tensor, ...] = ()
 
 
 class Method:
@@ -76,6 +93,13 @@ class Method:
     def loss(self, batch: Batch) -> Tensor | None:
         """A scalar to add to the loss of this minibatch, or None."""
         return None
+
+    def weight_terms(self) -> list[WeightTerm]:
+        """The parts of `loss`, where it depends on weights alone and their gradients are known.
+
+        Runs that are trained as one compute those of all at once; empty: each computes `loss`.
+        """
+        return []
 
     def after_update(self, batch: Batch) -> None:
         """Act on the weights after an optimizer step."""

@@ -186,10 +186,11 @@ def test_optimizers_reset_at_a_switch():
 @pytest.mark.parametrize("agent", ARGUMENTS)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"methods": ["redo", "l2_init"]}, {"max_grad_norm": 0.01}, {"policy": {"network": NetworkSpec()}},
+    [{}, {"methods": ["redo", "l2_init"]}, {"methods": ["gram"]}, {"methods": ["parseval", "l2", "wasserstein_init"]},
+     {"max_grad_norm": 0.01}, {"policy": {"network": NetworkSpec()}},
      {"policy": {"network": NetworkSpec(activation="maxmin"), "optimizer_class": AdamO}},
      {"policy": {"network": NetworkSpec(activation="tanh", layer_norm=True)}}],
-    ids=["small", "methods", "clipped", "relu", "aei", "layer_norm"],
+    ids=["small", "methods", "gram", "more methods", "clipped", "relu", "aei", "layer_norm"],
 )  # fmt: skip
 def test_what_a_run_learns_does_not_depend_on_the_others(agent, options):
     """To the bit, so that it does not matter how a grid was packed, nor which of its runs died on the way."""
