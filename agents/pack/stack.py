@@ -134,15 +134,22 @@ class Stack:
         targets = [agent.learner.targets for agent in agents]
         self.targets = Forward(targets, Table(blocks_of(targets))) if targets[0] else None
         """Target networks, which no optimizer trains."""
+        self._told: list[Any] = []
         self.begin()
 
     def begin(self) -> None:
         """Reads what each run is told for its next updates: schedules change it between them."""
-        self._max_norms = torch.tensor([agent.max_grad_norm for agent in self.agents])
+        told = [
+            (agent.max_grad_norm, *(optimizer.param_groups[0][name] for name in ADAM_OPTIONS))
+            for agent, optimizer in zip(self.agents, self.optimizers, strict=True)
+        ]
+        if told == self._told:
+            return
+        self._told = told
+        self._max_norms = torch.tensor([max_norm for max_norm, *_ in told])
         alike: dict[tuple[Any, ...], list[int]] = {}
-        for run, optimizer in enumerate(self.optimizers):
-            group = optimizer.param_groups[0]
-            alike.setdefault(tuple(group[name] for name in ADAM_OPTIONS), []).append(run)
+        for run, (_, *options) in enumerate(told):
+            alike.setdefault(tuple(options), []).append(run)
         self._alike = [{**_of_adam(*options), **self._rows_of(runs)} for options, runs in alike.items()]
 
     def _rows_of(self, runs: list[int]) -> dict[str, list[Tensor]]:
