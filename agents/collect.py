@@ -52,8 +52,11 @@ def _fill(
     )
     for _ in range(n_rollout_steps):
         answer = agent.meet("act", agent._last_obs)
-        actions, values, log_probs = answer or _alone(agent, agent.policy.forward, agent._last_obs)
-        actions = actions.cpu().numpy()
+        if answer is None:
+            answer = _alone(agent, agent.policy.forward, agent._last_obs)
+        actions, values, log_probs = answer
+        if isinstance(actions, Tensor):
+            actions = actions.cpu().numpy()
         new_obs: Any
         new_obs, rewards, dones, infos = env.step(actions if bounds is None else np.clip(actions, *bounds))
         agent.num_timesteps += env.num_envs
@@ -61,8 +64,8 @@ def _fill(
         callback.update_locals(locals())
         if not callback.on_step():
             return None
-        agent._update_info_buffer(infos, dones)
         if dones.any():
+            agent._update_info_buffer(infos, dones)
             _bootstrap(agent, rewards, dones, infos)
         buffer.add(agent._last_obs, actions, rewards, agent._last_episode_starts, values, log_probs)
         agent._last_obs, agent._last_episode_starts = new_obs, dones
@@ -94,7 +97,8 @@ def collect_transitions(
         callback.update_locals(locals())
         if not callback.on_step():
             return RolloutReturn(steps * env.num_envs, episodes, continue_training=False)
-        agent._update_info_buffer(infos, dones)
+        if dones.any():
+            agent._update_info_buffer(infos, dones)
         if normalised:
             agent._store_transition(replay_buffer, actions, new_obs, rewards, dones, infos)
         else:

@@ -45,7 +45,7 @@ class RolloutTensors(RolloutBuffer):
             kind = torch.from_numpy(np.empty(0, dtype)).dtype
             self.host[name] = torch.zeros(size, dtype=kind, pin_memory=pinned)
             setattr(self, name, self.host[name].numpy())
-        self._heard: list[tuple[Tensor, Tensor]] = []
+        self._heard: list[tuple[Any, Any]] = []
         self._rows: np.ndarray = np.arange(self.buffer_size * N).reshape(self.buffer_size, N).T.ravel()
         """SB3 counts samples copy by copy, we store them step by step: its number -> our row."""
 
@@ -55,15 +55,15 @@ class RolloutTensors(RolloutBuffer):
         action: np.ndarray,
         reward: np.ndarray,
         episode_start: np.ndarray,
-        value: Tensor,
-        log_prob: Tensor,
+        value: Tensor | np.ndarray,
+        log_prob: Tensor | np.ndarray,
     ) -> None:
-        """One step of every copy: (N, ...) arrays; value (N, 1) and log_prob (N,) may stay on the device."""
+        """One step of every copy: (N, ...); value (N, 1) and log_prob (N,) may be tensors and stay on the device."""
         t = self.pos
         self.observations[t] = obs
         self.actions[t] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[t], self.episode_starts[t] = reward, episode_start
-        self._heard.append((value.reshape(-1), log_prob.reshape(-1)))
+        self._heard.append((value, log_prob))
         self.pos += 1
         self.full = self.pos == self.buffer_size
 
@@ -72,9 +72,9 @@ class RolloutTensors(RolloutBuffer):
 
         delta_t = r_t + gamma v_{t+1} (1 - done_t) - v_t,   A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}
         """
-        heard = [torch.stack(column).cpu().numpy() for column in zip(*self._heard, strict=True)]
+        values, log_probs = (_stacked(column) for column in zip(*self._heard, strict=True))
         self._heard.clear()
-        self.values[:], self.log_probs[:] = heard
+        self.values[:], self.log_probs[:] = values[..., 0], log_probs
         goes_on = 1.0 - np.concatenate([self.episode_starts[1:], dones[None].astype(np.float32)])
         next_values = np.concatenate([self.values[1:], last_values.cpu().numpy().reshape(1, -1)])
         delta = self.rewards + self.gamma * next_values * goes_on - self.values
@@ -112,3 +112,10 @@ class RolloutTensors(RolloutBuffer):
         if sent["observations"].ndim == 4:  # images: (T N, C, H, W) -> (T N, H, W, C) in memory
             sent["observations"] = sent["observations"].permute(0, 2, 3, 1).contiguous()
         return sent
+
+
+def _stacked(steps: tuple[Any, ...]) -> np.ndarray:
+    """Arrays or tensors -> (T, ...), with one transfer from the device."""
+    if isinstance(steps[0], Tensor):
+        return torch.stack([torch.as_tensor(step) for step in steps]).cpu().numpy()
+    return np.stack([np.asarray(step) for step in steps])

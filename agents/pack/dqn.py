@@ -77,5 +77,6 @@ def _samples(stack: Stack, size: int) -> tuple[np.ndarray, ...]:
             (replay.dones, dones),
             (replay.timeouts, timeouts),
         ):
-            array.reshape(-1, *array.shape[2:]).take(rows, axis=0, out=out[run])
+            # "clip": the rows are there, and looking whether they are takes a copy
+            array.reshape(-1, *array.shape[2:]).take(rows, axis=0, out=out[run], mode="clip")
     return *both, actions, rewards, dones * (1 - timeouts)

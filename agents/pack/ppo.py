@@ -39,7 +39,7 @@ class Samples(NamedTuple):
 
 
 @together(ContinualPPO, "act")
-def act(stack: Stack, observations: list[np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
+def act(stack: Stack, observations: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(N, ...) of each run -> its actions (N, ...), values (N, 1), log-probabilities (N,)."""
     discrete = stack.agents[0].policy.is_discrete
     outputs = stack.forward(stack.inputs(np.stack(observations)))
@@ -49,11 +49,10 @@ def act(stack: Stack, observations: list[np.ndarray]) -> list[tuple[Tensor, Tens
         draw = row.exponential_ if discrete else row.normal_
         draw(generator=agent.streams.torch)
     if discrete:
-        drawn = draw_categorical(actor, noise.numpy())
+        actions, log_prob = draw_categorical(actor, noise.numpy())
     else:
-        drawn = draw_gaussian(actor, stack.outside[0][0], noise.numpy())
-    actions, values, log_prob = map(torch.from_numpy, (drawn[0], outputs["critic"], drawn[1]))
-    return list(zip(actions.unbind(), values.unbind(), log_prob.unbind(), strict=True))
+        actions, log_prob = draw_gaussian(actor, stack.outside[0][0], noise.numpy())
+    return list(zip(actions, outputs["critic"], log_prob, strict=True))
 
 
 @together(ContinualPPO, "values")
