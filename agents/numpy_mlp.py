@@ -20,6 +20,8 @@ from plasticity.networks.activations import CReLU, DeepFourier, GroupSort, MaxMi
 
 LARGEST_PRODUCT = 1 << 18
 """Multiplications in one layer up to which numpy's BLAS stays in one thread and ahead of torch."""
+MANY, SMALL_PRODUCT = 16, 1_000_000
+"""Samples from which on it pays to turn a layer's inputs over, multiplications from which on it does not."""
 
 
 class Layer(Protocol):
@@ -39,6 +41,7 @@ class NumpyMlp:
         network: on the CPU.
         parameters: arrays to compute with instead of its own: (..., *shape) each.
         gradients: where the gradients by them go; None: `back` is not called.
+        largest: weights of the largest layer of the network that this one is a part of; 0: it is the whole.
 
     Raises:
         ValueError: a layer that is not known here.
@@ -49,16 +52,17 @@ class NumpyMlp:
         network: nn.Module,
         parameters: Iterable[np.ndarray] | None = None,
         gradients: Iterable[np.ndarray] | None = None,
+        largest: int = 0,
     ) -> None:
         own = [p.detach().numpy() for p in network.parameters()] if parameters is None else list(parameters)
         pairs = iter(zip(own, own if gradients is None else gradients, strict=True))
         leaves = [module for module in network.modules() if not isinstance(module, nn.Sequential)]
-        self._layers = [_layer(module, pairs) for module in leaves]
-        self._largest = max((m.weight.numel() for m in leaves if isinstance(m, nn.Linear)), default=0)
+        self.largest = max([largest, *(m.weight.numel() for m in leaves if isinstance(m, nn.Linear))])
+        self._layers = [_layer(module, pairs, self.largest) for module in leaves]
 
     def suits(self, rows: int) -> bool:
         """Whether `rows` inputs are few enough for numpy to be the faster one."""
-        return rows * self._largest <= LARGEST_PRODUCT
+        return rows * self.largest <= LARGEST_PRODUCT
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """(..., B, I) float32 -> (..., B, O)."""
@@ -87,29 +91,46 @@ class NumpyMlp:
 class Linear:
     """y = x W^T + b.
 
+    BLAS multiplies small matrices row by row at a third of its speed for row by column, so there x is turned over, and
+    of y, and of the gradient by x, the samples of a feature lie together in memory.
+
     Args:
         weight: (..., O, I), and where its gradient goes.
         bias: (..., O), and where its gradient goes.
+        largest: weights of the largest layer of its network, whose layers all turn over or none.
     """
 
-    def __init__(self, weight: tuple[np.ndarray, np.ndarray], bias: tuple[np.ndarray, np.ndarray]) -> None:
+    def __init__(
+        self, weight: tuple[np.ndarray, np.ndarray], bias: tuple[np.ndarray, np.ndarray], largest: int
+    ) -> None:
         (self._W, self._of_W), (b, self._of_b) = weight, bias
-        self._W_T, self._b = self._W.swapaxes(-1, -2), b[..., None, :]
+        self._W_T, self._row, self._column = self._W.swapaxes(-1, -2), b[..., None, :], b[..., None]
+        self._largest = largest
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """(..., B, I) -> (..., B, O)."""
+        if self._turns(x):
+            y = self._W @ np.ascontiguousarray(x.swapaxes(-1, -2))
+            y += self._column
+            return y.swapaxes(-1, -2)
         y = x @ self._W_T
-        y += self._b
+        y += self._row
         return y
+
+    def _turns(self, x: np.ndarray) -> bool:
+        samples = x.shape[-2]
+        return samples >= MANY and samples * self._largest < SMALL_PRODUCT
 
     def learn(self, gradient: np.ndarray, x: np.ndarray) -> None:
         """Writes the gradients by W and b."""
-        np.matmul(gradient.swapaxes(-1, -2), x, out=self._of_W)
+        np.matmul(gradient.swapaxes(-1, -2), np.ascontiguousarray(x), out=self._of_W)
         np.add.reduce(gradient, -2, out=self._of_b)
 
     def back(self, gradient: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(..., B, O) -> (..., B, I)."""
         self.learn(gradient, x)
+        if self._turns(x):
+            return (self._W_T @ np.ascontiguousarray(gradient.swapaxes(-1, -2))).swapaxes(-1, -2)
         return gradient @ self._W
 
 
@@ -230,7 +251,7 @@ class PairSort:
         """Changes the two of a pair where they were changed; a permutation also where they are equal."""
         (a, b), (larger, smaller) = _halves(x), _halves(gradient)
         stays = (larger - smaller) * (a > b)
-        return np.concatenate((smaller + stays, larger - stays), -1)
+        return _joined(smaller + stays, larger - stays)
 
 
 class BothReLUs:
@@ -238,7 +259,7 @@ class BothReLUs:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """(..., F) -> (..., 2 F)."""
-        return np.maximum(np.concatenate((x, -x), -1), 0.0)
+        return np.maximum(_joined(x, -x), 0.0)
 
     def back(self, gradient: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(..., 2 F) -> (..., F)."""
@@ -251,7 +272,7 @@ class Waves:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """(..., F) -> (..., 2 F)."""
-        return np.concatenate((np.sin(x), np.cos(x)), -1)
+        return _joined(np.sin(x), np.cos(x))
 
     def back(self, gradient: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The derivatives are cos and -sin."""
@@ -295,10 +316,10 @@ LAYERS: dict[type[nn.Module], Callable[[Any], Layer]] = {
 """Modules without parameters. Hooks on modules are not called: measurements run the modules themselves."""
 
 
-def _layer(module: nn.Module, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> Layer:
+def _layer(module: nn.Module, pairs: Iterator[tuple[np.ndarray, np.ndarray]], largest: int) -> Layer:
     """The layer of `module`, with the next of the parameters and of the places of their gradients."""
     if type(module) is nn.Linear and module.bias is not None:  # a subclass may multiply by another weight
-        return Linear(next(pairs), next(pairs))
+        return Linear(next(pairs), next(pairs), largest)
     if type(module) is nn.LayerNorm and module.bias is not None and len(module.normalized_shape) == 1:
         return LayerNorm(next(pairs), next(pairs), module.eps)
     if type(module) not in LAYERS or getattr(module, "dim", -1) != -1:
@@ -314,3 +335,8 @@ def _mean(x: np.ndarray) -> np.ndarray:
 def _halves(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     half = x.shape[-1] // 2
     return x[..., :half], x[..., half:]
+
+
+def _joined(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(..., B, F) twice -> (..., B, 2 F), features together in memory."""
+    return np.concatenate((left.swapaxes(-1, -2), right.swapaxes(-1, -2)), -2).swapaxes(-1, -2)

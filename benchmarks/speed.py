@@ -11,6 +11,7 @@ chunks, with imports and compilation, are left out and shown apart. --write puts
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import re
 import resource
@@ -173,7 +174,11 @@ def launch(case: str, name: str, options: argparse.Namespace, log: Path) -> Cont
     command += [f"--{flag}={value}" for flag in ("cleanrl", "leanrl") if (value := getattr(options, flag))]
     command += ["--gpu"] if options.gpu else []
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log.open("w"), text=True, cwd=ROOT)
+    # numpy takes the kernels of this processor, as on a user's machine, whatever an image or a cluster pins
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    process = subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=log.open("w"), text=True, cwd=ROOT, env=env
+    )
     return Contender(name, process, log)
 
 

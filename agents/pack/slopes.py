@@ -150,8 +150,9 @@ def draw_categorical(logits: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray,
 
 def draw_gaussian(mean: np.ndarray, log_std: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`agents.distributions.draw_gaussian`: (S, B, A), log_std (S, A), noise ~ N(0, 1) -> actions, (S, B)."""
+    scale = np.add.reduce(log_std + np.float32(HALF_LOG_2PI), -1)[:, None]
     actions = mean + noise * np.exp(log_std)[:, None]
-    return actions, _gaussian(mean, log_std[:, None], actions)[0]
+    return actions, -0.5 * np.add.reduce(noise * noise, -1) - scale
 
 
 def td_slope(q: np.ndarray, actions: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -44,9 +44,14 @@ class Forward:
         of_values = _arrays(table, table.values)
         of_gradients = of_values if gradients is None else _arrays(table, gradients)
         first = list(networks[0].values())
-        modules = [first[0][1], *(chain[2] for chain in first)]
+        (values, *of_heads), (gradient, *to_heads) = of_values, of_gradients
+        modules = [chain[2] for chain in first]
         try:
-            self._body, *heads = map(NumpyMlp, modules, of_values, of_gradients)
+            self._body = NumpyMlp(first[0][1], values, gradient)
+            heads = [
+                NumpyMlp(*each, largest=self._body.largest)
+                for each in zip(modules, of_heads, to_heads, strict=False)
+            ]
         except ValueError as unknown:
             raise Unstackable(str(unknown)) from None
         self._heads = dict(zip(self.names, heads, strict=True))
@@ -73,7 +78,7 @@ class Forward:
             head.back(slopes[name][:, None], values)
             for (name, head), values in zip(self._heads.items(), heads, strict=True)
         ]
-        gradient = of_features[0] if len(of_features) == 1 else np.concatenate(of_features, 1)
+        gradient = np.concatenate([each.swapaxes(-1, -2) for each in of_features], 1).swapaxes(-1, -2)
         self._body.back(gradient, body, by_input=False)
 
 
