@@ -22,7 +22,8 @@ from torch import Tensor
 
 from agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
 from agents.numpy_mlp import NumpyMlp
-from agents.policies import NetworkActorCritic, NetworkDQNPolicy, NetworkQ
+from agents.policies import CnnBody, NetworkActorCritic, NetworkDQNPolicy, NetworkQ
+from agents.products import through
 
 PRECISIONS = ("float32", "tfloat32", "bfloat16")
 
@@ -146,7 +147,7 @@ class FastActorCritic(Precise, NetworkActorCritic):
         with self.autocast():
             x = self.prepared(obs)
             if self.is_cnn:
-                of_actor = of_critic = self.features_extractor.body(x)  # type: ignore[operator]
+                of_actor = of_critic = through(self.features_extractor.body, x)  # type: ignore[arg-type]
             else:
                 of_actor, of_critic = self.mlp_extractor(x.flatten(1))
             outputs, values = self.action_net(of_actor), self.value_net(of_critic)
@@ -162,7 +163,10 @@ class FastQ(Precise, NetworkQ):
     def forward(self, obs: PyTorchObs) -> Tensor:
         """(B, ...) observations -> (B, actions) values, float32."""
         with self.autocast():
-            return self.q_net(self.features_extractor(self.prepared(obs))).float()
+            x = self.prepared(obs)
+            body: Any = self.features_extractor
+            features = through(body.body, x) if isinstance(body, CnnBody) else body(x)
+            return self.q_net(features).float()
 
 
 class FastDQNPolicy(Precise, NetworkDQNPolicy):
