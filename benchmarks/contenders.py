@@ -134,7 +134,7 @@ def ours(case: str, name: str, device: str, seed: int = 0) -> ContinualPPO | Con
         policy |= {"optimizer_class": AdamO, "optimizer_kwargs": {"eps": 1e-5, "iso_target": 2.0}}
     arguments = dict(ARGUMENTS[case])
     n_envs = COPIES[case]
-    if name == "fast, 8 copies":  # eight steps per vector step, eight updates after four of them
+    if name.endswith("8 copies"):  # eight steps per vector step, eight updates after four of them
         n_envs, arguments["gradient_steps"] = 8, 8
     arguments |= {} if name == "exact" else {"exact": False}
     arguments |= {"precision": "bfloat16"} if "bf16" in name else {}

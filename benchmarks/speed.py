@@ -57,7 +57,8 @@ CASES = {
     "dqn_atari": Case(
         "DQN, Atari Breakout: minibatches of 32, one update per 4 steps, Nature CNN",
         512,
-        ("SB3", "CleanRL", "exact", "fast", "fast, bf16", "fast, 8 copies", "environment alone", "network alone"),
+        ("SB3", "CleanRL", "exact", "fast", "fast, bf16", "fast, 8 copies", "fast, bf16, 8 copies",
+         "environment alone", "network alone"),
         ("fast, TF32", "fast, TF32, compiled", "fast, bf16, compiled"),
     ),
     "ppo_cartpole": Case(

@@ -178,11 +178,11 @@ def test_a_method_leaves_the_agents_random_stream_alone(name):
 def test_weight_terms_are_the_loss_and_its_gradient(name, agent_name, body):
     """As runs that are trained as one compute them: of several weights at once as one by one."""
     agent = with_method(agent_name, body, name)
-    agent.learn(32)
     method = agent.methods.by_name[name]
     terms = method.weight_terms()
     if not terms:
         return
+    agent.learn(32)
     loss = method.loss(None)  # a function of the weights alone
     weights = [term.weight for term in terms]
     expected = torch.autograd.grad(loss, weights)
