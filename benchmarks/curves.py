@@ -1,4 +1,4 @@
-"""Learning curves of the exact, the fast, the compiled and the half-precision mode on the same seeds: is anything lost?
+"""Learning curves of the exact, the fast and the half-precision mode on the same seeds: is anything lost?
 
     python -m benchmarks.curves [CASE ...] [--modes MODE ...] [--steps 60000] [--seeds 10]
 
@@ -20,7 +20,7 @@ from agents.pack import Pack
 from benchmarks.contenders import ours
 from benchmarks.tables import shown, table
 
-MODES = ("exact", "fast", "fast, compiled", "fast, bf16")
+MODES = ("exact", "fast", "fast, bf16")
 
 
 class Returns(BaseCallback):

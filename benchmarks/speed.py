@@ -190,6 +190,9 @@ def contend(case: str, name: str, options: argparse.Namespace) -> None:
     from benchmarks import contenders, peers
 
     torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity") and not options.gpu:
+        # all on one core, which so is never idle: a virtual one comes back slowly, for longer than a fast turn takes
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     tick = Metronome(CASES[case].chunk, options.gpu)
     if (case, name) in peers.SCRIPTS:
         script, arguments = peers.SCRIPTS[case, name]

@@ -55,10 +55,22 @@ def packed(
     size = min(most, math.ceil(len(cells) / workers)) if workers else most
     alike: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
-        together = size > 1 and shares(tuple(word for word in cell.words if not word.startswith(SEED)))
-        common = tuple(word for word in cell.words if not word.startswith(OWN)) if together else (cell.id,)
-        alike.setdefault(common, []).append(cell)
-    return [job for group in alike.values() for job in _parts(group, size)]
+        alike.setdefault(_without(OWN, cell), []).append(cell)
+    jobs: list[list[Cell]] = []
+    for group in alike.values():
+        several, together = size > 1 and len(group) > 1, []
+        for cell in group:
+            if several and shares(_without(SEED, cell)):
+                together.append(cell)
+            else:
+                jobs.append([cell])
+        jobs += _parts(together, size) if together else []
+    return jobs
+
+
+def _without(beginnings: str | tuple[str, ...], cell: Cell) -> tuple[str, ...]:
+    """The cell's words but those that begin so."""
+    return tuple(word for word in cell.words if not word.startswith(beginnings))
 
 
 def _parts(group: list[Cell], size: int) -> Iterator[list[Cell]]:
