@@ -6,6 +6,7 @@ A learner calls them in this order, for the methods in the order in which they w
     optimizer(cls, options)     before the optimizer exists: another one, or other options
     start(learner)              once, when both exist
     loss(batch)                 per minibatch, before backward: a term to add to the loss
+    weight_terms()              its parts, where it depends on weights alone: for many runs at once
     after_update(batch)         per minibatch, after optimizer.step()
     on_switch()                 when the task has switched, before the first update on the new task
 """
