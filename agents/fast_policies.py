@@ -59,7 +59,8 @@ class Precise(BasePolicy):
         batch = isinstance(observation, np.ndarray) and observation.shape[1:] == space.shape
         if not (networks and batch and networks[0].suits(len(observation))):
             return super().predict(observation, state, episode_start, deterministic)
-        return self._chosen(observation.astype(np.float32, copy=False), deterministic), state
+        with np.errstate(all="ignore"):  # torch says nothing of numbers that are not finite, either
+            return self._chosen(observation.astype(np.float32, copy=False), deterministic), state
 
     def _chosen(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
         """The actions of the networks in numpy."""

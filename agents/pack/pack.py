@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from greenlet import getcurrent, greenlet
 from threadpoolctl import threadpool_limits
@@ -158,7 +159,9 @@ class Pack:
                 members = [id(agent) for agent in stack.agents]
                 compute = _COMPUTED[type(stack.agents[0]), requests[0].what]
                 try:
-                    answers |= zip(members, compute(stack, [argument[m] for m in members]), strict=True)
+                    with np.errstate(all="ignore"):  # a run that diverges finds out itself, as with torch
+                        found = compute(stack, [argument[m] for m in members])
+                    answers |= zip(members, found, strict=True)
                 except Unstackable as reason:
                     LOG.info(EACH, reason)
                     stack.dissolve()

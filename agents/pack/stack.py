@@ -50,7 +50,7 @@ class Forward:
             self._body = NumpyMlp(first[0][1], values, gradient)
             heads = [
                 NumpyMlp(*each, largest=self._body.largest)
-                for each in zip(modules, of_heads, to_heads, strict=False)
+                for each in zip(modules, of_heads, to_heads, strict=False)  # behind the heads, log_std
             ]
         except ValueError as unknown:
             raise Unstackable(str(unknown)) from None

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch.distributions import Categorical, Normal
 
@@ -152,6 +153,16 @@ def test_gaussian_is_torchs():
     torch.manual_seed(5)
     torch.testing.assert_close(draw_gaussian(mean, log_std)[0], expected)
     assert torch.equal(draw_gaussian(mean, log_std, deterministic=True)[0], mean)
+
+
+@pytest.mark.parametrize(("actions", "copies"), [(2, 8), (5, 7), (18, 3)])
+def test_random_actions_are_those_of_the_space(actions, copies):
+    """Many at once, as collect.py draws them, as one by one, as stable-baselines3 does."""
+    one, all_at_once = (spaces.Discrete(actions, seed=3) for _ in range(2))
+    for _ in range(50):
+        expected = [one.sample() for _ in range(copies)]
+        found = all_at_once.start + all_at_once.np_random.integers(all_at_once.n, size=copies)
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("make", [cartpole, pendulum, pictures])
