@@ -55,11 +55,11 @@ def diagnose(
     values: dict[str, Tensor] = {}
     failures: list[str] = []
     for name, network in networks.items():
-        probe = Probe(network, batch, _of(reference, name), cache)
-        for metric in chosen:
-            prefix = f"plasticity/{metric.key}/{name}"
-            for layer, value in _measure(metric, probe, prefix, failures).items():
-                values[f"{prefix}/{layer}" if layer else prefix] = value.detach()
+        with Probe(network, batch, _of(reference, name), cache).undisturbed() as probe:
+            for metric in chosen:
+                prefix = f"plasticity/{metric.key}/{name}"
+                for layer, value in _measure(metric, probe, prefix, failures).items():
+                    values[f"{prefix}/{layer}" if layer else prefix] = value.detach()
     return _on_host(values, failures)
 
 

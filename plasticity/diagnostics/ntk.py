@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plasticity.diagnostics.tape import Layer, Tape, is_plain, patches, record, undisturbed
+from plasticity.linalg import gram
 
 
 def empirical_ntk(network: nn.Module, x: Tensor) -> Tensor:
@@ -57,21 +58,25 @@ def kernel(tape: Tape, signals: dict[int, Tensor]) -> Tensor:
 
 
 def _layer_part(layer: Layer, signals: dict[int, Tensor]) -> Tensor:
-    A = torch.cat([patches(layer.module, x) for x in layer.inputs], 1)  # (N, T, I)
-    B = torch.cat([_positions(layer, signals[id(z)]) for z in layer.outputs], 2)  # (N, C, T, O)
-    A, B = (
-        A.to(torch.promote_types(A.dtype, torch.float32)),
-        B.to(torch.promote_types(B.dtype, torch.float32)),
-    )
+    A = _joined([patches(layer.module, x) for x in layer.inputs], 1)  # (N, T, I)
+    B = _joined([_positions(layer, signals[id(z)]) for z in layer.outputs], 2)  # (N, C, T, O)
+    A, B = _at_least_single(A), _at_least_single(B)
     N, C, T, out = B.shape
     bias = layer.module.bias is not None
     if T == 1:
-        A, B = A[:, 0], B.reshape(N * C, out)
-        AA = A @ A.mT + float(bias)
-        return AA.repeat_interleave(C, 0).repeat_interleave(C, 1).mul_(B @ B.mT)
+        AA, BB = gram(A[:, 0]).add_(float(bias)), gram(B.reshape(N * C, out))
+        return (AA[:, None, :, None] * BB.view(N, C, N, C)).view(N * C, N * C)
     G = B.mT.reshape(N, C * out, T) @ A  # gradients by the weight, (N, C O, I)
-    K = _gram(G.reshape(N * C, -1))
-    return K + _gram(B.sum(2).reshape(N * C, out)) if bias else K
+    K = gram(G.reshape(N * C, -1))
+    return K + gram(B.sum(2).reshape(N * C, out)) if bias else K
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)  # cat copies even a single one
+
+
+def _at_least_single(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _norm_part(norm: Layer, signals: dict[int, Tensor]) -> Tensor | float:
@@ -88,7 +93,7 @@ def _norm_part(norm: Layer, signals: dict[int, Tensor]) -> Tensor | float:
     assert isinstance(dw, Tensor)
     assert isinstance(db, Tensor)
     has_bias = getattr(module, "bias", None) is not None
-    return _gram(dw) + _gram(db) if has_bias else _gram(dw)
+    return gram(dw) + gram(db) if has_bias else gram(dw)
 
 
 def _normalised(module: nn.Module, x: Tensor) -> Tensor:
@@ -116,7 +121,3 @@ def _positions(layer: Layer, B: Tensor) -> Tensor:
     if layer.channels_first:
         B = B.flatten(3).mT
     return B.reshape(B.shape[0], B.shape[1], -1, B.shape[-1]).transpose(0, 1)
-
-
-def _gram(G: Tensor) -> Tensor:
-    return G @ G.mT

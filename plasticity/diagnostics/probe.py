@@ -5,7 +5,8 @@ Shapes: B batch, N samples of the kernel, C outputs, S samples per layer Jacobia
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+import contextlib
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -45,40 +46,60 @@ class Probe:
         self.reference = reference
         self.batch = _prepared(self.network, batch)
         self._cache = {} if cache is None else cache
+        self._is_set_up = False
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[Probe]:
+        """Sets the network up once for all that is read inside; each part alone would do so for itself."""
+        with undisturbed(self.network, self.batch.device):
+            self._is_set_up = True
+            try:
+                yield self
+            finally:
+                self._is_set_up = False
 
     def _undisturbed(self, grad: bool = False) -> AbstractContextManager[None]:
-        return undisturbed(self.network, self.batch.device, grad)
+        return (
+            torch.set_grad_enabled(grad)
+            if self._is_set_up
+            else undisturbed(self.network, self.batch.device, grad)
+        )
 
     @cached_property
     def tape(self) -> Tape:
-        """The recorded forward pass over the whole batch, without a graph."""
-        with self._undisturbed():
-            return record(self.network, self.batch)
+        """The recorded forward pass over the whole batch; with a graph where the kernel may read all of it."""
+        return self._recorded(self.batch, grad=len(self.batch) <= KERNEL_SAMPLES)
+
+    def _recorded(self, x: Tensor, grad: bool) -> Tape:
+        with self._undisturbed(grad):
+            return record(self.network, x.clone().requires_grad_() if grad else x)
 
     @cached_property
-    def _differentiable(self) -> tuple[Tape, Tensor, dict[int, Tensor]]:
-        """The tape of the first N samples, their input and the backward signals of all outputs."""
+    def _differentiable(self) -> tuple[Tape, dict[int, Tensor]]:
+        """The tape of the first N samples and the backward signals of all its outputs."""
+        outputs = self.tape.output[0].numel()
+        samples = min(KERNEL_SAMPLES, max(1, KERNEL_ROWS // outputs))
+        tape = self.tape if len(self.batch) <= samples else self._recorded(self.batch[:samples], grad=True)
         with self._undisturbed(grad=True):
-            outputs = self.tape.output.flatten(1).shape[1]
-            samples = min(KERNEL_SAMPLES, max(1, KERNEL_ROWS // outputs))
-            x = self.batch[:samples].clone().requires_grad_()
-            tape = record(self.network, x)
-            return tape, x, ntk.backward_signals(tape)
+            return tape, ntk.backward_signals(tape)
 
     @cached_property
     def ntk_eigenvalues(self) -> Tensor:
         """Eigenvalues of the empirical NTK, ascending, (N C,)."""
-        tape, _, signals = self._differentiable
+        tape, signals = self._differentiable
         with self._undisturbed():
             return spectra.eigenvalues(ntk.kernel(tape, signals))
 
     @cached_property
     def input_singular_values(self) -> Tensor:
         """Singular values of the input-output Jacobian of each of the first N samples, (N, min(C, I))."""
-        tape, x, _ = self._differentiable
+        tape, _ = self._differentiable
         with self._undisturbed(grad=True):
             f = tape.output.flatten(1)
-            J = [torch.autograd.grad(f[:, c].sum(), x, retain_graph=True)[0] for c in range(f.shape[1])]
+            J = [
+                torch.autograd.grad(f[:, c].sum(), tape.input, retain_graph=True)[0]
+                for c in range(f.shape[1])
+            ]
             return spectra.singular_values(torch.stack(J, 1).flatten(2))
 
     @cached_property
@@ -89,12 +110,15 @@ class Probe:
 
     @cached_property
     def layer_jacobians(self) -> dict[str, Tensor]:
-        """Singular values (S, n) of diag(d) W per layer; see `slopes`. Convolutions count patch by patch."""
+        """Singular values (S, n) of diag(d) W per layer; see `slopes`. Convolutions count patch by patch.
+
+        S is one where the Jacobian is the same everywhere: of a head, and under an isometric activation.
+        """
         with self._undisturbed():
             return {layer.name: self._layer_jacobian(layer) for layer in self.tape.layers}
 
     def _layer_jacobian(self, layer: Layer) -> Tensor:
-        if layer.activation is None:  # a head: linear, the same Jacobian everywhere
+        if layer.activation is None or getattr(layer.activation, "isometric", False):
             return self.weight_singular_values(layer)[None]
         u = torch.cat([rows(call, layer.channels_first) for call in layer.before])
         chosen = torch.linspace(0, len(u) - 1, min(JACOBIAN_SAMPLES, len(u))).long()
@@ -114,7 +138,7 @@ def slopes(layer: Layer, u: Tensor, create_graph: bool = False) -> Tensor:
     """The factors d (S, O) by which the activation scales the rows of W at pre-activations `u` (S, O).
 
     d^2 = J^T J 1 for the activation's Jacobian J, where each output depends on one input: |phi'(u)| for
-    elementwise functions, 1 for permutations (MaxMin, GroupSort) and for CReLU.
+    elementwise functions, 1 where the activation is isometric.
     """
     assert layer.activation is not None
     activation = layer.activation

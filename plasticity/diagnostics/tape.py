@@ -69,10 +69,11 @@ class Layer:
 
 @dataclass(eq=False)
 class Tape:
-    """The layers and norms of a network in the order of the pass, its output, and what was not understood."""
+    """The layers and norms of a network in the order of the pass, its ends, and what was not understood."""
 
     layers: list[Layer]
     norms: list[Layer]
+    input: Tensor
     output: Tensor
     uncovered: list[str]  # parameters outside the recorded layers and norms
 
@@ -100,7 +101,7 @@ def record(network: nn.Module, batch: Tensor) -> Tape:
         output = network(batch)
     if not isinstance(output, Tensor):
         raise ValueError(f"diagnostics need a network that returns one tensor, got {type(output).__name__}")
-    return Tape(recorder.layers, recorder.norms, output, recorder.uncovered())
+    return Tape(recorder.layers, recorder.norms, batch, output, recorder.uncovered())
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Activations by name. An entry says how to build one along a feature dimension and what its layer needs.
 
 GroupSort and MaxMin (Anil, Lucas & Grosse 2019, arXiv 1811.05381) permute their inputs, so they preserve the
-norm of every gradient; with orthogonal weights they approximate every 1-Lipschitz function.
+norm of every gradient; with orthogonal weights they approximate every 1-Lipschitz function. A module's
+`isometric` says that its Jacobian J has J^T J = 1 almost everywhere.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Activation:
 class GroupSort(nn.Module):
     """Sorts groups of `size` consecutive features, so its Jacobian is a permutation almost everywhere."""
 
+    isometric = True
+
     def __init__(self, size: int, dim: int = -1):
         super().__init__()
         self.size, self.dim = size, dim
@@ -59,6 +62,8 @@ class MaxMin(nn.Module):
     the rounding of the larger of the two.
     """
 
+    isometric = True
+
     def __init__(self, dim: int = -1):
         super().__init__()
         self.dim = dim
@@ -77,7 +82,7 @@ class MaxMin(nn.Module):
 class CReLU(nn.Module):
     """Concatenates relu(x) and relu(-x) (Shang et al. 2016, arXiv 1603.05201): one of the two always passes."""
 
-    copies = 2
+    copies, isometric = 2, True
 
     def __init__(self, dim: int = -1):
         super().__init__()
@@ -91,7 +96,7 @@ class CReLU(nn.Module):
 class DeepFourier(nn.Module):
     """Concatenates sin(x) and cos(x) (Lewandowski et al. 2024, arXiv 2410.20634): one is always near linear."""
 
-    copies = 2
+    copies, isometric = 2, True
 
     def __init__(self, dim: int = -1):
         super().__init__()

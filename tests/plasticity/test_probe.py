@@ -5,6 +5,7 @@ from torch import nn
 from plasticity import METRICS, NetworkSpec, build_mlp, diagnose
 from plasticity.diagnostics.probe import Probe, slopes
 from plasticity.diagnostics.tape import Layer, record
+from plasticity.networks.activations import ACTIVATIONS
 
 
 def state_of(network):
@@ -112,6 +113,15 @@ def test_slopes_make_the_layer_jacobian_also_where_units_mix():
         J = torch.autograd.functional.jacobian(lambda v, net=network: net(v[None])[0], x[0])
         found = Probe(network, x).layer_jacobians["linear1"][0]
         torch.testing.assert_close(found.flip(0), torch.linalg.svdvals(J), atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_isometric_activations_are_those_whose_slopes_are_one(name):
+    activation = ACTIVATIONS[name].build(-1)
+    u = torch.randn(7, 8, dtype=torch.double)
+    d = slopes(Layer("linear1", "0", nn.Linear(8, 8), activation=activation.double()), u)
+    isometric = getattr(activation, "isometric", False) or isinstance(activation, nn.Identity)
+    assert isometric == torch.allclose(d, torch.ones_like(d))
 
 
 def test_the_input_jacobian():
