@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.logger import Figure, KVWriter, Logger, TensorBoardOutputFormat
-from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import summary
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from envs.sequence import Visit
@@ -30,11 +29,11 @@ class JsonLines(KVWriter):
     ) -> None:
         """One line per number or spectrum; pictures and texts are TensorBoard's alone."""
         visit = self._visit()
-        place = {"agent_step": step, "task": visit.task.name, "visit": visit.number}
+        place = json.dumps({"agent_step": step, "task": visit.task.name, "visit": visit.number})
         for key, value in sorted(key_values.items()):
             number = _jsonable(value)
             if number is not None:
-                self._file.write(json.dumps({"key": key, "value": number, **place}) + "\n")
+                self._file.write(f'{{"key": {json.dumps(key)}, "value": {json.dumps(number)}, {place[1:]}\n')
         self._file.flush()
 
     def close(self) -> None:
@@ -65,16 +64,30 @@ class TensorBoard(TensorBoardOutputFormat):
             if "tensorboard" in (key_excluded[key] or ()):
                 continue
             if isinstance(value, (float, int, np.number)):
-                event.MergeFrom(summary.scalar(key, value))
+                event.value.add(tag=key, simple_value=float(value))
             elif isinstance(value, torch.Tensor):
-                spectrum = value[torch.isfinite(value)]
+                spectrum = value[torch.isfinite(value)].double().cpu()
                 if len(spectrum):
-                    event.MergeFrom(summary.histogram(key, spectrum, HISTOGRAM_BINS))
+                    event.value.add(tag=key, histo=_histogram(spectrum))
             else:
                 others[key] = value
-        if event.value:
+        if event.value and self.writer.file_writer is not None:  # which it is once closed
             self.writer.file_writer.add_summary(event, step)
         super().write(others, {key: () for key in others}, step)  # flushes
+
+
+def _histogram(x: torch.Tensor) -> HistogramProto:
+    """Counts up to each limit; nothing is below the first, which so is the left end."""
+    counts, limits = torch.histogram(x, HISTOGRAM_BINS)
+    return HistogramProto(
+        min=x.min().item(),
+        max=x.max().item(),
+        num=len(x),
+        sum=x.sum().item(),
+        sum_squares=x.square().sum().item(),
+        bucket_limit=limits.tolist(),
+        bucket=[0.0, *counts.tolist()],
+    )
 
 
 class Recorder:
