@@ -12,14 +12,14 @@ estimate, which serves large layers: E ||(J J^T - I) v||^2 = ||J J^T - I||_F^2 f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from plasticity.diagnostics.probe import slopes
+from plasticity.diagnostics.probe import layer_slopes, slopes
 from plasticity.diagnostics.tape import Layer, record, rows, undisturbed
 from plasticity.linalg import as_matrix, gram_residual
 from plasticity.networks.isometric import effective_weight
@@ -129,15 +129,75 @@ def jacobian_penalty(
         )
     generator = generator or torch.Generator(batch.device).manual_seed(0)
     with undisturbed(network, batch.device, grad=True):
-        deviations = [_deviation(*_factors(layer), projections, generator) for layer in layers]
+        deviations = []
+        for W, d in map(_factors, layers):
+            v = None
+            if projections is not None:
+                v = W.new_empty(len(d), projections, min(W.shape)).normal_(generator=generator)
+            deviations.append(_deviation(W, d, v))
     return torch.stack(deviations).mean()
+
+
+class Dense(NamedTuple):
+    """A layer of the C networks of each of N runs: linear, then an activation without parameters.
+
+    Attributes:
+        weight: (N, C, O, I).
+        bias: (N, C, O).
+        activation: for features in the last dimension.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    activation: nn.Module
+
+
+def jacobian_penalties(
+    layers: Sequence[Dense],
+    inputs: Tensor,
+    generators: Sequence[torch.Generator],
+    projections: int | None,
+    samples: int,
+) -> Tensor:
+    """`jacobian_penalty` of N runs at once, each the mean over its networks: (N,).
+
+    Args:
+        layers: of all networks, without their heads.
+        inputs: (N, B, I).
+        generators: one of each run, drawn from by one network after the other.
+        projections: as there.
+        samples: the first ones of the batch that count.
+    """
+    inputs = inputs[:, :samples]
+    vs = [None] * len(layers) if projections is None else _draws(layers, inputs, projections, generators)
+    x, deviations = inputs[:, None], []
+    for (W, b, activation), v in zip(layers, vs, strict=True):
+        u = x @ W.mT + b[:, :, None]
+        d = slopes(activation, u.flatten(0, 2), create_graph=True).view(u.shape)
+        deviations.append(_deviation(W, d, v))
+        with torch.no_grad():
+            x = activation(u)
+    return torch.stack(deviations).mean((0, 2))
+
+
+def _draws(
+    layers: Sequence[Dense], inputs: Tensor, projections: int, generators: Sequence[torch.Generator]
+) -> list[Tensor]:
+    """V (N, C, S, P, n) ~ N(0, I) for each layer, of each run in the order in which `jacobian_penalty` draws."""
+    shape = (*layers[0].weight.shape[:2], inputs.shape[1], projections)
+    vs = [inputs.new_empty(*shape, min(W.shape[2:])) for W, *_ in layers]
+    for run, generator in enumerate(generators):
+        for network in range(shape[1]):
+            for v in vs:
+                v[run, network].normal_(generator=generator)
+    return vs
 
 
 def _factors(layer: Layer) -> tuple[Tensor, Tensor]:
     """W (O, I) and the slopes d (S, O) of all samples, as functions of the layer's parameters."""
     W = as_matrix(effective_weight(layer.module))
     u = torch.cat([rows(call, layer.channels_first) for call in _pre_activations(layer)])
-    return W, slopes(layer, u, create_graph=True)
+    return W, layer_slopes(layer, u, create_graph=True)
 
 
 def _pre_activations(layer: Layer) -> list[Tensor]:
@@ -147,13 +207,15 @@ def _pre_activations(layer: Layer) -> list[Tensor]:
     return [u.detach().requires_grad_() for u in layer.before]
 
 
-def _deviation(W: Tensor, d: Tensor, projections: int | None, generator: torch.Generator) -> Tensor:
-    """Mean over samples and singular values of J = diag(d) W, exact or estimated."""
-    if projections is None:
-        return (torch.linalg.svdvals(d[:, :, None] * W) - 1).square().mean()
-    n = min(W.shape)
-    v = torch.randn(len(d), projections, n, generator=generator, device=W.device, dtype=W.dtype)
-    d = d[:, None]  # (S, 1, O)
-    wide = W.shape[0] <= W.shape[1]
-    Gv = (v * d @ W @ W.mT) * d if wide else (v @ W.mT * d.square()) @ W  # J J^T v, or J^T J v
-    return (Gv - v).square().sum(-1).mean() / (4 * n)
+def _deviation(W: Tensor, d: Tensor, v: Tensor | None) -> Tensor:
+    """Mean over samples and singular values of J = diag(d) W, exact or estimated with v.
+
+    Shapes: W (..., O, I), d (..., S, O), v (..., S, P, n); gives (...).
+    """
+    if v is None:
+        return (torch.linalg.svdvals(d[..., None] * W[..., None, :, :]) - 1).square().mean((-2, -1))
+    n, rows_are_fewer = v.shape[-1], W.shape[-2] <= W.shape[-1]
+    flat, d = v.flatten(-3, -2), d.repeat_interleave(v.shape[-2], -2)  # (..., S P, n), (..., S P, O)
+    # J J^T v, or J^T J v
+    Gv = (flat * d @ W @ W.mT) * d if rows_are_fewer else (flat @ W.mT * d.square()) @ W
+    return (Gv - flat).square().sum(-1).mean(-1) / (4 * n)

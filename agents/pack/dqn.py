@@ -47,7 +47,7 @@ def train(stack: Stack, arguments: list[tuple[int, int]]) -> list[Tensor]:
         stack.forward.back({"q": slope})
         terms = terms_of(stack)
         seen = terms.seen(inputs)
-        added = terms.add(seen)
+        added = terms.add(inputs, seen)
         stack.update()
         terms.after_update(seen)
         logged.append(losses if added is None else losses + added)

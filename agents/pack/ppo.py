@@ -81,7 +81,7 @@ def train(stack: Stack, clip_ranges: list[tuple[float, float | None]]) -> list[d
                 gradient[...] = found
             terms = terms_of(stack)
             seen = terms.seen(batch.inputs)
-            added = terms.add(seen)
+            added = terms.add(batch.inputs, seen)
             stack.update()
             terms.after_update(seen)
             logged.append(np.add.reduce(parts, -1) / parts.shape[-1])

@@ -122,7 +122,7 @@ class Probe:
             return self.weight_singular_values(layer)[None]
         u = torch.cat([rows(call, layer.channels_first) for call in layer.before])
         chosen = torch.linspace(0, len(u) - 1, min(JACOBIAN_SAMPLES, len(u))).long()
-        d = slopes(layer, u[chosen])
+        d = layer_slopes(layer, u[chosen])
         return spectra.masked_singular_values(layer.weight(), d)
 
     def weight_singular_values(self, layer: Layer) -> Tensor:
@@ -134,16 +134,14 @@ class Probe:
         return self._cache[key]
 
 
-def slopes(layer: Layer, u: Tensor, create_graph: bool = False) -> Tensor:
-    """The factors d (S, O) by which the activation scales the rows of W at pre-activations `u` (S, O).
+def slopes(activation: nn.Module, u: Tensor, create_graph: bool = False) -> Tensor:
+    """The factors d (S, O) by which an activation scales the rows of W at pre-activations `u` (S, O, ...).
 
     d^2 = J^T J 1 for the activation's Jacobian J, where each output depends on one input: |phi'(u)| for
     elementwise functions, 1 where the activation is isometric.
     """
-    assert layer.activation is not None
-    activation = layer.activation
-    if layer.channels_first:
-        u = u[:, :, None, None]  # image activations look for features in dimension -3
+    if getattr(activation, "isometric", False):
+        return torch.ones_like(u).flatten(1)
     with torch.enable_grad():
         u = u if create_graph else u.detach().requires_grad_()
         h = activation(u)
@@ -152,6 +150,13 @@ def slopes(layer: Layer, u: Tensor, create_graph: bool = False) -> Tensor:
         (J1,) = torch.autograd.grad(Jv, v, torch.ones_like(Jv), create_graph=create_graph)
         (JJ1,) = torch.autograd.grad(h, u, J1, create_graph=create_graph)
     return JJ1.clamp(min=0).sqrt().flatten(1)
+
+
+def layer_slopes(layer: Layer, u: Tensor, create_graph: bool = False) -> Tensor:
+    """`slopes` of a layer's activation at `u` (S, O)."""
+    assert layer.activation is not None
+    # image activations look for features in dimension -3
+    return slopes(layer.activation, u[:, :, None, None] if layer.channels_first else u, create_graph)
 
 
 def snapshot(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ A new one needs `plasticity/methods/<name>.py` with a dataclass under `@METHODS.
 import importlib
 import pkgutil
 
-from plasticity.methods.base import Act, FirstAct, Method, WeightTerm
+from plasticity.methods.base import Act, FirstAct, Method, MlpTerm, WeightTerm
 from plasticity.methods.composition import Methods
 from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.registry import METHODS
@@ -15,4 +15,4 @@ from plasticity.methods.registry import METHODS
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["METHODS", "Act", "Batch", "FirstAct", "Learner", "Method", "Methods", "WeightTerm"]
+__all__ = ["METHODS", "Act", "Batch", "FirstAct", "Learner", "Method", "Methods", "MlpTerm", "WeightTerm"]

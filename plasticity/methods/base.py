@@ -7,6 +7,7 @@ A learner calls them in this order, for the methods in the order in which they w
     start(learner)              once, when both exist
     loss(batch)                 per minibatch, before backward: a term to add to the loss
     weight_terms()              its parts, where it depends on weights alone: for many runs at once
+    mlp_term()                  itself, where it depends on the hidden layers of MLPs: for many runs at once
     after_update(batch)         per minibatch, after optimizer.step()
     on_switch()                 when the task has switched, before the first update on the new task
 """
@@ -47,6 +48,23 @@ class WeightTerm(NamedTuple):
     strength: float
     penalty: Callable[..., Tensor]
     given: tuple[Tensor, ...] = ()
+
+
+class MlpTerm(NamedTuple):
+    """A loss that depends on the hidden layers of MLPs and the minibatch: strength * R.
+
+    Attributes:
+        strength: of the method.
+        penalty: takes the hidden layers (`penalties.Dense`) of N runs, their inputs (N, B, I), N of what `draw` gives
+            and `options`; gives back N values of R, differentiable by the layers' parameters.
+        options: equal in all N runs; hashable.
+        draw: what is random in this update.
+    """
+
+    strength: float
+    penalty: Callable[..., Tensor]
+    options: tuple[Any, ...]
+    draw: Callable[[], Any]
 
 
 class Method:
@@ -101,6 +119,13 @@ class Method:
         Runs that are trained as one compute those of all at once; empty: each computes `loss`.
         """
         return []
+
+    def mlp_term(self) -> MlpTerm | None:
+        """`loss`, where it depends on hidden layers of MLPs, each linear with an activation behind it.
+
+        Runs that are trained as one compute that of all at once; None: each computes `loss`.
+        """
+        return None
 
     def after_update(self, batch: Batch) -> None:
         """Act on the weights after an optimizer step."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from plasticity.methods.base import Method, check
+from plasticity.methods.base import Method, MlpTerm, check
 from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.registry import METHODS
 from plasticity.methods.structure import CHAIN, hidden_layers
-from plasticity.penalties import jacobian_penalty
+from plasticity.penalties import jacobian_penalties, jacobian_penalty
 
 
 @METHODS.register("jacobian")
@@ -59,6 +60,12 @@ class Jacobian(Method):
             for network in self._learner.networks.values()
         ]
         return self.strength * torch.stack(terms).mean()
+
+    def mlp_term(self) -> MlpTerm:
+        """`loss`."""
+        options = (self.projections or None, self.samples)
+        draw = partial(self._generator, torch.device("cpu"))
+        return MlpTerm(self.strength, jacobian_penalties, options, draw)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         """Of fresh projections for this update, by the learner's stream, which a resumed run takes up."""

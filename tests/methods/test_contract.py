@@ -7,8 +7,10 @@ import io
 
 import pytest
 import torch
+from torch import nn
 
-from plasticity.methods import METHODS, Act
+from plasticity.methods import METHODS, Act, Batch
+from plasticity.penalties import Dense
 from tests.methods.conftest import build, functions, parameters, switch, updates, with_method
 
 
@@ -210,3 +212,43 @@ def test_methods_with_weight_terms():
     """A pack computes these at once; their losses alone would be a fifth of its speed."""
     with_terms = {n for n in METHODS if with_method("ppo", "mlp", n).methods.by_name[n].weight_terms()}
     assert with_terms == {"gram", "l2", "l2_init", "parseval"}
+
+
+def test_an_mlp_term_is_the_loss_and_its_gradient(name, agent_name):
+    agent = with_method(agent_name, "mlp", name)
+    method = agent.methods.by_name[name]
+    term = method.mlp_term()
+    if term is None:
+        return
+    agent.learn(32)
+    x = torch.randn(32, *agent.observation_space.shape).flatten(1)
+    agent.learner.optimizer.zero_grad()
+    before = agent.learner.generator.get_state()
+    loss = method.loss(Batch(lambda: x))
+    loss.backward(inputs=[p for _, p in agent.learner.parameters()])
+    agent.learner.generator.set_state(before)
+
+    networks = list(agent.learner.networks.values())
+    bodies = [[m for m in network.modules() if isinstance(m, nn.Linear)][:-1] for network in networks]
+    layers = [
+        Dense(
+            *(
+                torch.stack([getattr(m, part) for m in modules])[None].detach().requires_grad_()
+                for part in Dense._fields[:2]
+            ),
+            nn.ReLU(),
+        )
+        for modules in zip(*bodies, strict=True)
+    ]
+    found = term.strength * term.penalty(layers, x[None], [term.draw()], *term.options)
+    torch.testing.assert_close(found, loss.detach()[None])
+    for layer, modules in zip(layers, zip(*bodies, strict=True), strict=True):
+        expected = torch.stack([m.weight.grad for m in modules])
+        torch.testing.assert_close(
+            torch.autograd.grad(found, layer.weight, retain_graph=True)[0][0], expected
+        )
+
+
+def test_methods_with_mlp_terms():
+    with_terms = {n for n in METHODS if with_method("ppo", "mlp", n).methods.by_name[n].mlp_term()}
+    assert with_terms == {"jacobian"}

@@ -186,11 +186,12 @@ def test_optimizers_reset_at_a_switch():
 @pytest.mark.parametrize("agent", ARGUMENTS)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"methods": ["redo", "l2_init"]}, {"methods": ["gram"]}, {"methods": ["parseval", "l2", "wasserstein_init"]},
+    [{}, {"methods": ["redo", "l2_init"]}, {"methods": ["gram"]}, {"methods": ["jacobian"]},
+     {"methods": ["parseval", "l2", "wasserstein_init"]},
      {"max_grad_norm": 0.01}, {"policy": {"network": NetworkSpec()}},
      {"policy": {"network": NetworkSpec(activation="maxmin"), "optimizer_class": AdamO}},
      {"policy": {"network": NetworkSpec(activation="tanh", layer_norm=True)}}],
-    ids=["small", "methods", "gram", "more methods", "clipped", "relu", "aei", "layer_norm"],
+    ids=["small", "methods", "gram", "jacobian", "more methods", "clipped", "relu", "aei", "layer_norm"],
 )  # fmt: skip
 def test_what_a_run_learns_does_not_depend_on_the_others(agent, options):
     """To the bit, so that it does not matter how a grid was packed, nor which of its runs died on the way."""
@@ -247,7 +248,8 @@ def adamo(**options):
                      {"gamma": 0.9, "gae_lambda": 0.5}, {"max_grad_norm": 0.01},
                      {"learning_rate": lambda progress: 1e-3 * progress}]),
      (ContinualPPO, [{"clip_range_vf": 0.2}, {"clip_range_vf": 0.02}]),
-     (ContinualPPO, [{}, {"methods": ["l2_init"]}, {"methods": ["redo"]}, {"methods": ["gram", "shrink_and_perturb"]}]),
+     (ContinualPPO, [{}, {"methods": ["l2_init"]}, {"methods": ["redo"]}, {"methods": ["gram", "shrink_and_perturb"]},
+                     {"methods": ["jacobian"]}, {"methods": ["jacobian"]}]),
      (ContinualPPO, [{"policy": adamo(**each)} for each in
                      ({}, {"iso_lambda": 0.1}, {"iso_lambda": 0.0}, {"iso_every": 3}, {"iso_lr": 1e-3, "iso_every": 1},
                       {"betas": (0.5, 0.9), "eps": 1e-3}, {"weight_decay": 0.1})]),
