@@ -64,7 +64,7 @@ def _fill(
         callback.update_locals(locals())
         if not callback.on_step():
             return None
-        if dones.any():
+        if np.count_nonzero(dones):
             agent._update_info_buffer(infos, dones)
             _bootstrap(agent, rewards, dones, infos)
         buffer.add(agent._last_obs, actions, rewards, agent._last_episode_starts, values, log_probs)
@@ -97,7 +97,7 @@ def collect_transitions(
         callback.update_locals(locals())
         if not callback.on_step():
             return RolloutReturn(steps * env.num_envs, episodes, continue_training=False)
-        if dones.any():
+        if np.count_nonzero(dones):
             agent._update_info_buffer(infos, dones)
         if normalised:
             agent._store_transition(replay_buffer, actions, new_obs, rewards, dones, infos)
@@ -128,7 +128,7 @@ def _epsilon_greedy(agent: Any, learning_starts: int) -> np.ndarray:
 
 def _last(new_obs: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
     """(N, ...): the observations before any autoreset."""
-    if not dones.any():
+    if not np.count_nonzero(dones):
         return new_obs
     last = new_obs.copy()
     for copy in np.flatnonzero(dones):

@@ -30,7 +30,8 @@ class CartPoles(NumpyVectorEnv):
 
     def __init__(self, num_envs: int) -> None:
         super().__init__(num_envs, spaces.Box(-HIGH, HIGH, dtype=np.float32), spaces.Discrete(2), 500)
-        self.state = np.zeros((num_envs, 4))  # position, its speed, angle, its speed
+        self._rows = np.zeros((4, num_envs))  # position, its speed, angle, its speed
+        self.state = self._rows.T
         self._generators: list[np.random.Generator] = []
 
     def reset(
@@ -50,7 +51,7 @@ class CartPoles(NumpyVectorEnv):
 
     def advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Gymnasium's formulas in its order: https://coneural.org/florian/papers/05_cart_pole.pdf."""
-        x, x_dot, theta, theta_dot = self.state.T.copy()
+        x, x_dot, theta, theta_dot = self._rows
         force = np.where(actions == 1, FORCE, -FORCE)
         cos, sin = np.cos(theta), np.sin(theta)
         temp = (force + POLE_MOMENT * np.square(theta_dot) * sin) / MASS
@@ -58,16 +59,16 @@ class CartPoles(NumpyVectorEnv):
             HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * np.square(cos) / MASS)
         )
         x_acc = temp - POLE_MOMENT * theta_acc * cos / MASS
-        self.state[:, 0] = x = x + SECONDS * x_dot
-        self.state[:, 1] = x_dot + SECONDS * x_acc
-        self.state[:, 2] = theta = theta + SECONDS * theta_dot
-        self.state[:, 3] = theta_dot + SECONDS * theta_acc
+        x += SECONDS * x_dot
+        x_dot += SECONDS * x_acc
+        theta += SECONDS * theta_dot
+        theta_dot += SECONDS * theta_acc
         fallen = (np.abs(x) > FARTHEST) | (np.abs(theta) > STEEPEST)
         return np.ones(self.num_envs, dtype=np.float32), fallen
 
     def observe(self) -> np.ndarray:
         """(num_envs, 4)."""
-        return self.state.astype(np.float32)
+        return self.state.astype(np.float32, order="C")
 
     def state_dict(self) -> dict[str, Any]:
         """The carts and the generator of each copy."""

@@ -155,7 +155,7 @@ class TaskEnv:
             final=observations,
             labels=infos.get("labels"),
         )
-        if done.any():
+        if np.count_nonzero(done):
             step.final = self._final(observations, done, infos)
             step.episodes = self._finished(done, infos)
         return step

@@ -23,7 +23,7 @@ from agents.replay import CountedReplay
 @together(ContinualDQN, "act")
 def act(stack: Stack, observations: list[np.ndarray]) -> list[np.ndarray]:
     """(N, ...) of each run -> its greedy actions (N,)."""
-    return list(stack.forward(stack.inputs(np.stack(observations)))["q"].argmax(-1))
+    return list(stack.forward(stack.inputs(stack.joined(observations)))["q"].argmax(-1))
 
 
 @together(ContinualDQN, "train")

@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -61,8 +60,7 @@ def sharing() -> int:
     return 1 if Pack.current is None else Pack.current.size
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What a run is about to do."""
 
     agent: Any

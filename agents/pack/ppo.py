@@ -42,10 +42,10 @@ class Samples(NamedTuple):
 def act(stack: Stack, observations: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(N, ...) of each run -> its actions (N, ...), values (N, 1), log-probabilities (N,)."""
     discrete = stack.agents[0].policy.is_discrete
-    outputs = stack.forward(stack.inputs(np.stack(observations)))
+    outputs = stack.forward(stack.inputs(stack.joined(observations)))
     actor = outputs["actor"]
     noise = torch.empty(actor.shape)
-    for row, agent in zip(noise, stack.agents, strict=True):
+    for row, agent in zip(noise.unbind(), stack.agents, strict=True):
         draw = row.exponential_ if discrete else row.normal_
         draw(generator=agent.streams.torch)
     if discrete:
@@ -58,7 +58,7 @@ def act(stack: Stack, observations: list[np.ndarray]) -> list[tuple[np.ndarray, 
 @together(ContinualPPO, "values")
 def values(stack: Stack, observations: list[np.ndarray]) -> list[Tensor]:
     """(N, ...) of each run -> its values (N, 1)."""
-    return list(torch.from_numpy(stack.forward(stack.inputs(np.stack(observations)))["critic"]).unbind())
+    return list(torch.from_numpy(stack.forward(stack.inputs(stack.joined(observations)))["critic"]).unbind())
 
 
 @together(ContinualPPO, "train")

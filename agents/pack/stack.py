@@ -164,6 +164,10 @@ class Stack:
         rows = {name: [whole[run] for run in runs] for name, whole in zip(names, wholes, strict=True)}
         return {**rows, "max_exp_avg_sqs": []}
 
+    def joined(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """What each run gives, (N, ...), as (S, N, ...); np.stack takes three times as long."""
+        return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
+
     def inputs(self, observations: np.ndarray) -> np.ndarray:
         """(S, B, ...) observations -> (S, B, I), as the networks read them."""
         if observations.dtype != np.float32 or self._policy._scales:
