@@ -59,7 +59,8 @@ class ContinualDQN(Continual, Fast, DQN):
     def _collect(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
         if self.exact:
             return super()._collect(env, *args, **kwargs)
-        return collect_transitions(self, env, *args, **kwargs)
+        with self.policy.keeping_casts():  # type: ignore[operator]
+            return collect_transitions(self, env, *args, **kwargs)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Takes `gradient_steps` steps on minibatches of the replay buffer."""

@@ -72,6 +72,14 @@ class Precise(BasePolicy):
             return nullcontext()  # entering torch's own costs as much as a small layer
         return torch.autocast(self.device.type, torch.bfloat16)
 
+    def keeping_casts(self) -> AbstractContextManager[Any]:
+        """Inside, weights are rounded to half precision once and not at every answer; nothing may change them."""
+        if self.precision != "bfloat16":
+            return nullcontext()
+        return torch.autocast(
+            self.device.type, enabled=False
+        )  # torch keeps them until the outermost one ends
+
     def prepared(self, observations: Any) -> Tensor:
         """(B, ...) observations -> what the networks read: stable-baselines3's `preprocess_obs`."""
         if observations.ndim == 4:
@@ -82,13 +90,14 @@ class Precise(BasePolicy):
 
 @contextmanager
 def answering(policy: BasePolicy) -> Iterator[None]:
-    """Inside, small networks of `policy` answer in numpy; nothing may put other modules or parameters in place."""
+    """Inside, `policy` answers fast, small networks in numpy; nothing may change weights or put others in place."""
     if not isinstance(policy, Precise):
         yield
         return
     before, policy._in_numpy = policy._in_numpy, policy.numpy_networks()
     try:
-        yield
+        with policy.keeping_casts():
+            yield
     finally:
         policy._in_numpy = before
 

@@ -1,6 +1,7 @@
 """The fast mode computes what the exact one computes, within rounding; its parts, each on its own."""
 
 import logging
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.distributions import Categorical, Normal
 
 from agents import ContinualDQN, ContinualPPO
 from agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
-from agents.fast_policies import FastActorCritic
+from agents.fast_policies import FastActorCritic, Precise
 from agents.rollout import RolloutTensors
 from plasticity import AdamO, NetworkSpec
 from plasticity.methods import METHODS
@@ -107,6 +108,15 @@ def test_what_cannot_be_fast_is_exact_and_says_why(caplog):
 def test_an_exact_run_in_half_precision_is_refused():
     with pytest.raises(ValueError, match="exact=True"):
         ContinualPPO("NetworkPolicy", cartpole(1), precision="bfloat16")
+
+
+@pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
+@pytest.mark.parametrize("make", [cartpole, pictures])
+def test_casts_that_are_kept_change_nothing(agent, make, monkeypatch):
+    """Half precision's weights are rounded once per rollout, anew after every update."""
+    kept = trained(agent, make, False, 64, precision="bfloat16")
+    monkeypatch.setattr(Precise, "keeping_casts", lambda policy: nullcontext())
+    assert torch.equal(weights(kept), weights(trained(agent, make, False, 64, precision="bfloat16")))
 
 
 def test_half_precision_is_one_precision():
