@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from plasticity.diagnostics import ntk, spectra
 from plasticity.diagnostics.tape import Layer, Tape, record, rows, undisturbed
+from plasticity.networks.activations import ELEMENTWISE
 
 # Samples of the kernel, N = min(64, 256 / C): its C backward passes cost about one minibatch whatever C is.
 # Condition numbers compare only between networks of equal C.
@@ -145,6 +146,9 @@ def slopes(activation: nn.Module, u: Tensor, create_graph: bool = False) -> Tens
     with torch.enable_grad():
         u = u if create_graph else u.detach().requires_grad_()
         h = activation(u)
+        if isinstance(activation, ELEMENTWISE):
+            (derivative,) = torch.autograd.grad(h.sum(), u, create_graph=create_graph)
+            return derivative.abs().flatten(1)
         v = torch.zeros_like(h, requires_grad=True)
         (Jv,) = torch.autograd.grad(h, u, v, create_graph=True)  # J^T v, linear in v: its gradient by v is J
         (J1,) = torch.autograd.grad(Jv, v, torch.ones_like(Jv), create_graph=create_graph)

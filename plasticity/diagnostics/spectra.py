@@ -6,6 +6,7 @@ resolves those above 1e-8 of the largest, at a tenth of the cost of svdvals.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,16 +38,20 @@ def masked_singular_values(W: Tensor, slopes: Tensor) -> Tensor:
     if W.shape[0] > W.shape[1]:
         return singular_values(d[:, :, None] * W)
     G = smaller_gram(W)
-    if G.device.type != "cpu":  # one batched call; ragged submatrices would wait for the device
-        return eigenvalues(d[:, :, None] * G * d[:, None, :]).sqrt()
-    return torch.stack([_active_singular_values(G, row) for row in d])
+    if G.device.type != "cpu" or not torch.isfinite(G.sum() + d.sum()):
+        return eigenvalues(
+            d[:, :, None] * G * d[:, None, :]
+        ).sqrt()  # ragged submatrices would wait for a device
+    return torch.from_numpy(np.stack([_of_active(G.numpy(), row) for row in d.numpy()]))
 
 
-def _active_singular_values(G: Tensor, d: Tensor) -> Tensor:
-    active = d.nonzero().squeeze(-1)
+def _of_active(G: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """Singular values (n,) of diag(d) W; in numpy, whose small operations take a third of the time of torch's."""
+    (active,) = d.nonzero()
     d = d[active]
-    values = eigenvalues(d[:, None] * G[active][:, active] * d).sqrt()
-    return torch.cat([values.new_zeros(len(G) - len(values)), values])
+    values = np.zeros(len(G))
+    values[len(G) - len(d) :] = np.linalg.eigvalsh(d[:, None] * G[active[:, None], active] * d)
+    return np.sqrt(np.maximum(values, 0))
 
 
 def stable_rank(sigma: Tensor) -> Tensor:

@@ -16,6 +16,20 @@ from torch import Tensor, nn
 
 from plasticity.registry import Registry
 
+ELEMENTWISE = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Softplus,
+)
+"""torch's own of which an output depends on one input, and an input feeds one output."""
+
 
 @dataclass(frozen=True)
 class Activation:

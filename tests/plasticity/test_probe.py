@@ -5,7 +5,7 @@ from torch import nn
 from plasticity import METRICS, NetworkSpec, build_mlp, diagnose
 from plasticity.diagnostics.probe import Probe, slopes
 from plasticity.diagnostics.tape import record
-from plasticity.networks.activations import ACTIVATIONS
+from plasticity.networks.activations import ACTIVATIONS, ELEMENTWISE
 
 
 def state_of(network):
@@ -121,6 +121,15 @@ def test_activations_that_say_so_are_isometric(name):
     J = torch.autograd.functional.jacobian(lambda u: activation(u[None])[0], u)
     isometric = getattr(activation, "isometric", False) or isinstance(activation, nn.Identity)
     assert isometric == torch.allclose(J.T @ J, torch.eye(8, dtype=torch.double))
+
+
+@pytest.mark.parametrize("kind", ELEMENTWISE)
+def test_activations_called_elementwise_are(kind):
+    activation = kind().double()
+    u = torch.randn(8, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    J = torch.autograd.functional.jacobian(lambda u: activation(u[None])[0], u)
+    assert torch.equal(J, torch.diag(J.diagonal()))
+    torch.testing.assert_close(slopes(activation, u[None])[0], J.diagonal().abs())
 
 
 def test_the_input_jacobian():
