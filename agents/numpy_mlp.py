@@ -77,6 +77,14 @@ class NumpyMlp:
             values.append(layer(values[-1]))
         return values
 
+    def hidden(self, x: np.ndarray) -> list[np.ndarray]:
+        """What each linear layer but the first reads, and the answer: of a body, the outputs of its hidden layers."""
+        values = self.trace(x)
+        read = [
+            value for value, layer in zip(values, self._layers, strict=False) if isinstance(layer, Linear)
+        ]
+        return [*read[1:], values[-1]]
+
     def back(self, gradient: np.ndarray, values: list[np.ndarray], by_input: bool = True) -> np.ndarray:
         """The gradient by the answer of `trace` -> that by its input, where it is wanted; writes all others."""
         for number in reversed(range(len(self._layers))):

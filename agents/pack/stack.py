@@ -71,6 +71,10 @@ class Forward:
         self._kept = body, heads
         return {name: values[-1][:, 0] for name, values in zip(self.names, heads, strict=True)}
 
+    def hidden(self, x: np.ndarray) -> list[np.ndarray]:
+        """(S, B, I) -> the outputs (S, C, B, O) of each hidden layer."""
+        return self._body.hidden(x[:, None])
+
     def back(self, slopes: dict[str, np.ndarray]) -> None:
         """Writes the gradients of what has the derivatives `slopes` by the last trace's outputs."""
         body, heads = self._kept

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
@@ -91,8 +91,11 @@ class Terms:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        methods = [method for agent in stack.agents for method in agent.methods]
-        self._acts = any(type(method).after_update is not Method.after_update for method in methods)
+        acting = [
+            sum(type(method).after_update is not Method.after_update for method in agent.methods)
+            for agent in stack.agents
+        ]
+        self._acts, self._only_one_acts = any(acting), [count == 1 for count in acting]
         of_weights = [[(m, m.weight_terms()) for m in agent.methods] for agent in stack.agents]
         self._groups = self._grouped([[t for _, terms in own for t in terms] for own in of_weights])
         others = [
@@ -150,7 +153,18 @@ class Terms:
         """(S, B, I) -> what each run's methods see."""
         if not (self._acts or any(self._others)):
             return []
-        return [Batch(partial(torch.from_numpy, row)) for row in inputs]
+        hidden = cache(partial(self._stack.forward.hidden, inputs))  # of all runs, once it is asked for
+
+        def of_run(run: int) -> list[Tensor]:
+            networks = range(len(self._stack.forward.names))
+            return [torch.from_numpy(h[run, network]) for network in networks for h in hidden()]
+
+        # a method that has acted may have changed the weights for the next one
+        one = self._only_one_acts
+        return [
+            Batch(partial(torch.from_numpy, row), hidden=partial(of_run, run) if one[run] else None)
+            for run, row in enumerate(inputs)
+        ]
 
     def add(self, inputs: np.ndarray, seen: Sequence[Batch]) -> np.ndarray | None:
         """Adds the gradients of every run's terms to those of its loss; gives back the terms (S,), None: none."""

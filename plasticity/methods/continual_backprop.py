@@ -69,7 +69,7 @@ class ContinualBackprop(RecyclingMethod):
     def after_update(self, batch: Batch) -> None:
         """Updates utilities and replaces what is due."""
         self._updates += 1
-        for index, h in enumerate(self._recycler.outputs(batch.inputs)):
+        for index, h in enumerate(self._recycler.outputs(batch)):
             layer = self._recycler.layers[index]
             self._age[index] += 1
             self._utility[index].lerp_(h.abs().mean(0) * outgoing_magnitude(layer), 1 - self.decay)
@@ -105,5 +105,5 @@ class ContinualBackprop(RecyclingMethod):
 
 def outgoing_magnitude(layer: Hidden) -> Tensor:
     """sum_k |w_ki| of each unit i over all its readers k, (U,)."""
-    sums = [layer.columns(reader.weight).abs().sum((0, 1, 3)) for reader in layer.readers]
-    return torch.stack(sums).sum(0)
+    first, *others = (layer.columns(reader.weight).abs().sum((0, 1, 3)) for reader in layer.readers)
+    return sum(others, first)

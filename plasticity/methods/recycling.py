@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plasticity.methods.base import Method
-from plasticity.methods.learner import Learner
+from plasticity.methods.learner import Batch, Learner
 from plasticity.methods.structure import CHAIN, Hidden, check_separable, hidden_layers, unit_outputs
 from plasticity.methods.surgery import edit
 
@@ -53,9 +53,11 @@ class Recycler:
         check_separable(self.layers, method)
         self.bounds = [math.sqrt(3) * float(layer.maker.weight.detach().std()) for layer in self.layers]
 
-    def outputs(self, inputs: Tensor) -> list[Tensor]:
-        """Outputs (S, U) of each hidden layer for `inputs` (B, ...), with the weights as they are now."""
-        return unit_outputs(self.learner.networks, self.layers, inputs)
+    def outputs(self, batch: Batch) -> list[Tensor]:
+        """Outputs (S, U) of each hidden layer for a minibatch, with the weights as the update left them."""
+        if batch.hidden is None:
+            return unit_outputs(self.learner.networks, self.layers, batch.inputs)
+        return [layer.by_unit(h) for layer, h in zip(self.layers, batch.hidden(), strict=True)]
 
     @torch.no_grad()
     def recycle(self, index: int, units: Tensor) -> None:

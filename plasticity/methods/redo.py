@@ -53,6 +53,6 @@ class ReDo(RecyclingMethod):
         self._updates += 1
         if self._updates % self.every:
             return
-        for index, h in enumerate(self._recycler.outputs(batch.inputs)):
+        for index, h in enumerate(self._recycler.outputs(batch)):
             dormant = torch.nonzero(redo_score(h) <= self.tau)[:, 0]
             self._recycler.recycle(index, dormant)

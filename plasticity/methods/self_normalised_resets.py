@@ -70,7 +70,7 @@ class SelfNormalisedResets(RecyclingMethod):
     def after_update(self, batch: Batch) -> None:
         """Counts firings; looks for improbable silences now and then."""
         self._updates += 1
-        for index, h in enumerate(self._recycler.outputs(batch.inputs)):
+        for index, h in enumerate(self._recycler.outputs(batch)):
             fires = (h != 0).any(0)
             self._firings[index] += fires
             self._silence[index] = torch.where(fires, 0, self._silence[index] + 1)

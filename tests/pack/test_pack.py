@@ -29,6 +29,7 @@ ARGUMENTS = {
                        learning_rate=1e-3, target_update_interval=20),
 }  # fmt: skip
 ACTS_SOON = {
+    "shrink_and_perturb": {"every": 2},
     "redo": {"every": 2, "tau": 0.9},
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.1},
     "self_normalised_resets": {"prior": 2, "threshold": 0.9, "every": 1},
@@ -144,6 +145,15 @@ def test_every_method(agent, name, batched):
     else:
         assert reason is None
         assert batched["train"]
+
+
+@pytest.mark.parametrize(
+    "methods", [["shrink_and_perturb", "continual_backprop"], ["redo", "shrink_and_perturb"]]
+)
+def test_methods_that_act_one_after_the_other(methods, batched):
+    """The second sees the weights as the first left them."""
+    assert_same(together(agent=ContinualPPO, methods=methods), alone(agent=ContinualPPO, methods=methods))
+    assert batched["train"]
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1", "isorl/NineRooms-v0"])
