@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from plasticity import (
@@ -47,10 +48,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows: list[Row] = []
-    for section in (kernels, spectra, optimizer, orthogonality, default_diagnostics):
-        for row in section(device):
-            print(" | ".join(row), flush=True)
-            rows.append(row)
+    with threadpool_limits(1, "blas"):  # numpy's
+        for section in (kernels, spectra, optimizer, orthogonality, default_diagnostics):
+            for row in section(device):
+                print(" | ".join(row), flush=True)
+                rows.append(row)
     if arguments.write:
         write(rows, device)
 

@@ -213,7 +213,12 @@ def _deviation(W: Tensor, d: Tensor, v: Tensor | None) -> Tensor:
     Shapes: W (..., O, I), d (..., S, O), v (..., S, P, n); gives (...).
     """
     if v is None:
-        return (torch.linalg.svdvals(d[..., None] * W[..., None, :, :]) - 1).square().mean((-2, -1))
+        J = d[..., None] * W[..., None, :, :]
+        finite = (
+            torch.isfinite(J).flatten(-3).all(-1)
+        )  # of a run that diverges, svdvals would make an error of all
+        sigma = torch.linalg.svdvals(torch.where(finite[..., None, None, None], J, 0.0))
+        return torch.where(finite, (sigma - 1).square().mean((-2, -1)), torch.nan)
     n, rows_are_fewer = v.shape[-1], W.shape[-2] <= W.shape[-1]
     flat, d = v.flatten(-3, -2), d.repeat_interleave(v.shape[-2], -2)  # (..., S P, n), (..., S P, O)
     # J J^T v, or J^T J v

@@ -182,3 +182,16 @@ def test_penalties_of_many_runs_are_those_of_each(activation, projections):
                 continue
             expected = [[getattr(network[place], what).grad for network in networks] for networks in runs]
             torch.testing.assert_close(ours, torch.stack([torch.stack(each) for each in expected]))
+
+
+@pytest.mark.parametrize("projections", [None, 3])
+def test_a_run_that_diverges_leaves_the_others_penalties_alone(projections):
+    torch.manual_seed(0)
+    W, b, x = torch.randn(2, 1, 6, 5), torch.zeros(2, 1, 6), torch.randn(2, 4, 5)
+    W[0, 0, 3, 3] = torch.nan
+    generators = [torch.Generator().manual_seed(run) for run in range(2)]
+    leaf = W.requires_grad_()
+    found = jacobian_penalties([Dense(leaf, b, nn.Tanh())], x, generators, projections, 4)
+    assert found.isnan().tolist() == [True, False]
+    found.sum().backward()
+    assert leaf.grad[1].isfinite().all()
