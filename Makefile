@@ -26,7 +26,7 @@ audit: $(READY)            ## known vulnerabilities of the versions in constrain
 	@.ci/audit
 
 cluster: $(READY)          ## grids on a real Ray cluster of two nodes on this machine, ten minutes
-	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt 'ray[default]' psutil
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt 'ray[default]'
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps hydra-ray-launcher==1.2.2
 	$(BIN)/python -m pytest -q -m ray tests/grid
 

@@ -20,6 +20,7 @@ from agents.grid.grid import Grid
 from agents.grid.packs import sharing, words_of
 from agents.grid.table import states, watching
 from agents.grid.watch import Watch
+from agents.run.stopping import interrupted_once
 from configs import UserError, typed
 from configs.suite import BenchmarkConfig
 
@@ -62,11 +63,12 @@ def launch(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
     if only_show:
         return 0
     folder = grid.save(root)
-    stopped = work_off(grid.cells, launcher, jobs)
-    if suite is not None and suite.stage == "tune":
-        tuning.save(folder / "tuned.yaml", suite, tuning.choose(grid.cells))
-        console.print(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
-    return conclude(grid, folder, stopped, console)
+    with interrupted_once():
+        stopped = work_off(grid.cells, launcher, jobs)
+        if suite is not None and suite.stage == "tune":
+            tuning.save(folder / "tuned.yaml", suite, tuning.choose(grid.cells))
+            console.print(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
+        return conclude(grid, folder, stopped, console)
 
 
 def _suite(config: DictConfig) -> BenchmarkConfig | None:

@@ -69,3 +69,24 @@ class StopRequest:
     def _give_up(cls, number: int, frame: Any) -> None:
         asked = next(request.number for request in cls._listening if request.number is not None)
         raise Interrupted(asked)
+
+
+@contextmanager
+def interrupted_once() -> Iterator[None]:
+    """Inside, the first Ctrl-C is a KeyboardInterrupt and more are ignored: what it ends is cleaned up undisturbed.
+
+    Programs that are started for it, to whom a terminal sends the signal too, ignore it as well.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def first(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

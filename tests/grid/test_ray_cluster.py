@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -75,7 +76,6 @@ class Cluster:
 
 def kill_with_children(node: subprocess.Popen) -> None:
     """SIGKILL to every process of a node, as when its machine loses power."""
-    psutil = pytest.importorskip("psutil")
     if node.poll() is None:
         for victim in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
             with contextlib.suppress(psutil.NoSuchProcess):
