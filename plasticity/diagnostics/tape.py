@@ -111,11 +111,12 @@ def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) ->
     Outside everything is as it was, the global random streams too: a measurement never shifts a training run.
     """
     modules = list(network.modules())
-    training = [module.training for module in modules]
+    training = [module for module in modules if module.training]
     in_place = [module for module in modules if getattr(module, "inplace", False) is True]
     devices = [device] if device.type == "cuda" else []
     try:
-        network.eval()
+        if training:
+            network.eval()
         for module in in_place:
             module.inplace = False  # type: ignore[assignment]
         with (
@@ -126,8 +127,8 @@ def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) ->
         ):
             yield
     finally:
-        for module, mode in zip(modules, training, strict=True):
-            module.training = mode
+        for module in training:
+            module.training = True
         for module in in_place:
             module.inplace = True  # type: ignore[assignment]
 
