@@ -76,9 +76,8 @@ class Precise(BasePolicy):
         """Inside, weights are rounded to half precision once and not at every answer; nothing may change them."""
         if self.precision != "bfloat16":
             return nullcontext()
-        return torch.autocast(
-            self.device.type, enabled=False
-        )  # torch keeps them until the outermost one ends
+        # torch keeps them until the outermost autocast ends, enabled or not
+        return torch.autocast(self.device.type, enabled=False)
 
     def prepared(self, observations: Any) -> Tensor:
         """(B, ...) observations -> what the networks read: stable-baselines3's `preprocess_obs`."""

@@ -22,8 +22,13 @@ def as_matrix(weight: Tensor) -> Tensor:
     return matrix.to(_WIDE.get(matrix.dtype, matrix.dtype))
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """`x` in its precision, or in single precision where that is less."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def gram(V: Tensor) -> Tensor:
-    """V V^T (..., n, n) of V (..., n, m), at least in single precision.
+    """V V^T (..., n, n) of V (..., n, m), which is at least in single precision.
 
     For a matrix on a CPU it is numpy's product: it sees that both factors are one and computes half, twice as
     fast as torch, which has no symmetric product.

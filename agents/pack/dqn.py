@@ -14,7 +14,7 @@ from torch import Tensor
 from agents.dqn import ContinualDQN
 from agents.pack.pack import together
 from agents.pack.slopes import each_run, td_slope
-from agents.pack.stack import Stack
+from agents.pack.stack import Stack, joined
 from agents.pack.table import Unstackable
 from agents.pack.terms import terms_of
 from agents.replay import CountedReplay
@@ -23,7 +23,7 @@ from agents.replay import CountedReplay
 @together(ContinualDQN, "act")
 def act(stack: Stack, observations: list[np.ndarray]) -> list[np.ndarray]:
     """(N, ...) of each run -> its greedy actions (N,)."""
-    return list(stack.forward(stack.inputs(stack.joined(observations)))["q"].argmax(-1))
+    return list(stack.forward(stack.inputs(joined(observations)))["q"].argmax(-1))
 
 
 @together(ContinualDQN, "train")

@@ -21,7 +21,7 @@ from agents.pack.slopes import (
     each_run,
     surrogate_slopes,
 )
-from agents.pack.stack import Stack
+from agents.pack.stack import Stack, joined
 from agents.pack.table import Unstackable
 from agents.pack.terms import terms_of
 from agents.ppo import ContinualPPO
@@ -42,7 +42,7 @@ class Samples(NamedTuple):
 def act(stack: Stack, observations: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(N, ...) of each run -> its actions (N, ...), values (N, 1), log-probabilities (N,)."""
     discrete = stack.agents[0].policy.is_discrete
-    outputs = stack.forward(stack.inputs(stack.joined(observations)))
+    outputs = stack.forward(stack.inputs(joined(observations)))
     actor = outputs["actor"]
     noise = torch.empty(actor.shape)
     for row, agent in zip(noise.unbind(), stack.agents, strict=True):
@@ -58,7 +58,7 @@ def act(stack: Stack, observations: list[np.ndarray]) -> list[tuple[np.ndarray, 
 @together(ContinualPPO, "values")
 def values(stack: Stack, observations: list[np.ndarray]) -> list[Tensor]:
     """(N, ...) of each run -> its values (N, 1)."""
-    return list(torch.from_numpy(stack.forward(stack.inputs(stack.joined(observations)))["critic"]).unbind())
+    return list(torch.from_numpy(stack.forward(stack.inputs(joined(observations)))["critic"]).unbind())
 
 
 @together(ContinualPPO, "train")

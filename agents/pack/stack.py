@@ -168,10 +168,6 @@ class Stack:
         rows = {name: [whole[run] for run in runs] for name, whole in zip(names, wholes, strict=True)}
         return {**rows, "max_exp_avg_sqs": []}
 
-    def joined(self, arrays: list[np.ndarray]) -> np.ndarray:
-        """What each run gives, (N, ...), as (S, N, ...); np.stack takes three times as long."""
-        return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
-
     def inputs(self, observations: np.ndarray) -> np.ndarray:
         """(S, B, ...) observations -> (S, B, I), as the networks read them."""
         if observations.dtype != np.float32 or self._policy._scales:
@@ -275,6 +271,11 @@ class Stack:
         trained = {id(p) for opt in self.optimizers for group in opt.param_groups for p in group["params"]}
         if held != trained:
             raise Unstackable("the optimizer trains other parameters than those of the networks")
+
+
+def joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """What each run gives, (N, ...), as (S, N, ...); np.stack takes three times as long."""
+    return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
 
 
 def form_of(agent: Any) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plasticity.diagnostics.tape import Layer, Tape, is_plain, patches, record, undisturbed
-from plasticity.linalg import gram
+from plasticity.linalg import at_least_single, gram
 
 
 def empirical_ntk(network: nn.Module, x: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def kernel(tape: Tape, signals: dict[int, Tensor]) -> Tensor:
 def _layer_part(layer: Layer, signals: dict[int, Tensor]) -> Tensor:
     A = _joined([patches(layer.module, x) for x in layer.inputs], 1)  # (N, T, I)
     B = _joined([_positions(layer, signals[id(z)]) for z in layer.outputs], 2)  # (N, C, T, O)
-    A, B = _at_least_single(A), _at_least_single(B)
+    A, B = at_least_single(A), at_least_single(B)
     N, C, T, out = B.shape
     bias = layer.module.bias is not None
     if T == 1:
@@ -73,10 +73,6 @@ def _layer_part(layer: Layer, signals: dict[int, Tensor]) -> Tensor:
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)  # cat copies even a single one
-
-
-def _at_least_single(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _norm_part(norm: Layer, signals: dict[int, Tensor]) -> Tensor | float:

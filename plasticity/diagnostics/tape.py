@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plasticity.linalg import at_least_single
 from plasticity.networks.isometric import PatchConv2d, Shift, effective_weight
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
@@ -60,7 +61,7 @@ class Layer:
     def weight(self) -> Tensor:
         """The matrix (O, I) the layer multiplies by, at least in single precision, without a graph."""
         weight = effective_weight(self.module).detach()
-        return weight.reshape(weight.shape[0], -1).to(torch.promote_types(weight.dtype, torch.float32))
+        return at_least_single(weight.reshape(weight.shape[0], -1))
 
     def units(self) -> Tensor:
         """Outputs of the activation as (samples and positions, units)."""
