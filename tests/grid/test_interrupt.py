@@ -30,7 +30,8 @@ def test_an_interrupted_grid_ends_and_says_how_to_go_on(presses, tmp_path):
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert "Traceback" not in said, said
+    # a worker that is asked twice stops at once and may say where it was; what must not die is joblib's own thread
+    assert "ExecutorManagerThread" not in said, said
     assert "Give the same command again to go on" in said
     assert process.returncode == 130
 
