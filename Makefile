@@ -28,11 +28,12 @@ audit: $(READY)            ## known vulnerabilities of the versions in constrain
 cluster: $(READY)          ## grids on a real Ray cluster of two nodes on this machine, ten minutes
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt 'ray[default]'
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps hydra-ray-launcher==1.2.2
-	$(BIN)/python -m pytest -q -m ray tests/grid
+	$(BIN)/python -m pytest -q -m ray tests/experiments/grid
 
 lint: $(READY)             ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@mkdir -p .types/isorl && ln -sfn $(CURDIR)/isorl/*.py .types/isorl/ && for room in agents configs envs experiments plasticity; do ln -sfn $(CURDIR)/$$room .types/isorl/$$room; done
 	$(BIN)/mypy
 
 format: $(READY)           ## puts the code in the project's style
@@ -43,8 +44,8 @@ tensorboard: $(READY)      ## watch the runs at http://localhost:6006
 	$(BIN)/tensorboard --logdir runs
 
 docs: $(READY)             ## the pages that are generated from the code
-	$(BIN)/python -m agents.run.keys > docs/logged_keys.md
-	$(BIN)/python -m plasticity.method_page > docs/methods.md
+	$(BIN)/python -m isorl.experiments.run.keys > docs/logged_keys.md
+	$(BIN)/python -m isorl.plasticity.method_page > docs/methods.md
 	$(BIN)/python -m docs.draw_sequences
 
 clean:                     ## removes the virtual environment and caches, never runs/

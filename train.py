@@ -10,18 +10,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from configs.command_line import check_overrides, register_resolvers, resolve
-from configs.errors import Interrupted, RunStopped, UserError
+from isorl.configs.command_line import check_overrides, register_resolvers, resolve
+from isorl.configs.errors import Interrupted, RunStopped, UserError
+from isorl.experiments.grid.sweeper import register
 
 register_resolvers()
 
 
-@hydra.main(version_base=None, config_path="configs", config_name="config")
+@hydra.main(version_base=None, config_path="pkg://isorl.configs", config_name="config")
 def run(composed: DictConfig) -> Any:
     """Does what the composed configuration asks for; a user's mistake ends with one message and exit code 2."""
     try:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            from agents.grid import work
+            from isorl.experiments.grid import work
 
             return work.job(composed)
         return _dispatch(composed)
@@ -37,11 +38,11 @@ def run(composed: DictConfig) -> Any:
 def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
     from rich.console import Console
 
-    from agents.grid import references, work
-    from agents.run import experiment, summary
+    from isorl.experiments.grid import references, work
+    from isorl.experiments.run import experiment, summary
 
     if composed.play:
-        from agents.run.play import play
+        from isorl.experiments.run.play import play
 
         for file in play(composed.play):
             print(file)
@@ -51,7 +52,7 @@ def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
     else:
         config = references.referred(resolve(composed), composed.reference)
         if composed.dry_run:
-            from agents.run import plan
+            from isorl.experiments.run import plan
 
             plan.show(config)
             return None
@@ -73,6 +74,7 @@ def main() -> None:
         sys.argv[1:] = check_overrides(sys.argv[1:])
     except UserError as error:
         _refuse(error)
+    register()  # last: composing a configuration makes Hydra forget what was registered
     run()
 
 

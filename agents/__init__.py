@@ -1,9 +1,9 @@
 """The learners, PPO and DQN of stable-baselines3 and a classifier, that live through task switches; and `run/`."""
 
-from agents.classifier import ContinualClassifier
-from agents.dqn import ContinualDQN
-from agents.ppo import ContinualPPO
-from agents.sb3 import PlasticityCallback
+from isorl.agents.classifier import ContinualClassifier
+from isorl.agents.dqn import ContinualDQN
+from isorl.agents.ppo import ContinualPPO
+from isorl.agents.sb3 import PlasticityCallback
 
 Agent = ContinualPPO | ContinualDQN | ContinualClassifier
 AGENTS: dict[str, type[Agent]] = {"ppo": ContinualPPO, "dqn": ContinualDQN, "classifier": ContinualClassifier}

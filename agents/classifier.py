@@ -21,10 +21,10 @@ from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from agents.continual import Continual
-from agents.policies import NetworkClassifier
-from plasticity.methods import Batch
-from plasticity.networks import cross_entropy, masked
+from isorl.agents.continual import Continual
+from isorl.agents.policies import NetworkClassifier
+from isorl.plasticity.methods import Batch
+from isorl.plasticity.networks import cross_entropy, masked
 
 
 class Answered(NamedTuple):

@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from agents.fast_policies import answering
+from isorl.agents.fast_policies import answering
 
 
 def collect_rollout(

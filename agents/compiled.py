@@ -1,7 +1,7 @@
 """The option `compile`: a learner's loss as machine code, by torch's compiler; on a GPU as CUDA graphs.
 
 The formulas are the same, the rounding is not. It is for images on a GPU: small networks on the CPU learn faster as
-agents/pack computes them, which compiled runs do not take part in.
+agents/batched computes them, which compiled runs do not take part in.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from agents.streams import Streams
-from configs.schema import SwitchConfig
-from plasticity.methods import Batch, Learner, Method, Methods
-from plasticity.methods.projection import Projection
+from isorl.agents.rng import Streams
+from isorl.configs.schema import SwitchConfig
+from isorl.plasticity.methods import Batch, Learner, Method, Methods
+from isorl.plasticity.methods.projection import Projection
 
 LOG = logging.getLogger("isorl")
 

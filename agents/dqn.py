@@ -17,12 +17,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.collect import collect_transitions
-from agents.continual import Continual
-from agents.fast import Fast
-from agents.fast_policies import FastDQNPolicy
-from agents.policies import NetworkDQNPolicy
-from agents.replay import CountedReplay, FrameReplay, holds_frames
+from isorl.agents.collect import collect_transitions
+from isorl.agents.continual import Continual
+from isorl.agents.fast import Fast
+from isorl.agents.fast_policies import FastDQNPolicy
+from isorl.agents.policies import NetworkDQNPolicy
+from isorl.agents.replay import CountedReplay, FrameReplay, holds_frames
 
 
 class ContinualDQN(Continual, Fast, DQN):

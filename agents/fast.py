@@ -17,9 +17,9 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from agents.compiled import compiled_loss, why_not
-from agents.fast_policies import PRECISIONS
-from agents.memory import keep_freed_memory
+from isorl.agents.compiled import compiled_loss, why_not
+from isorl.agents.fast_policies import PRECISIONS
+from isorl.agents.memory import keep_freed_memory
 
 LOG = logging.getLogger("isorl")
 

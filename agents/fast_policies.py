@@ -20,10 +20,10 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
-from agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
-from agents.numpy_mlp import NumpyMlp
-from agents.policies import CnnBody, NetworkActorCritic, NetworkDQNPolicy, NetworkQ
-from agents.products import through
+from isorl.agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
+from isorl.agents.numpy_mlp import NumpyMlp
+from isorl.agents.policies import CnnBody, NetworkActorCritic, NetworkDQNPolicy, NetworkQ
+from isorl.agents.products import through
 
 PRECISIONS = ("float32", "tfloat32", "bfloat16")
 

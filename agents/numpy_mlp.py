@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from plasticity.networks.activations import CReLU, DeepFourier, GroupSort, MaxMin
+from isorl.plasticity.networks.activations import CReLU, DeepFourier, GroupSort, MaxMin
 
 LARGEST_PRODUCT = 1 << 18
 """Multiplications in one layer up to which numpy's BLAS stays in one thread and ahead of torch."""

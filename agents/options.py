@@ -11,11 +11,11 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents import AGENTS, Agent
-from configs import RunConfig, UserError, nearest, typed
-from plasticity import AdamO, NetworkSpec
-from plasticity.diagnostics import METRICS
-from plasticity.methods import METHODS, Method
+from isorl.agents import AGENTS, Agent
+from isorl.configs import RunConfig, UserError, nearest, typed
+from isorl.plasticity import AdamO, NetworkSpec
+from isorl.plasticity.diagnostics import METRICS
+from isorl.plasticity.methods import METHODS, Method
 
 
 def _positive(options: Any, *names: str) -> None:

@@ -22,8 +22,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
-from plasticity import AdamO, NetworkSpec, build_mlp, build_nature_cnn, initialise_, parameter_groups
-from plasticity.networks import masked
+from isorl.plasticity import AdamO, NetworkSpec, build_mlp, build_nature_cnn, initialise_, parameter_groups
+from isorl.plasticity.networks import masked
 
 SMALLEST_IMAGE = 36
 """Below 36 pixels the three strided convolutions of the Nature CNN leave nothing: smaller images are flattened."""

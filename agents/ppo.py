@@ -19,13 +19,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.collect import collect_rollout
-from agents.continual import Continual
-from agents.fast import Fast
-from agents.fast_policies import FastActorCritic
-from agents.policies import NetworkActorCritic
-from agents.rollout import RolloutTensors
-from plasticity.methods import Batch
+from isorl.agents.collect import collect_rollout
+from isorl.agents.continual import Continual
+from isorl.agents.fast import Fast
+from isorl.agents.fast_policies import FastActorCritic
+from isorl.agents.policies import NetworkActorCritic
+from isorl.agents.rollout import RolloutTensors
+from isorl.plasticity.methods import Batch
 
 
 class ContinualPPO(Continual, Fast, PPO):

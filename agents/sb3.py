@@ -1,6 +1,6 @@
 """Plasticity of anybody's stable-baselines3 agent: its networks as plain modules, and a callback that watches them.
 
-from agents import PlasticityCallback
+from isorl.agents import PlasticityCallback
 model = SAC("MlpPolicy", env).learn(100_000, callback=PlasticityCallback(every=10_000))
 """
 
@@ -17,8 +17,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from torch import Tensor, nn
 
-from agents.policies import preprocess
-from plasticity.diagnostics import DEFAULT_METRICS, diagnose, snapshot
+from isorl.agents.policies import preprocess
+from isorl.plasticity.diagnostics import DEFAULT_METRICS, diagnose, snapshot
 
 PROBE_SIZE = 64
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from agents.run.folder import write_json
 from benchmarks.streams import ARMS, FRESH_SEED, MEMORY_ARMS, Run, jobs_of, network_value, play_all
 from benchmarks.tables import difference, interval, shown, table
+from isorl.experiments.run.folder import write_json
 
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS, PAGE = DOCS / "claims.json", DOCS / "claims.md"

@@ -18,12 +18,12 @@ from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTransposeImage
 from torch import nn
 
-from agents import ContinualDQN, ContinualPPO
-from agents.pack import Pack
-from agents.policies import uses_cnn
-from configs.schema import SequenceConfig, SwitchConfig, TaskConfig
-from envs import Sequence, SwitchingVecEnv
-from plasticity import AdamO, NetworkSpec
+from isorl.agents import ContinualDQN, ContinualPPO
+from isorl.agents.batched import Pack
+from isorl.agents.policies import uses_cnn
+from isorl.configs.schema import SequenceConfig, SwitchConfig, TaskConfig
+from isorl.envs import Sequence, SwitchingVecEnv
+from isorl.plasticity import AdamO, NetworkSpec
 
 Tick = Callable[[int], None]
 FOREVER = 10**9

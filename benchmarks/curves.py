@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.pack import Pack
 from benchmarks.contenders import ours
 from benchmarks.tables import shown, table
+from isorl.agents.batched import Pack
 
 MODES = ("exact", "fast", "fast, bf16")
 

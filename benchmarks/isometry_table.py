@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from plasticity import AdamO, NetworkSpec, build_mlp, parameter_groups, project_
-from plasticity.diagnostics import Probe
-from plasticity.networks import IsometricLinear
+from isorl.plasticity import AdamO, NetworkSpec, build_mlp, parameter_groups, project_
+from isorl.plasticity.diagnostics import Probe
+from isorl.plasticity.networks import IsometricLinear
 
 DOCS = Path(__file__).parents[1] / "docs" / "plasticity.md"
 WIDTHS, UPDATES, BATCH, SEEDS = (64, 64, 64), 2000, 256, 3

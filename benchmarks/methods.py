@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from stable_baselines3.common.env_util import make_vec_env
 
-from agents import ContinualClassifier, ContinualDQN, ContinualPPO
-from configs import SequenceConfig, TaskConfig
-from envs import Sequence, SwitchingVecEnv
-from plasticity import NetworkSpec
-from plasticity.methods import METHODS, Method
+from isorl.agents import ContinualClassifier, ContinualDQN, ContinualPPO
+from isorl.configs import SequenceConfig, TaskConfig
+from isorl.envs import Sequence, SwitchingVecEnv
+from isorl.plasticity import NetworkSpec
+from isorl.plasticity.methods import METHODS, Method
 
 ROUNDS = 7
 COSTS = Path(__file__).parents[1] / "docs" / "method_costs.json"

@@ -25,10 +25,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from agents.run.folder import write_json
 from benchmarks.streams import FRESH_SEED, Run, play
 from benchmarks.tables import interval, shown, table
-from plasticity.methods import METHODS
+from isorl.experiments.run.folder import write_json
+from isorl.plasticity.methods import METHODS
 
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS, PAGE = DOCS / "partial_isometry.json", DOCS / "partial_isometry.md"

@@ -20,7 +20,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from plasticity import (
+from isorl.plasticity import (
     AdamO,
     NetworkSpec,
     build_mlp,
@@ -31,7 +31,7 @@ from plasticity import (
     parameter_groups,
     project_,
 )
-from plasticity.diagnostics.spectra import masked_singular_values
+from isorl.plasticity.diagnostics.spectra import masked_singular_values
 
 DOCS = Path(__file__).parents[1] / "docs" / "plasticity.md"
 IMAGE = (4, 84, 84)

@@ -19,9 +19,9 @@ import matplotlib
 import torch
 from torch import Tensor, nn
 
-from plasticity import NetworkSpec, build_mlp, initialise_, jacobian_penalty
-from plasticity.diagnostics.units import ZERO_RATE, zero_rate
-from plasticity.linalg import isometry_descent
+from isorl.plasticity import NetworkSpec, build_mlp, initialise_, jacobian_penalty
+from isorl.plasticity.diagnostics.units import ZERO_RATE, zero_rate
+from isorl.plasticity.linalg import isometry_descent
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

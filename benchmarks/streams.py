@@ -20,13 +20,13 @@ from hydra.core.global_hydra import GlobalHydra
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from agents.policies import preprocess
-from agents.run.evaluation import Evaluator
-from agents.run.experiment import build
-from agents.run.probes import collect_probe
-from configs.command_line import FOLDER, register_resolvers, resolve
-from configs.schema import EvaluationConfig
-from plasticity.diagnostics import diagnose
+from isorl.agents.policies import preprocess
+from isorl.configs.command_line import FOLDER, register_resolvers, resolve
+from isorl.configs.schema import EvaluationConfig
+from isorl.experiments.run.evaluation import Evaluator
+from isorl.experiments.run.experiment import build
+from isorl.experiments.run.probes import collect_probe
+from isorl.plasticity.diagnostics import diagnose
 
 Run = dict[str, Any]
 ARMS: dict[str, tuple[str, ...]] = {

@@ -16,9 +16,9 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.errors import UserError, nearest
-from configs.schema import RunConfig
-from configs.typed import typed
+from isorl.configs.errors import UserError, nearest
+from isorl.configs.schema import RunConfig
+from isorl.configs.typed import typed
 
 FOLDER = Path(__file__).parent
 COMMANDS = ("resume", "play", "dry_run", "reference", "benchmark", "pack", "together")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.errors import UserError, nearest
+from isorl.configs.errors import UserError, nearest
 
 
 def _at_least(minimum: float, **values: float | None) -> None:

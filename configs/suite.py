@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from configs.errors import UserError, nearest
+from isorl.configs.errors import UserError, nearest
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from configs.errors import UserError, nearest
+from isorl.configs.errors import UserError, nearest
 
 T = TypeVar("T")
 

@@ -20,11 +20,11 @@ os.environ.setdefault("MUJOCO_GL", "egl")  # draws without a screen
 from matplotlib import pyplot as plt
 from matplotlib.ticker import EngFormatter
 
-from configs import SequenceConfig, UserError, typed
-from configs.command_line import FOLDER, groups, register_resolvers
-from envs import Sequence
-from envs.sequence import Task
-from envs.task_env import TaskEnv
+from isorl.configs import SequenceConfig, UserError, typed
+from isorl.configs.command_line import FOLDER, groups, register_resolvers
+from isorl.envs import Sequence
+from isorl.envs.sequence import Task
+from isorl.envs.task_env import TaskEnv
 
 DOCS = Path(__file__).parent
 PICTURES = DOCS / "img" / "sequences"

@@ -7,18 +7,18 @@ isorl/Digits-v0.
 
 import gymnasium
 
-from envs.sequence import Sequence, Task, Visit
-from envs.switching import SwitchingVecEnv
+from isorl.envs.sequence import Sequence, Task, Visit
+from isorl.envs.switching import SwitchingVecEnv
 
 for _name, _module in (("NineRooms", "nine_rooms"), ("Catch", "falling"), ("Rain", "falling")):
     gymnasium.register(
         id=f"isorl/{_name}-v0",
-        entry_point=f"envs.{_module}:{_name}Env",
-        vector_entry_point=f"envs.{_module}:{_name}",
+        entry_point=f"isorl.envs.{_module}:{_name}Env",
+        vector_entry_point=f"isorl.envs.{_module}:{_name}",
     )
-gymnasium.register(id="isorl/Shifted-v0", entry_point="envs.shifted:Shifted")
+gymnasium.register(id="isorl/Shifted-v0", entry_point="isorl.envs.shifted:Shifted")
 gymnasium.register(
-    id="isorl/SlipperyAnt-v0", entry_point="envs.slippery_ant:SlipperyAnt", max_episode_steps=1_000
+    id="isorl/SlipperyAnt-v0", entry_point="isorl.envs.slippery_ant:SlipperyAnt", max_episode_steps=1_000
 )
 for _name, _data in (
     ("Digits", "digits"),
@@ -30,8 +30,8 @@ for _name, _data in (
 ):
     gymnasium.register(
         id=f"isorl/{_name}-v0",
-        entry_point="envs.stream:StreamEnv",
-        vector_entry_point="envs.stream:Stream",
+        entry_point="isorl.envs.stream:StreamEnv",
+        vector_entry_point="isorl.envs.stream:Stream",
         kwargs={"data": _data},
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils.seeding import np_random
 
-from envs.numpy_env import NumpyVectorEnv
+from isorl.envs.numpy_env import NumpyVectorEnv
 
 GRAVITY, FORCE, SECONDS = 9.8, 10.0, 0.02
 POLE_MASS, HALF_LENGTH = 0.1, 0.5

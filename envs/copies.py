@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from envs.failures import Failures
+from isorl.envs.failures import Failures
 
 LOG = logging.getLogger("isorl")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs import UserError, nearest
-from envs import files
+from isorl.configs import UserError, nearest
+from isorl.envs import files
 
 HELD_OUT = 0.2
 """Share of the samples that is held out where a data set comes in one piece."""

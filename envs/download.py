@@ -12,9 +12,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from configs import UserError, nearest
-from envs.data import folder
-from envs.files import SOURCES
+from isorl.configs import UserError, nearest
+from isorl.envs.data import folder
+from isorl.envs.files import SOURCES
 
 
 def download(name: str, into: Path) -> None:

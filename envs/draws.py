@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from configs import UserError
+from isorl.configs import UserError
 
 DRAWS: dict[str, Callable[..., Any]] = {
     "uniform": lambda rng, low, high: rng.uniform(low, high),

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from configs.errors import RunStopped
-from configs.schema import FaultsConfig
+from isorl.configs.errors import RunStopped
+from isorl.configs.schema import FaultsConfig
 
 
 class EnvironmentFailed(RunStopped):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium import spaces
 
-from envs.numpy_env import NumpyVectorEnv, SingleEnv
+from isorl.envs.numpy_env import NumpyVectorEnv, SingleEnv
 
 LEFT_STAY_RIGHT = spaces.Discrete(3)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs import UserError
+from isorl.configs import UserError
 
 Labelled = tuple[np.ndarray, np.ndarray]
 """(N, C, H, W) uint8 images, (N,) int64 labels."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from envs.copies import seed_of_restart
-from envs.failures import Failures
-from envs.worker import Failed, Worker
+from isorl.envs.copies import seed_of_restart
+from isorl.envs.failures import Failures
+from isorl.envs.worker import Failed, Worker
 
 LOG = logging.getLogger("isorl")
 BEGINNING = 300.0

@@ -21,14 +21,14 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from configs import UserError, nearest
-from envs import atari
-from envs.cartpole import CartPoles
-from envs.copies import Copies, Copy
-from envs.failures import EnvironmentFailed, Failures
-from envs.isolated import IsolatedCopies
-from envs.sequence import Task
-from envs.worker import Failed
+from isorl.configs import UserError, nearest
+from isorl.envs import atari
+from isorl.envs.cartpole import CartPoles
+from isorl.envs.copies import Copies, Copy
+from isorl.envs.failures import EnvironmentFailed, Failures
+from isorl.envs.isolated import IsolatedCopies
+from isorl.envs.sequence import Task
+from isorl.envs.worker import Failed
 
 LOG = logging.getLogger("isorl")
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco"}

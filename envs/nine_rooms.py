@@ -13,7 +13,7 @@ from collections import deque
 import numpy as np
 from gymnasium import spaces
 
-from envs.numpy_env import NumpyVectorEnv, SingleEnv
+from isorl.envs.numpy_env import NumpyVectorEnv, SingleEnv
 
 SIZE, ROOM = 15, 5
 START = (7, 7)

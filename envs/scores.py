@@ -70,7 +70,7 @@ def random_return(env_id: str, episodes: int = 200) -> tuple[float, float]:
 
 def main() -> None:
     """Prints the measured random returns beside those in the table."""
-    import envs  # noqa: F401  registers ours
+    import isorl.envs  # noqa: F401  registers ours
 
     for env_id, score in scores().items():
         if score.source != "atari57":

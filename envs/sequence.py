@@ -15,8 +15,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from configs import SequenceConfig, TaskConfig, UserError, nearest
-from envs.draws import Draws
+from isorl.configs import SequenceConfig, TaskConfig, UserError, nearest
+from isorl.envs.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Task:
     def is_stream(self) -> bool:
         """True for classification streams (envs/stream.py), which show the right answers."""
         plain = not self.wrappers and not self.drift  # either makes single copies, which show rewards alone
-        return plain and gymnasium.spec(self.env).vector_entry_point == "envs.stream:Stream"
+        return plain and gymnasium.spec(self.env).vector_entry_point == "isorl.envs.stream:Stream"
 
     @property
     def frame_skip(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.shifts import make_shift
+from isorl.envs.shifts import make_shift
 
 
 class Shifted(gymnasium.Wrapper):

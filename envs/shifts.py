@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from configs import UserError, nearest
+from isorl.configs import UserError, nearest
 
 
 class Shift:

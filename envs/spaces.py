@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from configs import UserError
+from isorl.configs import UserError
 
 Transform = Callable[[np.ndarray], np.ndarray]
 """Of a batch, first axis n_envs."""

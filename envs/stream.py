@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from configs import UserError, nearest
-from envs import data as data_sets
-from envs.data import DataSet, Part
-from envs.numpy_env import NumpyVectorEnv, SingleEnv
+from isorl.configs import UserError, nearest
+from isorl.envs import data as data_sets
+from isorl.envs.data import DataSet, Part
+from isorl.envs.numpy_env import NumpyVectorEnv, SingleEnv
 
 LABELS = ("true", "random", "shuffled")
 HEADS = ("all", "masked", "shared")

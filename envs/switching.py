@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from configs import UserError
-from envs.failures import Failures
-from envs.sequence import Sequence, Task, Visit
-from envs.spaces import CommonSpaces, unify
-from envs.task_env import Step, TaskEnv, spaces_of
+from isorl.configs import UserError
+from isorl.envs.failures import Failures
+from isorl.envs.sequence import Sequence, Task, Visit
+from isorl.envs.spaces import CommonSpaces, unify
+from isorl.envs.task_env import Step, TaskEnv, spaces_of
 
 
 def common_spaces(sequence: Sequence, failures: Failures | None = None) -> CommonSpaces:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from configs import UserError
-from envs.failures import EnvironmentFailed, Failures
-from envs.make import make_vector_env
-from envs.sequence import Task
-from envs.shifts import make_shift
-from envs.spaces import CommonSpaces, Transform, channels_first
+from isorl.configs import UserError
+from isorl.envs.failures import EnvironmentFailed, Failures
+from isorl.envs.make import make_vector_env
+from isorl.envs.sequence import Task
+from isorl.envs.shifts import make_shift
+from isorl.envs.spaces import CommonSpaces, Transform, channels_first
 
 
 @dataclass(frozen=True)

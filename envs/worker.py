@@ -22,11 +22,11 @@ from typing import Any
 
 from gymnasium.vector.utils import CloudpickleWrapper
 
-from configs.errors import STOP_SIGNALS, UserError
+from isorl.configs.errors import STOP_SIGNALS, UserError
 
 LOG = logging.getLogger("isorl")
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["__main__", "envs.make"])
+SERVER.set_forkserver_preload(["__main__", "isorl.envs.make"])
 SPARE = 5.0
 """Seconds after which a process that hangs is killed by its own alarm: only where the run is no longer there to."""
 CLOSING = 5.0

@@ -3,12 +3,12 @@
 Depends on torch alone.
 """
 
-from plasticity.adamo import AdamO, isometry_half_life
-from plasticity.controller import AdaptiveStrength
-from plasticity.diagnostics import DEFAULT_METRICS, METRICS, diagnose, empirical_ntk, report, snapshot
-from plasticity.networks import NetworkSpec, build_mlp, build_nature_cnn, initialise_, project_
-from plasticity.penalties import gram_penalty, jacobian_penalty, module_gram_penalty
-from plasticity.roles import Role, parameter_groups, roles
+from isorl.plasticity.adamo import AdamO, isometry_half_life
+from isorl.plasticity.controller import AdaptiveStrength
+from isorl.plasticity.diagnostics import DEFAULT_METRICS, METRICS, diagnose, empirical_ntk, report, snapshot
+from isorl.plasticity.networks import NetworkSpec, build_mlp, build_nature_cnn, initialise_, project_
+from isorl.plasticity.penalties import gram_penalty, jacobian_penalty, module_gram_penalty
+from isorl.plasticity.roles import Role, parameter_groups, roles
 
 __all__ = [
     "DEFAULT_METRICS",

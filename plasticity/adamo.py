@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from plasticity.linalg import as_matrix, isometry_descent
+from isorl.plasticity.linalg import as_matrix, isometry_descent
 
 _ISOMETRY_KEYS = ("isometric", "iso_lambda", "iso_lr", "iso_target", "iso_every", "iso_updates")
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from plasticity.methods import METHODS, Method
+from isorl.plasticity.methods import METHODS, Method
 
 COSTS = Path(__file__).parents[1] / "docs" / "method_costs.json"
 

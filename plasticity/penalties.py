@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from plasticity.diagnostics.probe import layer_slopes, slopes
-from plasticity.diagnostics.tape import Layer, record, rows, undisturbed
-from plasticity.linalg import as_matrix, gram_residual
-from plasticity.networks.isometric import effective_weight
-from plasticity.roles import Role, roles
+from isorl.plasticity.diagnostics.probe import layer_slopes, slopes
+from isorl.plasticity.diagnostics.tape import Layer, record, rows, undisturbed
+from isorl.plasticity.linalg import as_matrix, gram_residual
+from isorl.plasticity.networks.isometric import effective_weight
+from isorl.plasticity.roles import Role, roles
 
 
 def gram_penalty(weight: Tensor, target: float = 1.0, by_rows: bool = False) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from plasticity.registry import unknown_name
+from isorl.plasticity.registry import unknown_name
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)

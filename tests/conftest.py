@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest_plugins = ["tests.streams"]
+
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_seeded() -> None:

@@ -1,19 +1,19 @@
 """Plasticity diagnostics: `diagnose` for a training loop, `report` for a look at any module."""
 
 # Importing a file of metrics registers them.
-from plasticity.diagnostics import features as features
-from plasticity.diagnostics import isometry as isometry
-from plasticity.diagnostics import kernel as kernel
-from plasticity.diagnostics import parameters as parameters
-from plasticity.diagnostics import trainability as trainability
-from plasticity.diagnostics import units as units
-from plasticity.diagnostics.diagnose import DEFAULT_METRICS, diagnose
-from plasticity.diagnostics.metric import METRICS, Metric, describe, metric
-from plasticity.diagnostics.ntk import empirical_ntk
-from plasticity.diagnostics.parameters import GradientCosine
-from plasticity.diagnostics.probe import Probe, snapshot
-from plasticity.diagnostics.report import Report, report
-from plasticity.diagnostics.trainability import fit_random_targets
+from isorl.plasticity.diagnostics import features as features
+from isorl.plasticity.diagnostics import isometry as isometry
+from isorl.plasticity.diagnostics import kernel as kernel
+from isorl.plasticity.diagnostics import parameters as parameters
+from isorl.plasticity.diagnostics import trainability as trainability
+from isorl.plasticity.diagnostics import units as units
+from isorl.plasticity.diagnostics.diagnose import DEFAULT_METRICS, diagnose
+from isorl.plasticity.diagnostics.metric import METRICS, Metric, describe, metric
+from isorl.plasticity.diagnostics.ntk import empirical_ntk
+from isorl.plasticity.diagnostics.parameters import GradientCosine
+from isorl.plasticity.diagnostics.probe import Probe, snapshot
+from isorl.plasticity.diagnostics.report import Report, report
+from isorl.plasticity.diagnostics.trainability import fit_random_targets
 
 __all__ = [
     "DEFAULT_METRICS",

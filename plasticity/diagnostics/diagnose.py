@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from plasticity.diagnostics.metric import METRICS, Metric, Values
-from plasticity.diagnostics.probe import Probe
+from isorl.plasticity.diagnostics.metric import METRICS, Metric, Values
+from isorl.plasticity.diagnostics.probe import Probe
 
 DEFAULT_METRICS = (
     "dormant_units",

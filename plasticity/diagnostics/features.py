@@ -5,9 +5,9 @@ Peers use these three names for one another's formulas; each stands here with it
 
 from __future__ import annotations
 
-from plasticity.diagnostics import spectra
-from plasticity.diagnostics.metric import Values, metric
-from plasticity.diagnostics.probe import Probe
+from isorl.plasticity.diagnostics import spectra
+from isorl.plasticity.diagnostics.metric import Values, metric
+from isorl.plasticity.diagnostics.probe import Probe
 
 _COST = "an eigendecomposition of min(B, F)"
 

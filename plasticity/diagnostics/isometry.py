@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from plasticity.diagnostics import spectra
-from plasticity.diagnostics.metric import Values, metric
-from plasticity.diagnostics.probe import Probe
+from isorl.plasticity.diagnostics import spectra
+from isorl.plasticity.diagnostics.metric import Values, metric
+from isorl.plasticity.diagnostics.probe import Probe
 
 _PAPER = "arXiv 2606.09762"
 

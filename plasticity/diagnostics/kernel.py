@@ -6,10 +6,10 @@ samples make K singular whatever the network: a condition number says nothing on
 
 from __future__ import annotations
 
-from plasticity.diagnostics import spectra
-from plasticity.diagnostics.isometry import spread
-from plasticity.diagnostics.metric import Values, metric
-from plasticity.diagnostics.probe import Probe
+from isorl.plasticity.diagnostics import spectra
+from isorl.plasticity.diagnostics.isometry import spread
+from isorl.plasticity.diagnostics.metric import Values, metric
+from isorl.plasticity.diagnostics.probe import Probe
 
 _PAPER = "Jacot et al. 2018, arXiv 1806.07572; arXiv 2606.09762"
 

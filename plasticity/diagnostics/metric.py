@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from plasticity.diagnostics.probe import Probe
-from plasticity.registry import Registry
+from isorl.plasticity.diagnostics.probe import Probe
+from isorl.plasticity.registry import Registry
 
 Values = Mapping[str, Tensor]
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plasticity.diagnostics.tape import Layer, Tape, is_plain, patches, record, undisturbed
-from plasticity.linalg import at_least_single, gram
+from isorl.plasticity.diagnostics.tape import Layer, Tape, is_plain, patches, record, undisturbed
+from isorl.plasticity.linalg import at_least_single, gram
 
 
 def empirical_ntk(network: nn.Module, x: Tensor) -> Tensor:

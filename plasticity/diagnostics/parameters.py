@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plasticity.diagnostics.metric import Values, metric
-from plasticity.diagnostics.probe import Probe
+from isorl.plasticity.diagnostics.metric import Values, metric
+from isorl.plasticity.diagnostics.probe import Probe
 
 
 @metric(

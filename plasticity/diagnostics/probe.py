@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plasticity.diagnostics import ntk, spectra
-from plasticity.diagnostics.tape import Layer, Tape, record, rows, undisturbed
-from plasticity.networks.activations import ELEMENTWISE
+from isorl.plasticity.diagnostics import ntk, spectra
+from isorl.plasticity.diagnostics.tape import Layer, Tape, record, rows, undisturbed
+from isorl.plasticity.networks.activations import ELEMENTWISE
 
 # Samples of the kernel, N = min(64, 256 / C): its C backward passes cost about one minibatch whatever C is.
 # Condition numbers compare only between networks of equal C.

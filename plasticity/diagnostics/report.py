@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from plasticity.diagnostics.diagnose import DEFAULT_METRICS, diagnose
-from plasticity.diagnostics.metric import METRICS
-from plasticity.diagnostics.probe import Probe
-from plasticity.diagnostics.tape import Layer
+from isorl.plasticity.diagnostics.diagnose import DEFAULT_METRICS, diagnose
+from isorl.plasticity.diagnostics.metric import METRICS
+from isorl.plasticity.diagnostics.probe import Probe
+from isorl.plasticity.diagnostics.tape import Layer
 
 
 @dataclass(frozen=True)

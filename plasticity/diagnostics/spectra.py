@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity.linalg import smaller_gram
+from isorl.plasticity.linalg import smaller_gram
 
 
 def eigenvalues(G: Tensor) -> Tensor:

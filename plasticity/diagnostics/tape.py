@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plasticity.linalg import at_least_single
-from plasticity.networks.isometric import PatchConv2d, Shift, effective_weight
+from isorl.plasticity.linalg import at_least_single
+from isorl.plasticity.networks.isometric import PatchConv2d, Shift, effective_weight
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 # Modules that hand on a layer's output without being its activation.

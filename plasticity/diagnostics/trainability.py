@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plasticity.diagnostics.metric import Values, metric
-from plasticity.diagnostics.probe import Probe
-from plasticity.diagnostics.tape import undisturbed
-from plasticity.networks.isometric import project_
+from isorl.plasticity.diagnostics.metric import Values, metric
+from isorl.plasticity.diagnostics.probe import Probe
+from isorl.plasticity.diagnostics.tape import undisturbed
+from isorl.plasticity.networks.isometric import project_
 
 
 def fit_random_targets(

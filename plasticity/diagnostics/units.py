@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from plasticity.diagnostics.metric import Values, metric
-from plasticity.diagnostics.probe import Probe
+from isorl.plasticity.diagnostics.metric import Values, metric
+from isorl.plasticity.diagnostics.probe import Probe
 
 ZERO_RATE = 0.95
 REDO_TAU = 0.025  # Sokar et al. 2023; 0.1 is also usual

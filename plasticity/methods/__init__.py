@@ -7,10 +7,10 @@ A new one needs `plasticity/methods/<name>.py` with a dataclass under `@METHODS.
 import importlib
 import pkgutil
 
-from plasticity.methods.base import Act, FirstAct, Method, MlpTerm, WeightTerm
-from plasticity.methods.composition import Methods
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.base import Act, FirstAct, Method, MlpTerm, WeightTerm
+from isorl.plasticity.methods.composition import Methods
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.registry import METHODS
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from plasticity.methods.base import Method
-from plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.methods.base import Method
+from isorl.plasticity.networks.spec import NetworkSpec
 
 REPLACEABLE = ("relu", "tanh", "identity")
 

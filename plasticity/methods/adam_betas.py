@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.optim import Adam, Optimizer
 
-from plasticity.methods.base import Method, check
-from plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.base import Method, check
+from isorl.plasticity.methods.registry import METHODS
 
 
 @METHODS.register("adam_betas")

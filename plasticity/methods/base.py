@@ -22,8 +22,8 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.methods.learner import Batch, Learner
-from plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.networks.spec import NetworkSpec
 
 
 class FirstAct(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from plasticity.methods.base import Method
-from plasticity.methods.learner import Batch, Learner
-from plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.methods.base import Method
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.networks.spec import NetworkSpec
 
 
 class Methods:

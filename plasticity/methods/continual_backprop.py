@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.methods.base import FirstAct, check
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.recycling import RecyclingMethod
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import Hidden
+from isorl.plasticity.methods.base import FirstAct, check
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.recycling import RecyclingMethod
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import Hidden
 
 
 @METHODS.register("continual_backprop")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from plasticity.methods.activation import ActivationMethod
-from plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.activation import ActivationMethod
+from isorl.plasticity.methods.registry import METHODS
 
 
 @METHODS.register("deep_fourier")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from plasticity.methods.base import FirstAct, Method, check
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN
-from plasticity.networks import masked
+from isorl.plasticity.methods.base import FirstAct, Method, check
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import CHAIN
+from isorl.plasticity.networks import masked
 
 HELD = 2**24
 """Numbers in the gradients of single samples that are held at once."""

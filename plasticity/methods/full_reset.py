@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from plasticity.methods.base import Act
-from plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.base import Act
+from isorl.plasticity.methods.registry import METHODS
 
 
 @METHODS.register("full_reset")

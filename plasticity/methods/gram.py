@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from plasticity.methods.base import Method, WeightTerm, check
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN, hidden_layers
-from plasticity.networks import effective_weight
-from plasticity.networks.spec import NetworkSpec
-from plasticity.penalties import gram_penalty, gram_term
+from isorl.plasticity.methods.base import Method, WeightTerm, check
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import CHAIN, hidden_layers
+from isorl.plasticity.networks import effective_weight
+from isorl.plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.penalties import gram_penalty, gram_term
 
 
 @METHODS.register("gram")

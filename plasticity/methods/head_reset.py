@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from plasticity.methods.base import Act
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import head
+from isorl.plasticity.methods.base import Act
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import head
 
 
 @METHODS.register("head_reset")

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.methods.base import Method, MlpTerm, check
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN, hidden_layers
-from plasticity.penalties import jacobian_penalties, jacobian_penalty
+from isorl.plasticity.methods.base import Method, MlpTerm, check
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import CHAIN, hidden_layers
+from isorl.plasticity.penalties import jacobian_penalties, jacobian_penalty
 
 
 @METHODS.register("jacobian")

@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from plasticity.adamo import AdamO
-from plasticity.methods.base import Method, WeightTerm, check
-from plasticity.methods.distance import distance_term, squared_distance
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.registry import METHODS
+from isorl.plasticity.adamo import AdamO
+from isorl.plasticity.methods.base import Method, WeightTerm, check
+from isorl.plasticity.methods.distance import distance_term, squared_distance
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.registry import METHODS
 
 
 @METHODS.register("l2")

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from plasticity.methods.base import Method, WeightTerm, check
-from plasticity.methods.distance import distance_term, squared_distance
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN
+from isorl.plasticity.methods.base import Method, WeightTerm, check
+from isorl.plasticity.methods.distance import distance_term, squared_distance
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import CHAIN
 
 
 @METHODS.register("l2_init")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from plasticity.methods.base import Method
-from plasticity.methods.registry import METHODS
-from plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.methods.base import Method
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.networks.spec import NetworkSpec
 
 
 @METHODS.register("layer_norm")

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from plasticity.methods.base import Act, check
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import NORMS, WEIGHTED, leaves
+from isorl.plasticity.methods.base import Act, check
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import NORMS, WEIGHTED, leaves
 
 
 @METHODS.register("layer_reset")

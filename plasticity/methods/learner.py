@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity.methods.surgery import forget
+from isorl.plasticity.methods.surgery import forget
 
 
 class Batch:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.optim import Adam, Optimizer
 
-from plasticity.methods.base import Method, check
-from plasticity.methods.registry import METHODS
-from plasticity.methods.trac import adam_options
+from isorl.plasticity.methods.base import Method, check
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.trac import adam_options
 
 
 @METHODS.register("muon")

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from plasticity.methods.base import Method
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN, hidden_layers
-from plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.methods.base import Method
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import CHAIN, hidden_layers
+from isorl.plasticity.networks.spec import NetworkSpec
 
 
 @METHODS.register("normalise_and_project")

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from plasticity.methods.base import FirstAct, Method, check
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN, WEIGHTED, head
-from plasticity.methods.surgery import add_parameters, forget, replace_module
+from isorl.plasticity.methods.base import FirstAct, Method, check
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import CHAIN, WEIGHTED, head
+from isorl.plasticity.methods.surgery import add_parameters, forget, replace_module
 
 
 @METHODS.register("plasticity_injection")

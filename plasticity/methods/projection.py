@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from plasticity.methods.base import Method
-from plasticity.methods.learner import Batch, Learner
-from plasticity.networks import project_
+from isorl.plasticity.methods.base import Method
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.networks import project_
 
 
 @dataclass

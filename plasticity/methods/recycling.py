@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.methods.base import Method
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.structure import CHAIN, Hidden, check_separable, hidden_layers, unit_outputs
-from plasticity.methods.surgery import edit
+from isorl.plasticity.methods.base import Method
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.structure import CHAIN, Hidden, check_separable, hidden_layers, unit_outputs
+from isorl.plasticity.methods.surgery import edit
 
 
 class RecyclingMethod(Method):

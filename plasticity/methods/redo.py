@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from plasticity.diagnostics.units import redo_score
-from plasticity.methods.base import FirstAct, check
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.recycling import RecyclingMethod
-from plasticity.methods.registry import METHODS
+from isorl.plasticity.diagnostics.units import redo_score
+from isorl.plasticity.methods.base import FirstAct, check
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.recycling import RecyclingMethod
+from isorl.plasticity.methods.registry import METHODS
 
 
 @METHODS.register("redo")

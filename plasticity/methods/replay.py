@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.methods.base import Method, check
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.registry import METHODS
-from plasticity.networks import cross_entropy
+from isorl.plasticity.methods.base import Method, check
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.networks import cross_entropy
 
 
 @METHODS.register("replay")

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from plasticity.methods.base import FirstAct, check
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.recycling import RecyclingMethod
-from plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.base import FirstAct, check
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.recycling import RecyclingMethod
+from isorl.plasticity.methods.registry import METHODS
 
 
 @METHODS.register("self_normalised_resets")

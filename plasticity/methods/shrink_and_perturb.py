@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from plasticity.methods.base import Act, check
-from plasticity.methods.learner import Learner
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN
+from isorl.plasticity.methods.base import Act, check
+from isorl.plasticity.methods.learner import Learner
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import CHAIN
 
 
 @METHODS.register("shrink_and_perturb")

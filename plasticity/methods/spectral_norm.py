@@ -7,10 +7,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from plasticity.adamo import AdamO
-from plasticity.methods.base import Method
-from plasticity.methods.registry import METHODS
-from plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.adamo import AdamO
+from isorl.plasticity.methods.base import Method
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.networks.spec import NetworkSpec
 
 
 @METHODS.register("spectral_norm")

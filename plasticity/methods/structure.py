@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from plasticity.networks.activations import GroupSort, MaxMin
-from plasticity.networks.isometric import Shift
+from isorl.plasticity.networks.activations import GroupSort, MaxMin
+from isorl.plasticity.networks.isometric import Shift
 
 Weighted = nn.Linear | nn.Conv2d
 Norm = nn.LayerNorm | nn.GroupNorm

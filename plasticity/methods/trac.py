@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from plasticity.adamo import _unhooked
-from plasticity.methods.base import Method
-from plasticity.methods.registry import METHODS
+from isorl.plasticity.adamo import _unhooked
+from isorl.plasticity.methods.base import Method
+from isorl.plasticity.methods.registry import METHODS
 
 BETAS = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 S_INITIAL = EPS = 1e-8

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from plasticity.methods.base import Method, check
-from plasticity.methods.learner import Batch, Learner
-from plasticity.methods.registry import METHODS
-from plasticity.methods.structure import CHAIN
+from isorl.plasticity.methods.base import Method, check
+from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import CHAIN
 
 
 @METHODS.register("wasserstein_init")

@@ -1,11 +1,24 @@
 """Network bodies and the layers they are made of."""
 
-from plasticity.networks.activations import ACTIVATIONS, Activation, CReLU, DeepFourier, GroupSort, MaxMin
-from plasticity.networks.bodies import Body, build_mlp, build_nature_cnn, initialise_
-from plasticity.networks.heads import cross_entropy, masked
-from plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift, effective_weight, project_
-from plasticity.networks.spec import NetworkSpec
-from plasticity.networks.spectral import SpectralConv2d, SpectralLinear
+from isorl.plasticity.networks.activations import (
+    ACTIVATIONS,
+    Activation,
+    CReLU,
+    DeepFourier,
+    GroupSort,
+    MaxMin,
+)
+from isorl.plasticity.networks.bodies import Body, build_mlp, build_nature_cnn, initialise_
+from isorl.plasticity.networks.heads import cross_entropy, masked
+from isorl.plasticity.networks.isometric import (
+    IsometricLinear,
+    PatchConv2d,
+    Shift,
+    effective_weight,
+    project_,
+)
+from isorl.plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
 
 __all__ = [
     "ACTIVATIONS",

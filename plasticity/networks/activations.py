@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from plasticity.registry import Registry
+from isorl.plasticity.registry import Registry
 
 ELEMENTWISE = (
     nn.ReLU,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift
-from plasticity.networks.spec import NetworkSpec
-from plasticity.networks.spectral import SpectralConv2d, SpectralLinear
+from isorl.plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift
+from isorl.plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
 
 
 class Body(nn.Sequential):

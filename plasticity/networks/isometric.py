@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plasticity.linalg import newton_schulz_, orthogonalise
-from plasticity.networks.spectral import SpectralConv2d, SpectralLinear, spectral_weight
+from isorl.plasticity.linalg import newton_schulz_, orthogonalise
+from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear, spectral_weight
 
 
 class IsometricLinear(nn.Linear):

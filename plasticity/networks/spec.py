@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from plasticity.networks.activations import ACTIVATIONS, Activation
-from plasticity.registry import unknown_name
+from isorl.plasticity.networks.activations import ACTIVATIONS, Activation
+from isorl.plasticity.registry import unknown_name
 
 ISOMETRIES = ("none", "soft", "projected", "hard")
 

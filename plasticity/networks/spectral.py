@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plasticity.linalg import as_matrix
+from isorl.plasticity.linalg import as_matrix
 
 
 class SpectralLinear(nn.Linear):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from agents import ContinualDQN, ContinualPPO, compiled
-from agents.pack.pack import why_alone
-from plasticity import AdamO
-from tests.pack.test_pack import TOLERANCE, build, weights
+from isorl.agents import ContinualDQN, ContinualPPO, compiled
+from isorl.agents.batched.pack import why_alone
+from isorl.plasticity import AdamO
+from tests.agents.batched.test_pack import TOLERANCE, build, weights
 
 pytestmark = [
     pytest.mark.skipif(compiled.why_not() is not None, reason=f"there is no {compiled.why_not()}"),

@@ -10,12 +10,12 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch.distributions import Categorical, Normal
 
-from agents import ContinualDQN, ContinualPPO
-from agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
-from agents.fast_policies import FastActorCritic, Precise
-from agents.rollout import RolloutTensors
-from plasticity import AdamO, NetworkSpec
-from plasticity.methods import METHODS
+from isorl.agents import ContinualDQN, ContinualPPO
+from isorl.agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
+from isorl.agents.fast_policies import FastActorCritic, Precise
+from isorl.agents.rollout import RolloutTensors
+from isorl.plasticity import AdamO, NetworkSpec
+from isorl.plasticity.methods import METHODS
 from tests.agents.test_parity import DQN_ARGUMENTS, PPO_ARGUMENTS, cartpole, pendulum, pictures
 from tests.conftest import waiting_for_the_device_raises
 

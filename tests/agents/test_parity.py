@@ -8,8 +8,8 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents import ContinualDQN, ContinualPPO
-from plasticity import AdamO, NetworkSpec
+from isorl.agents import ContinualDQN, ContinualPPO
+from isorl.plasticity import AdamO, NetworkSpec
 
 PPO_ARGUMENTS = dict(n_steps=32, batch_size=32, n_epochs=2, seed=3, device="cpu")
 DQN_ARGUMENTS = dict(learning_starts=32, buffer_size=500, target_update_interval=50, seed=3, device="cpu")

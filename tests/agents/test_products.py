@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from agents import products
-from plasticity import NetworkSpec, build_nature_cnn
+from isorl.agents import products
+from isorl.plasticity import NetworkSpec, build_nature_cnn
 
 SAMPLES = 48
 

@@ -6,9 +6,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from agents.replay import FrameReplay, holds_frames
-from configs.schema import SequenceConfig, TaskConfig
-from envs import Sequence, SwitchingVecEnv
+from isorl.agents.replay import FrameReplay, holds_frames
+from isorl.configs.schema import SequenceConfig, TaskConfig
+from isorl.envs import Sequence, SwitchingVecEnv
 
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 NINE = spaces.Discrete(9)

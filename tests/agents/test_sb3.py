@@ -9,8 +9,8 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.logger import configure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import ContinualPPO, PlasticityCallback
-from agents.sb3 import networks_of
+from isorl.agents import ContinualPPO, PlasticityCallback
+from isorl.agents.sb3 import networks_of
 
 ALGORITHMS = {
     "ppo": (PPO, "CartPole-v1", {"n_steps": 64}, {"actor", "critic"}),

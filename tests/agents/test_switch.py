@@ -4,11 +4,11 @@ import pytest
 import torch
 from stable_baselines3.common.vec_env import VecNormalize
 
-from agents import ContinualDQN, ContinualPPO
-from agents.continual import Continual
-from configs import SequenceConfig, TaskConfig
-from configs.schema import SwitchConfig
-from envs import Sequence, SwitchingVecEnv
+from isorl.agents import ContinualDQN, ContinualPPO
+from isorl.agents.continual import Continual
+from isorl.configs import SequenceConfig, TaskConfig
+from isorl.configs.schema import SwitchConfig
+from isorl.envs import Sequence, SwitchingVecEnv
 
 STEPS = 128
 
@@ -152,14 +152,14 @@ def test_switch_in_the_middle_of_a_rollout_is_acted_on_before_the_next(at_switch
 
 
 def test_methods_without_their_networks_are_refused():
-    from plasticity.methods import METHODS
+    from isorl.plasticity.methods import METHODS
 
     with pytest.raises(ValueError, match="NetworkPolicy"):
         ContinualPPO("MlpPolicy", two_tasks(), methods={"l2_init": METHODS["l2_init"]()})
 
 
 def test_heads_are_free_and_hidden_weights_isometric():
-    from plasticity import AdamO
+    from isorl.plasticity import AdamO
 
     agent = ppo(two_tasks(), policy_kwargs={"optimizer_class": AdamO})
     heads = {id(agent.policy.action_net.weight), id(agent.policy.value_net.weight)}

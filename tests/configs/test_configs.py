@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 from omegaconf import OmegaConf
 
-from agents.options import AGENT_OPTIONS, OPTIMIZERS
-from configs import UserError, nearest, typed
-from configs.command_line import COMMANDS, FOLDER, groups
-from configs.schema import RunConfig, SequenceConfig, SwitchConfig, TaskConfig
-from plasticity import NetworkSpec
-from plasticity.methods import METHODS
+from isorl.agents.options import AGENT_OPTIONS, OPTIMIZERS
+from isorl.configs import UserError, nearest, typed
+from isorl.configs.command_line import COMMANDS, FOLDER, groups
+from isorl.configs.schema import RunConfig, SequenceConfig, SwitchConfig, TaskConfig
+from isorl.plasticity import NetworkSpec
+from isorl.plasticity.methods import METHODS
 
 
 def fields(schema):

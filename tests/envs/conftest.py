@@ -4,8 +4,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from configs import SequenceConfig, TaskConfig
-from envs import Sequence, SwitchingVecEnv
+from isorl.configs import SequenceConfig, TaskConfig
+from isorl.envs import Sequence, SwitchingVecEnv
 
 
 class Counter(gymnasium.Env):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from envs.make import make_vector_env
-from envs.sequence import Task, _check_env_id
-from envs.task_env import TaskEnv
+from isorl.envs.make import make_vector_env
+from isorl.envs.sequence import Task, _check_env_id
+from isorl.envs.task_env import TaskEnv
 
 _check_env_id("ALE/Pong-v5")  # registers the games
 DETERMINISTIC = {"repeat_action_probability": 0.0, "noop_max": 0}

@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from envs.cartpole import CartPoles
+from isorl.envs.cartpole import CartPoles
 
 
 def test_equals_gymnasiums():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from envs.falling import Catch, Rain
+from isorl.envs.falling import Catch, Rain
 
 LEFT, STAY, RIGHT = range(3)
 

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from configs import SequenceConfig, TaskConfig, UserError
-from configs.schema import FaultsConfig
-from envs import Sequence, SwitchingVecEnv, make
-from envs.failures import EnvironmentFailed, Failures
-from envs.sequence import Task
-from envs.task_env import TaskEnv
-from envs.worker import Worker
+from isorl.configs import SequenceConfig, TaskConfig, UserError
+from isorl.configs.schema import FaultsConfig
+from isorl.envs import Sequence, SwitchingVecEnv, make
+from isorl.envs.failures import EnvironmentFailed, Failures
+from isorl.envs.sequence import Task
+from isorl.envs.task_env import TaskEnv
+from isorl.envs.worker import Worker
 
 SECONDS = 1.5
 """Limit of a step: a busy machine answers within it."""
@@ -231,7 +231,7 @@ def test_one_that_died_between_steps_is_named_when_saved(env_of):
 @pytest.mark.parametrize("faults", ["stop", "restart"])
 def test_beginning_that_hangs(env_of, monkeypatch, faults):
     env = env_of("hangs", at=0, environment=faults)
-    monkeypatch.setattr("envs.isolated.BEGINNING", SECONDS)
+    monkeypatch.setattr("isorl.envs.isolated.BEGINNING", SECONDS)
     if faults == "restart":
         assert len(play(env, 3)) == 4
         return
@@ -305,7 +305,7 @@ def test_step_that_was_interrupted_leaves_no_answer_behind(env_of):
 @pytest.mark.parametrize("wrong", ["", "hangs", "hangs when closed"])
 def test_nothing_is_left_when_closed(env_of, monkeypatch, wrong):
     play(env_of("", at=1), 1)  # what is opened once for all
-    monkeypatch.setattr("envs.worker.CLOSING", 0.3)
+    monkeypatch.setattr("isorl.envs.worker.CLOSING", 0.3)
     gc.collect()
     handles = set(os.listdir("/proc/self/fd"))
     env = env_of(wrong)
@@ -348,7 +348,7 @@ def test_what_the_process_logs_is_logged_by_the_run(caplog):
 
 RUN = """
 import os, time
-from envs.worker import Worker
+from isorl.envs.worker import Worker
 
 class Sleeper:
     def sleep(self, seconds): time.sleep(seconds); return seconds

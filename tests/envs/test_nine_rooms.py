@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from configs import SequenceConfig, TaskConfig
-from envs import Sequence
-from envs.nine_rooms import NineRooms, distances_to, draw_goal, goal_cells
+from isorl.configs import SequenceConfig, TaskConfig
+from isorl.envs import Sequence
+from isorl.envs.nine_rooms import NineRooms, distances_to, draw_goal, goal_cells
 
 STAY, RIGHT, LEFT, DOWN, UP = range(5)
 

@@ -1,7 +1,7 @@
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
-from envs.normalize import TaskNormalize, statistics_of
+from isorl.envs.normalize import TaskNormalize, statistics_of
 
 NEAR = dict(env="toy/Counter-v0", kwargs={"base": 0}, agent_steps=6)
 FAR = dict(env="toy/Counter-v0", kwargs={"base": 1000}, agent_steps=6)

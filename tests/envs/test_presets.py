@@ -6,9 +6,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from configs import SequenceConfig, UserError, typed
-from configs.command_line import FOLDER, groups, register_resolvers
-from envs import Sequence, SwitchingVecEnv, data
+from isorl.configs import SequenceConfig, UserError, typed
+from isorl.configs.command_line import FOLDER, groups, register_resolvers
+from isorl.envs import Sequence, SwitchingVecEnv, data
 
 NAMES = groups()["sequence"]
 SMOKE = [name for name in NAMES if name.endswith("-smoke")]

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import envs  # noqa: F401  registers them
-from envs.sequence import Task
-from envs.task_env import TaskEnv
+import isorl.envs  # noqa: F401  registers them
+from isorl.envs.sequence import Task
+from isorl.envs.task_env import TaskEnv
 
 NUMPY = ["isorl/NineRooms-v0", "isorl/Catch-v0", "isorl/Rain-v0"]
 

@@ -1,8 +1,8 @@
 import gymnasium
 import pytest
 
-from envs.scores import normalised, random_return, scores
-from envs.sequence import _check_env_id
+from isorl.envs.scores import normalised, random_return, scores
+from isorl.envs.sequence import _check_env_id
 
 
 def test_the_table_is_about_environments_that_exist():

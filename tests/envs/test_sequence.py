@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from configs import SequenceConfig, TaskConfig, UserError, typed
-from envs import Sequence, SwitchingVecEnv
+from isorl.configs import SequenceConfig, TaskConfig, UserError, typed
+from isorl.envs import Sequence, SwitchingVecEnv
 
 COUNTER = "toy/Counter-v0"
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from configs import UserError
-from envs.sequence import Task
-from envs.shifts import SHIFTS, make_shift
-from envs.task_env import TaskEnv
+from isorl.configs import UserError
+from isorl.envs.sequence import Task
+from isorl.envs.shifts import SHIFTS, make_shift
+from isorl.envs.task_env import TaskEnv
 
 VECTOR = spaces.Box(-5, 5, (6,), np.float32)
 IMAGE = spaces.Box(0, 255, (4, 8, 10), np.uint8)

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from configs import UserError
-from envs.sequence import Task
-from envs.spaces import unify
-from envs.task_env import TaskEnv
+from isorl.configs import UserError
+from isorl.envs.sequence import Task
+from isorl.envs.spaces import unify
+from isorl.envs.task_env import TaskEnv
 
 SWITCH = spaces.Discrete(2)
 
@@ -143,9 +143,9 @@ def test_images_with_channels_last_are_turned():
 def test_dict_observations_are_flattened_by_gymnasium():
     wrappers = ("minigrid:ImgObsWrapper", "FlattenObservation")
     pytest.importorskip("minigrid")
-    import envs.sequence
+    import isorl.envs.sequence
 
-    envs.sequence._check_env_id("MiniGrid-Empty-5x5-v0")
+    isorl.envs.sequence._check_env_id("MiniGrid-Empty-5x5-v0")
     env = TaskEnv(Task(0, "grid", "MiniGrid-Empty-5x5-v0", 1, wrappers=wrappers), 2)
     assert env.reset(0).shape == (2, 147)
     env.close()

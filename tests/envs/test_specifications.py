@@ -5,9 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs import SequenceConfig, UserError, typed
-from envs import Sequence, SwitchingVecEnv
-from envs.shifts import SHIFTS
+from isorl.configs import SequenceConfig, UserError, typed
+from isorl.envs import Sequence, SwitchingVecEnv
+from isorl.envs.shifts import SHIFTS
 
 ENVS = {
     "toy/Counter-v0": {

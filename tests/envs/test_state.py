@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from agents.run.checkpoint import _arrays, _tensors
-from configs import SequenceConfig, TaskConfig
-from envs import Sequence, SwitchingVecEnv, atari
+from isorl.configs import SequenceConfig, TaskConfig
+from isorl.envs import Sequence, SwitchingVecEnv, atari
+from isorl.experiments.run.checkpoint import _arrays, _tensors
 
 
 def task(env, agent_steps, **options):

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.run.experiment import build
-from agents.run.folder import RunFolder
-from agents.run.replay_log import PLAIN, ReplayLog
+from isorl.experiments.run.experiment import build
+from isorl.experiments.run.folder import RunFolder
+from isorl.experiments.run.replay_log import PLAIN, ReplayLog
 
 ANOTHER_PLACE = ("/run/records", "/replay")
 """Sizes and numbers of files, which depend on where a run was cut."""

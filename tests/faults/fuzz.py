@@ -18,10 +18,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from agents.options import agent_options, check_metrics, make_methods, network_spec, optimizer_arguments
-from configs import RunConfig, UserError, command_line
-from configs.command_line import FOLDER, check_overrides, composed, groups, register_resolvers, resolve
-from envs import Sequence
+from isorl.agents.options import agent_options, check_metrics, make_methods, network_spec, optimizer_arguments
+from isorl.configs import RunConfig, UserError, command_line
+from isorl.configs.command_line import FOLDER, check_overrides, composed, groups, register_resolvers, resolve
+from isorl.envs import Sequence
 from tests.faults.short_runs import run_each
 
 VALUES = ("0", "1", "-1", "1e-3", "1e400", "nan", "inf", "-inf", "null", "true", "[]", "[1]", "{}", "{a:1}", "abc",

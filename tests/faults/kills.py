@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-import agents.run.experiment  # noqa: F401  imported before processes are forked
+import isorl.experiments.run.experiment  # noqa: F401  imported before processes are forked
 from tests.faults.compare import differences
 from tests.faults.runs import CASES, begin, finish
 

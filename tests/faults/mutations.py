@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from agents.run import archive
-from agents.run.experiment import build
-from agents.run.keeper import Keeper
-from agents.run.returns import Returns
-from agents.run.state import RunState
-from configs import UserError
+from isorl.configs import UserError
+from isorl.experiments.run import archive
+from isorl.experiments.run.experiment import build
+from isorl.experiments.run.keeper import Keeper
+from isorl.experiments.run.returns import Returns
+from isorl.experiments.run.state import RunState
 from tests.faults.runs import configured, finish
 
 WORDS = ["sequence=nine_rooms-smoke", "agent=dqn", "agent.buffer_size=400", "diagnostics.every=0", "checkpoint.keep=1",
@@ -70,7 +70,7 @@ def mutate(folder: Path, count: int, seed: int) -> Counter:
 
 
 def _opens(parts, config, run) -> bool:
-    from agents.run.folder import RunFolder
+    from isorl.experiments.run.folder import RunFolder
 
     keeper = Keeper(RunFolder(run), config.checkpoint, parts.agent)
     try:

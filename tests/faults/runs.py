@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from configs import RunConfig
-from configs.command_line import FOLDER, register_resolvers, resolve
+from isorl.configs import RunConfig
+from isorl.configs.command_line import FOLDER, register_resolvers, resolve
 
 QUICK = ["device=cpu", "evaluation.episodes=1", "evaluation.max_episode_steps=20", "diagnostics.every=900",
          "diagnostics.probe_size=8", "log_every=300", "checkpoint.every=500"]  # fmt: skip
@@ -55,7 +55,7 @@ def begin(words: list[str], folder: Path):
 
 
 def _live(config: RunConfig, folder: Path) -> None:
-    from agents.run import experiment
+    from isorl.experiments.run import experiment
 
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stderr.fileno())

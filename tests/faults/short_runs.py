@@ -17,13 +17,13 @@ from unittest import mock
 
 from hydra.core.global_hydra import GlobalHydra
 
-import agents.grid.references
-import agents.grid.work
-import agents.run.plan  # noqa: F401  imported, as what else train.py needs, before processes are forked
+import isorl.experiments.grid.references
+import isorl.experiments.grid.work
+import isorl.experiments.run.plan  # noqa: F401  imported, as what else train.py needs, before processes are forked
 import train
-from configs import RunConfig
-from configs.command_line import resolve
-from configs.schema import TaskConfig
+from isorl.configs import RunConfig
+from isorl.configs.command_line import resolve
+from isorl.configs.schema import TaskConfig
 from tests.faults.runs import FORK
 
 STEPS = 64

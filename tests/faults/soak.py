@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.run.experiment import build
+from isorl.experiments.run.experiment import build
 from tests.faults.runs import configured
 
 FAMILIES = {

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agents.run import experiment
-from envs.failures import EnvironmentFailed
+from isorl.envs.failures import EnvironmentFailed
+from isorl.experiments.run import experiment
 from tests.faults.compare import differences
 from tests.faults.runs import configured
 

@@ -8,8 +8,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from agents.run import experiment
-from agents.run.folder import CannotWrite
+from isorl.experiments.run import experiment
+from isorl.experiments.run.folder import CannotWrite
 from tests.faults.compare import differences
 from tests.faults.runs import configured
 

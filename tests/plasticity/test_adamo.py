@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from plasticity import AdamO, NetworkSpec, build_mlp, isometry_half_life, parameter_groups
+from isorl.plasticity import AdamO, NetworkSpec, build_mlp, isometry_half_life, parameter_groups
 from tests.conftest import waiting_for_the_device_raises
 
 SHAPES = {"tall": (12, 5), "wide": (5, 12), "square": (7, 7), "conv": (4, 3, 2, 2)}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from plasticity import AdamO, AdaptiveStrength, NetworkSpec, build_mlp, parameter_groups
+from isorl.plasticity import AdamO, AdaptiveStrength, NetworkSpec, build_mlp, parameter_groups
 
 
 def controller(**options):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity import (
+from isorl.plasticity import (
     DEFAULT_METRICS,
     METRICS,
     NetworkSpec,
@@ -14,7 +14,7 @@ from plasticity import (
     report,
     snapshot,
 )
-from plasticity.diagnostics import Metric, metric, spectra
+from isorl.plasticity.diagnostics import Metric, metric, spectra
 
 
 def agent(device="cpu"):

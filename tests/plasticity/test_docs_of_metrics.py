@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from plasticity.diagnostics import describe
+from isorl.plasticity.diagnostics import describe
 
 PAGE = Path(__file__).parents[2] / "docs" / "plasticity.md"
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasticity.linalg import (
+from isorl.plasticity.linalg import (
     as_matrix,
     gram_residual,
     isometry_descent,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity import METRICS, diagnose, snapshot
-from plasticity.diagnostics import GradientCosine, fit_random_targets
-from plasticity.diagnostics.units import redo_score, zero_rate
+from isorl.plasticity import METRICS, diagnose, snapshot
+from isorl.plasticity.diagnostics import GradientCosine, fit_random_targets
+from isorl.plasticity.diagnostics.units import redo_score, zero_rate
 
 
 def two_layers():

@@ -1,6 +1,6 @@
 import pytest
 
-from plasticity.registry import Registry
+from isorl.plasticity.registry import Registry
 
 
 def test_registration_and_lookup():

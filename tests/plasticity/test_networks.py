@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from plasticity import (
+from isorl.plasticity import (
     AdamO,
     NetworkSpec,
     build_mlp,
@@ -17,8 +17,8 @@ from plasticity import (
     parameter_groups,
     project_,
 )
-from plasticity.networks import ACTIVATIONS, GroupSort, MaxMin, effective_weight
-from plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift
+from isorl.plasticity.networks import ACTIVATIONS, GroupSort, MaxMin, effective_weight
+from isorl.plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift
 
 
 def layer_jacobian(layer, x):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity import NetworkSpec, build_mlp, build_nature_cnn, empirical_ntk
+from isorl.plasticity import NetworkSpec, build_mlp, build_nature_cnn, empirical_ntk
 
 
 def by_autograd(network, x):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity import (
+from isorl.plasticity import (
     NetworkSpec,
     build_mlp,
     build_nature_cnn,
@@ -10,7 +10,7 @@ from plasticity import (
     jacobian_penalty,
     module_gram_penalty,
 )
-from plasticity.penalties import Dense, gram_gradient, jacobian_penalties
+from isorl.plasticity.penalties import Dense, gram_gradient, jacobian_penalties
 
 
 def layer_jacobians(network, x):

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity import METRICS, NetworkSpec, build_mlp, diagnose
-from plasticity.diagnostics.probe import Probe, slopes
-from plasticity.diagnostics.tape import record
-from plasticity.networks.activations import ACTIVATIONS, ELEMENTWISE
+from isorl.plasticity import METRICS, NetworkSpec, build_mlp, diagnose
+from isorl.plasticity.diagnostics.probe import Probe, slopes
+from isorl.plasticity.diagnostics.tape import record
+from isorl.plasticity.networks.activations import ACTIVATIONS, ELEMENTWISE
 
 
 def state_of(network):

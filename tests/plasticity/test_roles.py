@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity import NetworkSpec, Role, build_mlp, build_nature_cnn, parameter_groups, roles
+from isorl.plasticity import NetworkSpec, Role, build_mlp, build_nature_cnn, parameter_groups, roles
 
 
 class Policy(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasticity.diagnostics import spectra
+from isorl.plasticity.diagnostics import spectra
 
 
 def with_spectrum(sigma, rows, columns):

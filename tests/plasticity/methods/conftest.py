@@ -6,7 +6,7 @@ import itertools
 import torch
 from torch import nn
 
-from plasticity.methods import Batch, Learner, Methods
+from isorl.plasticity.methods import Batch, Learner, Methods
 
 
 def mlp(*widths, activation=nn.ReLU):

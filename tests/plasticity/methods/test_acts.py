@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.methods.adam_betas import AdamBetas
-from plasticity.methods.full_reset import FullReset
-from plasticity.methods.head_reset import HeadReset
-from plasticity.methods.layer_reset import LayerReset
-from plasticity.methods.muon import MuonAdam
-from plasticity.methods.normalise_and_project import NormaliseAndProject
-from plasticity.methods.shrink_and_perturb import ShrinkAndPerturb
-from plasticity.methods.trac import BETAS, TracAdam, erfi
-from plasticity.networks import SpectralConv2d, SpectralLinear
-from plasticity.roles import parameter_groups
+from isorl.plasticity.methods.adam_betas import AdamBetas
+from isorl.plasticity.methods.full_reset import FullReset
+from isorl.plasticity.methods.head_reset import HeadReset
+from isorl.plasticity.methods.layer_reset import LayerReset
+from isorl.plasticity.methods.muon import MuonAdam
+from isorl.plasticity.methods.normalise_and_project import NormaliseAndProject
+from isorl.plasticity.methods.shrink_and_perturb import ShrinkAndPerturb
+from isorl.plasticity.methods.trac import BETAS, TracAdam, erfi
+from isorl.plasticity.networks import SpectralConv2d, SpectralLinear
+from isorl.plasticity.roles import parameter_groups
 from tests.plasticity.methods.conftest import Trained, mlp
 
 

@@ -5,9 +5,9 @@ import logging
 import pytest
 import torch
 
-from plasticity.adamo import AdamO
-from plasticity.methods import METHODS, Method, Methods
-from plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.adamo import AdamO
+from isorl.plasticity.methods import METHODS, Method, Methods
+from isorl.plasticity.networks.spec import NetworkSpec
 from tests.plasticity.methods.conftest import Trained, mlp
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plasticity.methods.distance import squared_distance
+from isorl.plasticity.methods.distance import squared_distance
 
 
 @pytest.mark.parametrize("from_origins", [False, True])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.methods import Batch, Learner, Methods
-from plasticity.methods.ewc import EWC, fisher_diagonal
-from plasticity.methods.replay import Replay
+from isorl.plasticity.methods import Batch, Learner, Methods
+from isorl.plasticity.methods.ewc import EWC, fisher_diagonal
+from isorl.plasticity.methods.replay import Replay
 from tests.plasticity.methods.conftest import mlp
 
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from plasticity.method_page import page
-from plasticity.methods import METHODS
+from isorl.plasticity.method_page import page
+from isorl.plasticity.methods import METHODS
 
 
 def test_the_page_of_methods_is_what_the_code_says():

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.methods import Batch
-from plasticity.methods.continual_backprop import ContinualBackprop, outgoing_magnitude
-from plasticity.methods.recycling import Recycler
-from plasticity.methods.redo import ReDo
-from plasticity.methods.self_normalised_resets import SelfNormalisedResets
-from plasticity.methods.structure import hidden_layers
+from isorl.plasticity.methods import Batch
+from isorl.plasticity.methods.continual_backprop import ContinualBackprop, outgoing_magnitude
+from isorl.plasticity.methods.recycling import Recycler
+from isorl.plasticity.methods.redo import ReDo
+from isorl.plasticity.methods.self_normalised_resets import SelfNormalisedResets
+from isorl.plasticity.methods.structure import hidden_layers
 from tests.plasticity.methods.conftest import Trained, cnn, mlp
 
 

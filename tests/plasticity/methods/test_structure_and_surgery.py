@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.methods.structure import check_separable, head, hidden_layers, unit_outputs
-from plasticity.methods.surgery import add_parameters, edit, forget, replace_module
-from plasticity.networks import CReLU, MaxMin
+from isorl.plasticity.methods.structure import check_separable, head, hidden_layers, unit_outputs
+from isorl.plasticity.methods.surgery import add_parameters, edit, forget, replace_module
+from isorl.plasticity.networks import CReLU, MaxMin
 from tests.plasticity.methods.conftest import cnn, mlp
 
 

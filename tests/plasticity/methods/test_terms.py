@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from plasticity.methods.feature_rank import FeatureRank
-from plasticity.methods.gram import Gram
-from plasticity.methods.jacobian import Jacobian
-from plasticity.methods.l2 import L2
-from plasticity.methods.l2_init import L2Init
-from plasticity.methods.parseval import Parseval
-from plasticity.methods.wasserstein_init import WassersteinInit
-from plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.methods.feature_rank import FeatureRank
+from isorl.plasticity.methods.gram import Gram
+from isorl.plasticity.methods.jacobian import Jacobian
+from isorl.plasticity.methods.l2 import L2
+from isorl.plasticity.methods.l2_init import L2Init
+from isorl.plasticity.methods.parseval import Parseval
+from isorl.plasticity.methods.wasserstein_init import WassersteinInit
+from isorl.plasticity.networks.spec import NetworkSpec
 from tests.plasticity.methods.conftest import Trained, mlp, term
 
 
@@ -144,6 +144,6 @@ def test_feature_rank_by_hand():
 
 
 def _batch(x):
-    from plasticity.methods import Batch
+    from isorl.plasticity.methods import Batch
 
     return Batch(lambda: x)

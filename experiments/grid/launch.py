@@ -1,0 +1,185 @@
+"""The life of a grid: cells -> cost -> jobs, round after round while some die -> what is finished and what is not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from isorl.configs import UserError, typed
+from isorl.configs.suite import BenchmarkConfig
+from isorl.experiments.grid import cost, results, tuning, work
+from isorl.experiments.grid.cell import Cell, State
+from isorl.experiments.grid.expand import Composer, cells, of_benchmark, of_sweep
+from isorl.experiments.grid.grid import Grid
+from isorl.experiments.grid.packs import sharing, words_of
+from isorl.experiments.grid.table import states, watching
+from isorl.experiments.grid.watch import Watch
+from isorl.experiments.run.stopping import interrupted_once
+
+ROUNDS = 5
+"""Launches of what is not finished: a killed worker or node takes its cells along, and the next round resumes them."""
+UNFINISHED, STOPPED = 1, 130
+"""Exit codes; a mistake of the user's is 2."""
+LISTED = 20
+"""Failures that are listed."""
+
+
+Jobs = Callable[[list[Cell]], list[list[Cell]]]
+"""From the cells that are to be done to those that share a process."""
+
+
+class Launcher(Protocol):
+    """Any of Hydra's launchers."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+        """Runs the jobs, each with its words."""
+
+
+def launch(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
+    """Works off the grid that `config` and `words` describe; gives back the exit code.
+
+    Args:
+        config: of the sweep as Hydra composed it; its hydra.sweep.dir is where everything goes.
+        words: of the command line, Hydra's own left out.
+        launcher: runs the jobs.
+
+    Raises:
+        UserError: whatever in the words cannot work, before anything is written.
+    """
+    console, root = Console(stderr=True), Path(config.hydra.sweep.dir).absolute()
+    composer, suite = Composer(), _suite(config)
+    only_show, words = _take_dry_run(words)
+    grid = plan(suite, words, root, composer)
+    jobs = sharing(config, composer)
+    say_cost(grid.name, grid.cells, config, composer, jobs, console)
+    if only_show:
+        return 0
+    folder = grid.save(root)
+    with interrupted_once():
+        stopped = work_off(grid.cells, launcher, jobs)
+        if suite is not None and suite.stage == "tune":
+            tuning.save(folder / "tuned.yaml", suite, tuning.choose(grid.cells))
+            console.print(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
+        return conclude(grid, folder, stopped, console)
+
+
+def _suite(config: DictConfig) -> BenchmarkConfig | None:
+    if "benchmark" not in config or config.benchmark is None:
+        return None
+    return typed(BenchmarkConfig, OmegaConf.to_container(config.benchmark, resolve=True))  # type: ignore[arg-type]
+
+
+def _take_dry_run(words: Sequence[str]) -> tuple[bool, list[str]]:
+    rest = [word for word in words if not word.startswith("dry_run=")]
+    return any(word.lower() == "dry_run=true" for word in words), rest
+
+
+def plan(suite: BenchmarkConfig | None, words: Sequence[str], root: Path, composer: Composer) -> Grid:
+    """The grid, every cell of it composed and checked."""
+    command = shlex.join(["python", *sys.argv])
+    if suite is None:
+        made = cells(of_sweep(words), (), root, composer)
+        return Grid(f"sweep-{_digest(made)}", made, command, about="a sweep of the command line")
+    words = [word for word in words if not word.lstrip("+~").startswith(("benchmark=", "benchmark."))]
+    baseline = suite.baseline or next(iter(suite.arms))
+    if suite.stage == "tune":
+        made = cells(tuning.wanted(suite, words), (), root, composer)
+        return Grid(f"{suite.name}-tune", made, command, f"candidates of {suite.name}", "")
+    made = cells(of_benchmark(suite, words, tuning.settings(suite)), suite.references, root, composer)
+    return Grid(suite.name, made, command, suite.about, baseline, tuning.record_of(suite))
+
+
+def _digest(made: Sequence[Cell]) -> str:
+    return hashlib.sha256("".join(sorted(cell.id for cell in made)).encode()).hexdigest()[:8]
+
+
+def say_cost(
+    name: str, made: Sequence[Cell], config: DictConfig, composer: Composer, jobs: Jobs, console: Console
+) -> None:
+    """Prints what is left to do of the cells `made`."""
+    left = jobs([cell for cell in made if cell.state() is not State.FINISHED])
+    planned = cost.forecast(
+        made, left, lambda job: cost.measured_speed([composer(cell.words) for cell in job])
+    )
+    cost.show(name, made, planned, cost.at_once(config.hydra.launcher), console)
+
+
+def work_off(
+    made: Sequence[Cell],
+    launcher: Launcher,
+    jobs: Jobs,
+) -> bool:
+    """Launches what is not finished until nothing is left that died; whether the user stopped it.
+
+    A cell that failed is not tried again in this launch: the next round would fail alike.
+
+    Args:
+        made: the cells.
+        launcher: runs jobs.
+        jobs: which cells share one.
+    """
+    work.launching = True
+    started = 0
+    tried: set[str] = set()
+    with watching(Watch(made)):
+        for _ in range(ROUNDS):
+            left = [cell for cell in made if _to_do(cell, tried)]
+            tried |= {cell.id for cell in left}
+            if not left:
+                return False
+            todo = [words_of(job) for job in jobs(left)]
+            try:
+                ended = launcher.launch(todo, initial_job_idx=started)
+            except (KeyboardInterrupt, SystemExit):
+                return True
+            except Exception as error:  # of the launcher: a node, a worker, a scheduler was lost
+                print(
+                    f"The launcher lost jobs ({type(error).__name__}); what died is resumed.", file=sys.stderr
+                )
+            else:
+                if all(outcome.did == "busy" for job in ended for outcome in job.return_value):
+                    return False  # another launcher has what is left
+            started += len(left)
+    return False
+
+
+def _to_do(cell: Cell, tried: set[str]) -> bool:
+    state = cell.state()
+    return state is not State.FINISHED and not (state is State.FAILED and cell.id in tried)
+
+
+def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:
+    """Says what is finished and why the rest is not; gives back the exit code."""
+    count = states(Watch(grid.cells).look())
+    if count[State.FINISHED]:
+        console.print(results.table(grid.cells))
+    console.print(f"{count[State.FINISHED]} of {len(grid.cells)} cells are finished.", highlight=False)
+    failed = [cell for cell in grid.cells if cell.state() is State.FAILED]
+    for cell in failed[:LISTED]:
+        reason = json.loads(cell.failure.read_text())["reason"]
+        console.print(
+            f"  failed: {cell.sequence} {cell.arm} seed {cell.seed}: {reason}", markup=False, soft_wrap=True
+        )
+    if len(failed) > LISTED:
+        console.print(f"  ... and {len(failed) - LISTED} more; each has a *.failure.json beside its folder")
+    whole = count[State.FINISHED] == len(grid.cells)
+    if not whole:
+        console.print(
+            "Give the same command again to go on: finished cells are skipped, started ones resumed."
+        )
+    console.print(f"Report: python report.py {folder}", highlight=False, soft_wrap=True)
+    return STOPPED if stopped else 0 if whole else UNFINISHED
+
+
+def refuse(error: UserError) -> None:
+    """One message, exit code 2."""
+    print(f"train.py: {error}", file=sys.stderr)
+    sys.exit(2)

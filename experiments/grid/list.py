@@ -1,0 +1,33 @@
+"""How far grids are: `python -m isorl.experiments.grid.list runs/grids/*`, without disturbing them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from isorl.configs import UserError
+from isorl.experiments.grid.grid import Grid
+from isorl.experiments.grid.table import table
+from isorl.experiments.grid.watch import Watch
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m isorl.experiments.grid.list", description=__doc__)
+    parser.add_argument("grids", nargs="+", type=Path, help="folders with a grid.json")
+    for folder in parser.parse_args(words).grids:
+        try:
+            grid = Grid.load(folder)
+        except UserError as error:
+            print(f"list: {error}", file=sys.stderr)
+            sys.exit(2)
+        Console().print(f"[bold]{grid.name}[/bold]  {grid.about}", highlight=False)
+        Console().print(table(Watch(grid.cells).look(), rate=float("nan")))
+
+
+if __name__ == "__main__":
+    main()

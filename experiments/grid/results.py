@@ -1,0 +1,50 @@
+"""The table with which a grid ends: raw returns by sequence and arm, best first. report.py says the rest."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.markup import escape  # an arm such as method=[redo] is no markup
+from rich.table import Table
+
+from isorl.experiments.grid.cell import Cell, State
+
+SHOWN = 60
+"""Rows; a larger grid is for report.py."""
+
+
+def table(cells: Sequence[Cell]) -> Table:
+    """One row per sequence and arm, over its finished seeds: return of all visits and of the last."""
+    scores: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for cell in cells:
+        if cell.state() is State.FINISHED:
+            content = json.loads((cell.folder / "summary.json").read_text())
+            scores[cell.sequence, cell.arm].append(_returns(content["returns"]))
+    result = Table(title="raw return of training episodes, mean over finished seeds")
+    for column in ("sequence", "arm", "seeds", "all visits", "lowest to highest seed", "last visit"):
+        is_name = column in ("sequence", "arm")
+        result.add_column(
+            column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis"
+        )
+    order = sorted(
+        scores, key=lambda key: (key[0], -np.nan_to_num(np.mean(scores[key], axis=0)[0], nan=-np.inf))
+    )
+    for key in order[:SHOWN]:
+        whole, last = np.array(scores[key]).T
+        spread = f"{whole.min():.4g} to {whole.max():.4g}" if len(whole) > 1 else ""
+        result.add_row(
+            *map(escape, key), str(len(whole)), f"{whole.mean():.4g}", spread, f"{last.mean():.4g}"
+        )
+    if len(order) > SHOWN:
+        result.add_row("", f"... and {len(order) - SHOWN} more")
+    return result
+
+
+def _returns(visits: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """Means over all visits and of the last; NaN where a visit has no episode."""
+    means = [float("nan") if row["mean"] is None else float(row["mean"]) for row in visits]
+    return float(np.mean(means)), means[-1]

@@ -1,0 +1,59 @@
+"""How `-m` sweeps: Hydra's sweepers of this project. They are imported at every start, so nothing heavy is here."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+PLUGINS = "hydra_plugins.isorl"
+"""The name by which Hydra finds this module: it instantiates plugins of the package hydra_plugins alone."""
+
+
+class GridSweeper(Sweeper):
+    """Hands the words of a sweep to experiments/grid/launch.py, with Hydra's launcher of the user's choice."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Makes the launcher."""
+        self.config: Any = config
+        self.hydra_context = hydra_context
+        self.launcher: Any = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Works off the grid; ends the process with its exit code."""
+        from isorl.configs import UserError
+        from isorl.experiments.grid.launch import launch, refuse
+
+        try:
+            sys.exit(launch(self.config, arguments, self.launcher))
+        except UserError as error:
+            refuse(error)
+
+
+class OptunaGridSweeper(GridSweeper):
+    """The same by experiments/grid/search.py, where Optuna proposes the settings of a benchmark's arms."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Works off the search; ends the process with its exit code."""
+        from isorl.configs import UserError
+        from isorl.experiments.grid.launch import refuse
+        from isorl.experiments.grid.search import search
+
+        try:
+            sys.exit(search(self.config, arguments, self.launcher))
+        except UserError as error:
+            refuse(error)
+
+
+def register() -> None:
+    """Makes both sweepers known to Hydra, which by itself looks into the package hydra_plugins alone."""
+    sys.modules[PLUGINS] = sys.modules[__name__]
+    for sweeper in (GridSweeper, OptunaGridSweeper):
+        sweeper.__module__ = PLUGINS
+        Plugins.instance().register(sweeper)

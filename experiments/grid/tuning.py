@@ -1,0 +1,152 @@
+"""Choosing settings: every arm gets equally many candidates, on seeds that are never reported, and it is written down.
+
+The candidate with the highest mean over tuning seeds of the mean return over all visits is chosen, arm by arm and
+sequence by sequence. `tuned.yaml` holds what was tried, what it scored and what was chosen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from isorl.configs import UserError
+from isorl.configs.suite import BenchmarkConfig, TuningConfig
+from isorl.experiments.grid.cell import CANDIDATE, Cell, State
+from isorl.experiments.grid.expand import Settings, Wanted, of_benchmark
+from isorl.experiments.grid.work import score_of
+
+OBJECTIVE = "mean over tuning seeds of the mean raw return over all visits"
+
+
+def candidates(tuning: TuningConfig, arm: str) -> list[tuple[str, ...]]:
+    """`budget` settings of `arm`, each a tuple of words: the whole space, or a draw from it that is always the same.
+
+    Raises:
+        UserError: the space has fewer settings than the budget, so that this arm would get fewer than others.
+    """
+    space = {**tuning.space, **tuning.of_arm.get(arm, {})}
+    size = math.prod(len(values) for values in space.values())
+    if size < tuning.budget:
+        raise UserError(
+            f"benchmark.tuning: the space of '{arm}' has {size} settings, fewer than the budget of {tuning.budget}. "
+            "Every arm gets the same budget: widen benchmark.tuning.of_arm or lower benchmark.tuning.budget."
+        )
+    every = list(
+        itertools.product(*([f"{key}={text(value)}" for value in values] for key, values in space.items()))
+    )
+    if size == tuning.budget:
+        return every
+    drawn = np.random.default_rng(0).choice(size, size=tuning.budget, replace=False)
+    return [every[index] for index in sorted(drawn)]
+
+
+def text(value: Any) -> str:
+    """`value` as the command line wants it, without blanks: they stand between the words of a candidate."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
+
+
+def wanted(suite: BenchmarkConfig, words: Iterable[str]) -> list[Wanted]:
+    """Every candidate of every arm on the tuning seeds; its words follow the arm's name after a bar."""
+    assert suite.tuning is not None
+    arms = {
+        f"{arm}{CANDIDATE}{' '.join(candidate)}": [*arm_words, *candidate]
+        for arm, arm_words in suite.arms.items()
+        for candidate in candidates(suite.tuning, arm)
+    }
+    return of_benchmark(replace(suite.to_tune(), arms=arms), words)
+
+
+def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+    """Per sequence and arm the candidate with the highest score; NaN, where a cell failed or diverged, is the lowest.
+
+    Returns:
+        {sequence: {arm: {"words": [...], "score": float, "tried": {candidate: score}, "unfinished": cells}}}
+    """
+    scores: dict[tuple[str, str, str], list[float]] = {}
+    result: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        arm, _, candidate = cell.arm.partition(CANDIDATE)
+        row = result.setdefault(cell.sequence, {}).setdefault(arm, {"tried": {}, "unfinished": 0})
+        scores.setdefault((cell.sequence, arm, candidate), []).append(score_of_cell(cell))
+        row["unfinished"] += cell.state() not in (State.FINISHED, State.FAILED)
+    for (sequence, arm, candidate), by_seed in scores.items():
+        result[sequence][arm]["tried"][candidate] = float(np.mean(by_seed))
+    for arms in result.values():
+        for row in arms.values():
+            best = max(row["tried"], key=lambda candidate: _or_least(row["tried"][candidate]))
+            row |= {"words": best.split(" "), "score": row["tried"][best]}
+    return result
+
+
+def score_of_cell(cell: Cell) -> float:
+    """Mean raw return over all visits; NaN where the cell is not finished."""
+    if cell.state() is not State.FINISHED:
+        return math.nan
+    return score_of(json.loads((cell.folder / "summary.json").read_text()))
+
+
+def _or_least(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
+
+
+def save(path: Path, suite: BenchmarkConfig, chosen: Mapping[str, Any]) -> None:
+    """Writes tuned.yaml."""
+    assert suite.tuning is not None
+    record = {"benchmark": suite.name, "objective": OBJECTIVE, "budget": suite.tuning.budget,
+              "seeds": suite.tuning.seeds, "chosen": dict(chosen)}  # fmt: skip
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(record)))
+
+
+def settings(suite: BenchmarkConfig) -> Settings:
+    """The words that `suite.tuned` chose for each sequence and arm; nothing where it names no file.
+
+    Raises:
+        UserError: the file is missing, lacks an arm, is of unfinished tuning, or was made on seeds that are to be
+            reported.
+    """
+    if suite.tuned is None:
+        return {}
+    chosen = _load(Path(suite.tuned), suite)["chosen"]
+    pairs = [(sequence, arm) for sequence in suite.sequences for arm in suite.arms]
+    for sequence, arm in pairs:
+        row = chosen.get(sequence, {}).get(arm)
+        if reason := _useless(row):
+            raise UserError(f"'{suite.tuned}' has no settings for arm '{arm}' on '{sequence}'{reason}.")
+    return {(sequence, arm): chosen[sequence][arm]["words"] for sequence, arm in pairs}
+
+
+def _useless(row: dict[str, Any] | None) -> str:
+    """Why nothing can be taken from an entry of tuned.yaml; "" where something can."""
+    if row is None:
+        return ": it was not tuned. Tune again"
+    if row.get("unfinished"):
+        return f": {row['unfinished']} cells of its candidates are not finished. Give the command of tuning again"
+    return ": none of its candidates has a score" if math.isnan(row.get("score", 0.0)) else ""
+
+
+def _load(path: Path, suite: BenchmarkConfig) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(
+            f"benchmark.tuned: there is no file '{path}'. Make it with: python train.py -m +benchmark={suite.name} "
+            "benchmark.stage=tune; or report untuned settings with benchmark.tuned=null."
+        )
+    record: Any = OmegaConf.to_container(OmegaConf.load(path))
+    both = sorted(set(record["seeds"]) & set(suite.seeds))
+    if both:
+        raise UserError(
+            f"Seeds {both} chose the settings in '{path}'; they cannot be reported. Change benchmark.seeds."
+        )
+    return record
+
+
+def record_of(suite: BenchmarkConfig) -> dict[str, Any]:
+    """What a report says about how the settings came to be; empty where they are untuned."""
+    return {} if suite.tuned is None else {"file": suite.tuned, **_load(Path(suite.tuned), suite)}

@@ -1,0 +1,236 @@
+"""The pictures of a report, one function each: from a study to an SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from isorl.experiments.report import draw
+from isorl.experiments.report.document import Picture
+from isorl.experiments.report.runs import Run
+from isorl.experiments.report.statistics import performance_profile
+from isorl.experiments.report.study import Study
+
+Array = np.ndarray
+RESAMPLES = 300
+DIAGNOSTICS = {
+    "dormant_units": ("dormant units, share", "linear"),
+    "ntk_condition": ("condition number of the NTK", "log"),
+    "ntk_effective_rank": ("effective rank of the NTK", "linear"),
+    "layer_jacobian_max": ("largest singular value of the layer Jacobians", "log"),
+    "feature_effective_rank": ("effective rank of the features", "linear"),
+    "weight_norm": ("norm of the weights", "linear"),
+}
+"""Shown over the visits, where they were measured: title, scale."""
+
+
+def stacked(rows: Sequence[Array]) -> Array:
+    """(seeds, K): the rows cut to the shortest."""
+    shortest = min(len(row) for row in rows)
+    return np.array([row[:shortest] for row in rows], dtype=float)
+
+
+def mean_over_seeds(rows: Sequence[Array]) -> Array:
+    """(K,), NaN where no seed measured anything."""
+    return _known_mean(stacked(rows)[None])[0]
+
+
+def _known_mean(values: Array) -> Array:
+    """Mean over the seeds of (B, seeds, K) without NaN (B, K)."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=1)
+    total = np.where(known, values, 0.0).sum(axis=1)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def over_seeds(rows: Sequence[Array]) -> tuple[Array, Array, Array]:
+    """(mean, low, high) over seeds, each (K,); 95 % bootstrap interval of the mean, NaN left out."""
+    values = stacked(rows)
+    mean = _known_mean(values[None])[0]
+    if len(values) < 2:
+        return mean, mean, mean
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    means = _known_mean(values[drawn])
+    means = np.where(np.isnan(means), mean, means)  # a draw of seeds that measured nothing there
+    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    return mean, low, high
+
+
+def curve_of(run: Run) -> tuple[Array, Array]:
+    """Agent steps and returns of a whole run, (V * P,)."""
+    assert run.curve is not None
+    points = run.curve.shape[1]
+    middle = (np.arange(points) + 0.5) / points
+    return (run.start[:, None] + middle * run.length[:, None]).ravel(), run.curve.ravel()
+
+
+def learning_curve(study: Study, sequence: str, arm: str) -> Picture | None:
+    """One arm's return over the run, the baseline dashed and its fresh agents dotted, switches as lines."""
+    runs = [run for run in study.of(sequence, arm) if run.curve is not None]
+    if not runs:
+        return None
+    number = study.arms.index(arm)
+    fresh = [f for run in runs if (f := study.fresh_of(run)) is not None and f.curve is not None]
+    others = [run for run in study.of(sequence, study.reference_arm) if run.curve is not None]
+    with draw.panel() as (axes, made):
+        draw.switches(axes, runs[0].start)
+        if fresh:
+            _line(axes, fresh, draw.INK, "fresh", lw=0.9, ls=":")
+        if others and arm != study.reference_arm:
+            _line(
+                axes,
+                others,
+                draw.colour(study.arms.index(study.reference_arm)),
+                study.reference_arm,
+                lw=1.1,
+                ls="--",
+            )
+        x, low, high = _line(axes, runs, draw.colour(number), arm, lw=1.8)
+        draw.band(axes, x, low, high, number)
+        draw.steps_label(axes, x[-1])
+        axes.set_ylabel("raw return")
+        axes.set_ylim(_common_limits(study, sequence))
+    seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
+    return Picture(made[0], f"learning curve of {arm} on {sequence}, {seeds}", title=f"{arm}, {seeds}")
+
+
+def _line(
+    axes: draw.Axes, runs: Sequence[Run], colour: str, label: str, **style: object
+) -> tuple[Array, Array, Array]:
+    curves = [curve_of(run) for run in runs]
+    mean, low, high = over_seeds([values for _, values in curves])
+    known = ~np.isnan(mean)  # where no episode ended, the line goes on to the next that did
+    x = curves[0][0][: len(mean)][known]
+    axes.plot(x, mean[known], color=colour, label=label, **style)  # type: ignore[arg-type]
+    return x, low[known], high[known]
+
+
+def _limits(parts: Sequence[Array]) -> tuple[float, float]:
+    """Of a vertical axis that all arms of a sequence share; a hundredth of the values may lie outside."""
+    values = np.concatenate([np.ravel(part) for part in parts])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = np.quantile(values, [0.005, 0.995])
+    margin = 0.06 * (high - low) or 1.0
+    return float(low - margin), float(high + margin)
+
+
+def _common_limits(study: Study, sequence: str) -> tuple[float, float]:
+    means = []
+    for arm in study.arms:
+        curves = [run.curve.ravel() for run in study.of(sequence, arm) if run.curve is not None]
+        means += [mean_over_seeds(curves)] if curves else []
+    return _limits(means)
+
+
+def visit_bars(study: Study, sequence: str, arm: str) -> Picture | None:
+    """The ratio to a fresh agent of every visit, with the interval over seeds."""
+    rows = [ratios for run in study.of(sequence, arm) if not np.isnan(ratios := study.ratios(run)).all()]
+    if not rows:
+        return None
+    mean, low, high = over_seeds(rows)
+    at = np.arange(1, len(mean) + 1)
+    with draw.panel(height=1.9) as (axes, made):
+        axes.bar(at, np.nan_to_num(mean), color=draw.colour(study.arms.index(arm)), width=0.72)
+        axes.vlines(at, low, high, color=draw.INK, lw=0.9)
+        axes.axhline(1, color=draw.INK, lw=0.9, ls=":")
+        axes.axhline(0, color=draw.INK, lw=0.6)
+        axes.set(xlabel="visit", ylabel="ratio to fresh", xlim=(0.3, len(mean) + 0.7))
+        axes.set_ylim(*_ratio_limits(study, sequence))
+        draw.whole_numbers(axes)
+    return Picture(made[0], f"ratio to a fresh agent by visit, {arm} on {sequence}", title=arm)
+
+
+def _ratio_limits(study: Study, sequence: str) -> tuple[float, float]:
+    rows = [
+        mean_over_seeds(rows)
+        for arm in study.arms
+        if (rows := [study.ratios(r) for r in study.of(sequence, arm)])
+    ]
+    low, high = _limits(rows)
+    return min(low, -0.05), max(high, 1.1)
+
+
+def diagnostic(study: Study, sequence: str, metric: str) -> Picture | None:
+    """A diagnostic at the end of each visit, every arm: the median over its seeds."""
+    title, scale = DIAGNOSTICS[metric]
+    medians = {arm: _medians(study.of(sequence, arm), metric) for arm in study.arms}
+    lines = {arm: values for arm, values in medians.items() if values is not None}
+    if not lines:
+        return None
+    with draw.panel(height=2.6) as (axes, made):
+        for arm, values in lines.items():
+            axes.plot(np.arange(1, len(values) + 1), values, color=draw.colour(study.arms.index(arm)), lw=1.6)
+        axes.set(xlabel="after visit", yscale=scale)
+        if scale == "log":
+            draw.plain_numbers(axes)
+        if metric == "dormant_units":
+            axes.set_ylim(0, None)
+        draw.whole_numbers(axes)
+    return Picture(made[0], f"{title} by visit on {sequence}", title=title)
+
+
+def _medians(runs: Sequence[Run], metric: str) -> Array | None:
+    rows = [
+        run.diagnostics[metric] for run in runs if metric in run.diagnostics and len(run.diagnostics[metric])
+    ]
+    rows = [row for row in rows if not np.isnan(row).all()]
+    if not rows:
+        return None
+    shortest = min(len(row) for row in rows)
+    stacked = np.array([row[:shortest] for row in rows])
+    middle = np.full(shortest, np.nan)
+    known = ~np.isnan(stacked).all(axis=0)
+    middle[known] = np.nanmedian(stacked[:, known], axis=0)
+    return middle
+
+
+def profile(study: Study) -> Picture | None:
+    """Share of runs whose headline metric exceeds a threshold: the higher a line, the better."""
+    matrices = {arm: study.matrix(study.headline, arm) for arm in study.arms}
+    matrices = {arm: matrix for arm, matrix in matrices.items() if matrix.size}
+    if not matrices or study.headline != "plasticity_ratio":
+        return None
+    everything = np.concatenate([matrix.ravel() for matrix in matrices.values()])
+    low, high = min(0.0, float(np.quantile(everything, 0.02))), max(1.2, float(everything.max()))
+    thresholds = np.linspace(low, high, 200)
+    with draw.panel(6.4, 2.9) as (axes, made):
+        for arm, matrix in matrices.items():
+            axes.plot(
+                thresholds,
+                performance_profile(matrix, thresholds),
+                color=draw.colour(study.arms.index(arm)),
+                drawstyle="steps-post",
+                lw=1.7,
+            )
+        axes.axvline(1, color=draw.INK, lw=0.9, ls=":")
+        axes.set(
+            xlabel="ratio to fresh in the last third of the visits",
+            ylabel="share of runs above",
+            ylim=(0, 1.02),
+        )
+    return Picture(made[0], "performance profiles", title="Performance profiles", wide=True)
+
+
+def cost_and_benefit(study: Study, sequence: str) -> Picture | None:
+    """What an arm takes against what it brings: wall time per agent step, the baseline's being 1."""
+    base = [run.microseconds_per_step for run in study.finished(sequence, study.reference_arm)]
+    points = []
+    for arm in study.arms:
+        scores = list(study.by_seed(study.headline, sequence, arm).values())
+        if scores and base and np.median(base) > 0:
+            times = [run.microseconds_per_step for run in study.finished(sequence, arm)]
+            points.append((arm, float(np.median(times) / np.median(base)), float(np.mean(scores))))
+    if len(points) < 2:
+        return None
+    with draw.panel(height=2.8) as (axes, made):
+        for arm, cost, benefit in points:
+            axes.scatter(cost, benefit, s=46, color=draw.colour(study.arms.index(arm)), zorder=3)
+        axes.margins(0.12)
+        axes.set(
+            xlabel=f"wall time per agent step, {study.reference_arm} = 1",
+            ylabel=study.headline.replace("_", " "),
+        )
+    return Picture(made[0], f"cost against benefit on {sequence}", title=sequence)

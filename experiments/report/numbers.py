@@ -1,0 +1,27 @@
+"""Numbers as they are shown."""
+
+from __future__ import annotations
+
+import math
+
+from isorl.experiments.report.statistics import Estimate
+
+
+def number(value: float) -> str:
+    """Two decimals, or three digits where it is large; a dash where nothing was measured."""
+    if math.isnan(value):
+        return "\N{EN DASH}"
+    if math.isinf(value):
+        return "never" if value > 0 else "-∞"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 10 else f"{value:.2f}"
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
+
+
+def interval(found: Estimate) -> str:
+    """In brackets; nothing where there is none."""
+    return "" if math.isnan(found.low) else f"[{number(found.low)}, {number(found.high)}]"
+
+
+def p_value(value: float) -> str:
+    """As it is usually written."""
+    return "\N{EN DASH}" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,141 @@
+"""Runs put in order: by sequence, arm and seed, each with its references and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from isorl.experiments.grid.cell import State
+from isorl.experiments.report.metrics import METRICS, Scores, ratio_by_visit
+from isorl.experiments.report.runs import Run
+
+Array = np.ndarray
+HEADLINES = ("plasticity_ratio", "end_performance")
+"""What arms are ranked by: the first of these that can be measured."""
+
+
+@dataclass
+class Study:
+    """The runs of a report.
+
+    Attributes:
+        runs: all, references among them.
+        baseline: the arm with which others are compared; "" for the first.
+    """
+
+    runs: Sequence[Run]
+    baseline: str = ""
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Names of what is compared, the baseline first, in the order of the grid."""
+        names = list(dict.fromkeys(run.arm for run in self.runs if run.kind == "arm"))
+        return sorted(names, key=lambda name: name != self.reference_arm)
+
+    @cached_property
+    def reference_arm(self) -> str:
+        """The baseline, or the first arm there is."""
+        names = [run.arm for run in self.runs if run.kind == "arm"]
+        return self.baseline if self.baseline in names else next(iter(names), "")
+
+    @cached_property
+    def sequences(self) -> list[str]:
+        """In the order of the grid."""
+        return list(dict.fromkeys(run.sequence for run in self.runs))
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, str], list[Run]]:
+        places: dict[tuple[str, str], list[Run]] = {}
+        for run in sorted(self.runs, key=lambda run: run.seed):
+            places.setdefault((run.sequence, run.arm), []).append(run)
+        return places
+
+    @cached_property
+    def _by_id(self) -> dict[str, Run]:
+        return {run.id: run for run in self.runs}
+
+    def of(self, sequence: str, arm: str) -> list[Run]:
+        """The runs of an arm on a sequence that have measured something, by seed."""
+        return [run for run in self._by_place.get((sequence, arm), []) if run.visits]
+
+    def finished(self, sequence: str, arm: str) -> list[Run]:
+        """Those at their end."""
+        return [run for run in self.of(sequence, arm) if run.state is State.FINISHED]
+
+    def fresh_of(self, run: Run) -> Run | None:
+        """Its fresh reference, if that has got as far."""
+        return self._reference(run, run.fresh)
+
+    def random_of(self, run: Run) -> Run | None:
+        """Its random reference."""
+        return self._reference(run, run.random)
+
+    def _reference(self, run: Run, id: str) -> Run | None:
+        found = self._by_id.get(id)
+        return found if found is not None and found.visits >= run.visits else None
+
+    def scores(self, run: Run) -> Scores:
+        """The arrays that metrics take, over the visits that the run has made."""
+        fresh, random = self.fresh_of(run), self.random_of(run)
+        made = slice(run.visits)
+        return Scores(
+            online=run.online,
+            task=run.task,
+            curve=run.curve,
+            evaluation=run.evaluation,
+            fresh_online=fresh.online[made] if fresh else None,
+            fresh_end=fresh.end[made] if fresh else None,
+            random=random.online[made] if random else None,
+            score=None if np.isnan(run.score).all() else run.score,
+            fresh_score=None if fresh is None or np.isnan(fresh.score).all() else fresh.score[made],
+        )
+
+    def ratios(self, run: Run) -> Array:
+        """(V,) against fresh agents; NaN where there is no reference."""
+        scores = self.scores(run)
+        if scores.fresh_online is None or scores.random is None:
+            return np.full(run.visits, np.nan)
+        return ratio_by_visit(scores.online, scores.fresh_online, scores.random)
+
+    @cached_property
+    def values(self) -> dict[str, dict[str, float]]:
+        """Value of each metric for each finished run, by id."""
+        done = [
+            run for run in self.runs if run.kind != "random" and run.visits and run.state is State.FINISHED
+        ]
+        scores = {run.id: self.scores(run) for run in done}
+        return {key: {id: metric(given) for id, given in scores.items()} for key, metric in METRICS.items()}
+
+    @cached_property
+    def headline(self) -> str:
+        """The metric that arms are ranked by."""
+        ids = [run.id for run in self.runs if run.kind == "arm"]
+        known = (
+            key for key in HEADLINES if not np.isnan([self.values[key].get(id, np.nan) for id in ids]).all()
+        )
+        return next(known, HEADLINES[-1])
+
+    def by_seed(self, metric: str, sequence: str, arm: str) -> dict[int, float]:
+        """Value for each seed for which it could be measured."""
+        found = {run.seed: self.values[metric][run.id] for run in self.finished(sequence, arm)}
+        return {seed: value for seed, value in found.items() if np.isfinite(value)}
+
+    def matrix(self, metric: str, arm: str, sequences: Sequence[str] | None = None) -> Array:
+        """(N, S): the seeds that every sequence has, over `sequences` (all)."""
+        columns = [self.by_seed(metric, sequence, arm) for sequence in sequences or self.sequences]
+        seeds = sorted(set.intersection(*(set(column) for column in columns)))
+        return np.array([[column[seed] for column in columns] for seed in seeds]).reshape(
+            len(seeds), len(columns)
+        )
+
+    def differences(self, metric: str, arm: str, sequences: Sequence[str] | None = None) -> Array:
+        """(N,): paired by seed, `arm` minus the baseline, the mean over the sequences."""
+        chosen = sequences or self.sequences
+        ours = [self.by_seed(metric, sequence, arm) for sequence in chosen]
+        theirs = [self.by_seed(metric, sequence, self.reference_arm) for sequence in chosen]
+        seeds = sorted(set.intersection(*(set(column) for column in [*ours, *theirs])))
+        gaps = [[one[seed] - other[seed] for one, other in zip(ours, theirs, strict=True)] for seed in seeds]
+        return np.array(gaps).reshape(len(seeds), len(chosen)).mean(axis=1)

@@ -1,0 +1,128 @@
+"""Plays tasks with the present policy, on environments and random streams of their own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from isorl.agents.fast_policies import answering
+from isorl.agents.policies import NetworkClassifier
+from isorl.configs.schema import EvaluationConfig
+from isorl.envs.failures import Failures
+from isorl.envs.normalize import statistics_of
+from isorl.envs.sequence import Task
+from isorl.envs.spaces import CommonSpaces
+from isorl.envs.task_env import TaskEnv
+
+
+@contextmanager
+def random_streams_preserved() -> Iterator[None]:
+    """Whatever is drawn inside does not move the global streams of Python, numpy and torch."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
+
+
+def _seed_torch(seed: int) -> None:
+    """torch.manual_seed, which takes a millisecond, without devices that are not used."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
+class Evaluator:
+    """Mean raw return of the policy on a task.
+
+    Args:
+        config: episodes, their cut, greedy or not.
+        common: the spaces that the agent sees.
+        seed: the same episodes' seeds at every evaluation.
+        failures: what is done about those of an environment; None: they end the run.
+    """
+
+    def __init__(
+        self, config: EvaluationConfig, common: CommonSpaces, seed: int, failures: Failures | None = None
+    ) -> None:
+        self.failures = failures
+        self.config = config
+        self.common = common
+        self.seed = seed
+
+    def mean_return(self, agent: BaseAlgorithm, task: Task) -> float:
+        """Mean raw return over `config.episodes` episodes; an episode cut by `max_episode_steps` counts as it is.
+
+        Every copy plays a fixed share of the episodes, so that short ones are not preferred.
+        """
+        n_envs = min(self.config.episodes, 8)
+        shares = np.array([(self.config.episodes + copy) // n_envs for copy in range(n_envs)])
+        env = TaskEnv(task.for_evaluation(), n_envs, self.common, failures=self.failures)
+        was_training = agent.policy.training
+        with random_streams_preserved(), statistics_of(agent.get_vec_normalize_env(), task.index):
+            _seed_torch(self.seed)
+            try:
+                agent.policy.set_training_mode(False)
+                with answering(agent.policy):
+                    return float(np.mean(self._play(agent, env, shares)))
+            finally:
+                agent.policy.set_training_mode(was_training)
+                env.close()
+
+    def _play(self, agent: BaseAlgorithm, env: TaskEnv, shares: np.ndarray) -> list[float]:
+        rng = np.random.default_rng(self.seed)
+        returns: list[list[float]] = [[] for _ in shares]
+        running, lengths = np.zeros(len(shares)), np.zeros(len(shares), dtype=int)
+        observations = env.reset(self.seed)
+        while any(len(done) < share for done, share in zip(returns, shares, strict=True)):
+            actions = act(agent, observations, self.config.deterministic, rng, env.allowed)
+            step = env.step(actions)
+            running, lengths = running + step.raw_rewards, lengths + 1
+            observations = step.observations
+            for episode in step.episodes:
+                returns[episode.copy].append(running[episode.copy])
+                running[episode.copy] = lengths[episode.copy] = 0
+            if step.truncated.any():  # without an episode: it failed and was made anew, which is no result
+                failed = set(np.flatnonzero(step.truncated)) - {episode.copy for episode in step.episodes}
+                running[list(failed)], lengths[list(failed)] = 0, 0
+            if self.config.max_episode_steps:
+                # the game goes on in the environment; what follows is counted as another episode
+                for copy in np.flatnonzero(lengths >= self.config.max_episode_steps):
+                    returns[copy].append(running[copy])
+                    running[copy] = lengths[copy] = 0
+        return [value for done, share in zip(returns, shares, strict=True) for value in done[:share]]
+
+
+def act(
+    agent: BaseAlgorithm,
+    observations: np.ndarray,
+    deterministic: bool,
+    rng: np.random.Generator,
+    allowed: np.ndarray | None = None,
+) -> np.ndarray:
+    """Actions as the agent would take them: PPO samples its policy, DQN explores with its final epsilon.
+
+    A classifier with masked heads answers among the classes that are `allowed` (actions,).
+    """
+    if isinstance(agent.policy, NetworkClassifier):
+        agent.policy.restrict(allowed)
+    normalizer = agent.get_vec_normalize_env()
+    if isinstance(normalizer, VecNormalize):
+        observations = normalizer.normalize_obs(observations)  # type: ignore[assignment]
+    actions, _ = agent.policy.predict(observations, deterministic=deterministic)
+    epsilon: Any = getattr(agent, "exploration_final_eps", 0.0)
+    if not deterministic and epsilon > 0:
+        explore = rng.random(len(actions)) < epsilon
+        random_actions = rng.integers(int(agent.action_space.n), size=len(actions))  # type: ignore[attr-defined]
+        actions = np.where(explore, random_actions, actions)
+    return actions

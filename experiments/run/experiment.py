@@ -1,0 +1,227 @@
+"""The life of one run, from the configuration to the summary.
+
+sequence -> environment -> agent -> (restore) -> learn, accompanied by RunCallback -> summary
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from stable_baselines3.common.logger import HParam
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from isorl.agents import Agent
+from isorl.agents.batched import Pack, sharing
+from isorl.agents.options import agent_options, check_metrics, make_agent, make_methods, network_spec
+from isorl.configs import RunConfig, UserError
+from isorl.envs import Sequence, SwitchingVecEnv
+from isorl.envs.failures import Failures
+from isorl.envs.normalize import TaskNormalize
+from isorl.experiments.run import dashboard, summary
+from isorl.experiments.run.callback import RunCallback
+from isorl.experiments.run.evaluation import Evaluator
+from isorl.experiments.run.folder import LOG, RunFolder
+from isorl.experiments.run.keeper import Keeper
+from isorl.experiments.run.numbers import NumberWatch
+from isorl.experiments.run.probes import load_or_collect
+from isorl.experiments.run.progress import ProgressBar
+from isorl.experiments.run.recording import Recorder, cut_back
+from isorl.experiments.run.returns import Returns
+from isorl.experiments.run.state import RunState
+from isorl.plasticity import AdamO
+from isorl.plasticity.diagnostics import snapshot
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    sequence: Sequence
+    env: VecEnv
+    agent: Agent
+    initial: dict[str, torch.Tensor]  # weights before any training: what distances are measured from
+
+    @property
+    def switching(self) -> SwitchingVecEnv:
+        """The environment under its normaliser."""
+        return self.env.unwrapped  # type: ignore[return-value]
+
+
+def build(config: RunConfig) -> Parts:
+    """The parts of a run, all checked; nothing is written.
+
+    Raises:
+        UserError: whatever in `config` cannot work.
+    """
+    torch.set_num_threads(config.threads)
+    try:
+        network_spec(config), make_methods(config)  # cheap to check before environments are made
+        check_metrics(config)
+        n_envs = agent_options(config).n_envs
+        sequence = Sequence.from_config(config.sequence, config.seed, n_envs)
+        env: VecEnv = SwitchingVecEnv(sequence, n_envs, config.seed, failures=Failures(config.faults))
+        if config.normalize.observations or config.normalize.rewards:
+            gamma = float(config.agent.get("gamma", 0.99))
+            normalizer = VecNormalize if config.normalize.statistics == "shared" else TaskNormalize
+            env = normalizer(env, norm_obs=config.normalize.observations, norm_reward=config.normalize.rewards,
+                               gamma=gamma)  # fmt: skip
+        agent = make_agent(config, env)
+        return Parts(sequence, env, agent, snapshot(agent.learner.networks))
+    except UserError:
+        raise
+    except ValueError as error:  # of a network, a method, a space: a value that cannot work
+        raise UserError(str(error)) from error
+
+
+def start(config: RunConfig) -> dict[str, Any]:
+    """Trains from the beginning; gives back the summary."""
+    folder = RunFolder.checked_new(config.run_dir)
+    parts = build(config)
+    with folder.locked():
+        folder.create(config)
+        keeper = Keeper(folder, config.checkpoint, parts.agent)
+        return _train(config, folder, parts, RunState(Returns(parts.sequence.visits)), keeper)
+
+
+def resume(run_dir: str) -> dict[str, Any]:
+    """Continues the run in `run_dir` from its newest checkpoint; gives back the summary."""
+    folder = RunFolder.existing(run_dir, "resume")
+    with folder.locked():
+        config = folder.load_config()
+        parts = build(config)
+        state, keeper = (
+            RunState(Returns(parts.sequence.visits)),
+            Keeper(folder, config.checkpoint, parts.agent),
+        )
+        if not keeper.load(state):
+            parts = build(config)  # it stopped before its first checkpoint: from the beginning
+            keeper = Keeper(folder, config.checkpoint, parts.agent)
+        if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
+            if folder.summary.exists():
+                raise UserError(
+                    f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps."
+                )
+            return summary.write(
+                folder.summary, parts.sequence, state, 0.0
+            )  # it died after its last checkpoint
+        cut_back(folder.path, state.records)
+        return _train(config, folder, parts, state, keeper)
+
+
+def _train(
+    config: RunConfig, folder: RunFolder, parts: Parts, state: RunState, keeper: Keeper
+) -> dict[str, Any]:
+    if Pack.current is None:  # alone, a run computes to the bit what it computes among others
+        return Pack().answers([lambda: _train(config, folder, parts, state, keeper)])[0]
+    sequence, env, agent = parts.sequence, parts.env, parts.agent
+    common, failures = parts.switching.common, parts.switching.failures
+    folder.start_log()
+    for warning in keeper.warnings:
+        _warn(warning)
+    LOG.info("switch options: %s", config.switch)
+    _announce(config, parts)
+    done = agent.num_timesteps
+    recorder = Recorder(folder.path, parts.switching.visit)
+    agent.set_logger(recorder.logger)
+    if not done:
+        _describe(recorder, config, parts)
+    callback = RunCallback(
+        config,
+        keeper,
+        sequence,
+        state,
+        recorder,
+        Evaluator(config.evaluation, common, config.seed + 10_000, failures),
+        load_or_collect(
+            folder.probes, sequence, common, config.diagnostics.probe_size, config.seed, failures
+        ),
+        parts.initial,
+        NumberWatch(agent, failures),
+        ProgressBar(sequence.agent_steps, done),
+    )
+    began = time.monotonic()
+    callback.progress.start()
+    try:
+        with callback.stop.heard(), Pack.current.joined(agent):
+            remaining = sequence.agent_steps - done
+            # log_interval None: RunCallback says when SB3 writes its rows
+            agent.learn(remaining, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
+    except BaseException as error:
+        reason = callback.numbers.reason_of(error)
+        _save_what_is_held(keeper, reason)
+        if reason is error:
+            raise
+        raise reason from error
+    finally:
+        callback.progress.stop()
+        recorder.close()
+        folder.stop_log()
+        env.close()
+    return summary.write(folder.summary, sequence, state, (time.monotonic() - began) / sharing())
+
+
+def _save_what_is_held(keeper: Keeper, error: BaseException) -> None:
+    """Writes the latest snapshot before `error` ends the run; tells it from where the run can be resumed."""
+    if getattr(error, "saves", True):
+        try:
+            keeper.write()
+        except OSError as failed:
+            LOG.error("the last snapshot could not be written: %s", failed)
+    LOG.error("stopped: %s: %s; checkpoint at agent step %s", type(error).__name__, error, keeper.saved_at)
+    error.saved_at = keeper.saved_at  # type: ignore[attr-defined]
+
+
+def _announce(config: RunConfig, parts: Parts) -> None:
+    """Says, on the terminal and in the log, what a glance at the configuration does not tell."""
+    console = Console(stderr=True)
+    sequence = parts.sequence
+    console.print(
+        f"[bold]{sequence.name}[/bold]: {len(sequence.visits)} visits, {sequence.agent_steps:,} agent steps; "
+        f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    updates = agent_options(config).planned_updates(sequence.agent_steps)
+    for message in parts.agent.methods.silent(updates, switches=len(sequence.visits) - 1):
+        _warn(message)
+    optimizer = parts.agent.policy.optimizer
+    if isinstance(optimizer, AdamO):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            half_life = optimizer.half_life(planned_updates=updates)
+        acts = "never" if math.isinf(half_life) else f"in {half_life:,.0f}"
+        message = f"AdamO halves a deviation from isometry {acts} of {updates:,} planned updates"
+        LOG.info(message)
+        console.print(message, highlight=False, soft_wrap=True)
+        for warning in caught:
+            _warn(str(warning.message))
+
+
+def _warn(message: str) -> None:
+    LOG.warning(message)
+    Console(stderr=True).print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _describe(recorder: Recorder, config: RunConfig, parts: Parts) -> None:
+    """Hyper-parameters, the chart layout and the schedule, once per run."""
+    from omegaconf import OmegaConf
+
+    flat = {
+        "agent": config.agent["name"],
+        "network": config.network["activation"],
+        "optimizer": config.optimizer["name"],
+        "method": "+".join(config.method) or "none",
+        "sequence": config.sequence.name,
+        "seed": config.seed,
+        **{f"agent.{key}": value for key, value in config.agent.items() if isinstance(value, (int, float))},
+    }
+    writer = recorder.tensorboard.writer
+    recorder.record({"hparams": HParam(flat, {"eval/mean": 0, "rollout/ep_rew_mean": 0})}, 0)
+    writer.add_text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.structured(config))}```")
+    writer.add_custom_scalars(dashboard.layout(parts.sequence, list(parts.agent.learner.networks)))

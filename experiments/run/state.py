@@ -1,0 +1,38 @@
+"""What a run gathers besides the agent; saved in its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from isorl.experiments.run.returns import Returns
+
+
+@dataclass
+class RunState:
+    """What a run gathers; saved in its checkpoints."""
+
+    returns: Returns
+    evaluations: list[list[float]] = field(default_factory=list)  # [visit][task]
+    diagnostics: list[dict[str, float]] = field(default_factory=list)  # at the end of each visit
+    seconds: float = 0.0  # of training, in earlier parts of the run; its share where runs share a process
+    measuring_seconds: float = 0.0
+    records: dict[str, int] = field(default_factory=dict)  # file -> bytes of it that were written
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {
+            "returns": self.returns.state_dict(),
+            "evaluations": self.evaluations,
+            "diagnostics": self.diagnostics,
+            "seconds": self.seconds,
+            "measuring_seconds": self.measuring_seconds,
+            "records": self.records,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.returns.load_state_dict(state["returns"])
+        self.evaluations, self.diagnostics = list(state["evaluations"]), list(state["diagnostics"])
+        self.seconds, self.measuring_seconds = float(state["seconds"]), float(state["measuring_seconds"])
+        self.records = {str(name): int(size) for name, size in state["records"].items()}

@@ -1,0 +1,113 @@
+"""summary.json, and the table with which a run ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from isorl.agents.batched import sharing
+from isorl.envs.sequence import Sequence
+from isorl.experiments.run.folder import write_json
+from isorl.experiments.run.returns import VisitReturns
+from isorl.experiments.run.state import RunState
+
+
+def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> dict[str, Any]:
+    """Writes and gives back the summary of a finished run.
+
+    `seconds`: of training; this run's share where `together`, as many runs, shared a process.
+    `returns`: per visit, raw returns of the training episodes; `mean` over the visit, `end` over its last fifth,
+    `curve` over each tenth of it (null where no episode ended).
+    `scores`: their normalised averages (0: random agent, 1: reference; envs/scores.csv has the sources).
+    `evaluation`: `after_visit[v][t]` is the mean return of task t after visit v.
+    """
+    measured = max(state.seconds, seconds)
+    content = {
+        "sequence": sequence.name,
+        "agent_steps": sequence.agent_steps,
+        "seconds": round(measured, 1),
+        "together": sharing(),
+        "diagnostics_share_of_time": state.measuring_seconds / max(measured, 1e-9),
+        "returns": [{**visit.row(), "curve": curve(visit)} for visit in state.returns.by_visit],
+        "scores": _scores(state),
+        "evaluation": {"tasks": [task.name for task in sequence.tasks], "after_visit": state.evaluations},
+        "diagnostics": state.diagnostics,
+    }
+    write_json(path, without_nan(content))
+    return content
+
+
+CURVE_POINTS = 10
+"""Parts of equal length into which a visit's learning curve is gathered."""
+
+
+def curve(visit: VisitReturns) -> list[float]:
+    """Mean raw return of the episodes that ended in each part of the visit (CURVE_POINTS,); NaN where none did."""
+    length = max(visit.visit.agent_steps, 1)
+    share = (
+        np.array(visit.at) - visit.visit.start - 1
+    ) / length  # the step at which a visit ends belongs to it
+    part = np.clip((share * CURVE_POINTS).astype(int), 0, CURVE_POINTS - 1)
+    returns = np.array(visit.returns)
+    return [
+        float(returns[part == number].mean()) if np.any(part == number) else float("nan")
+        for number in range(CURVE_POINTS)
+    ]
+
+
+SHOWN = {
+    "dormant units": "plasticity/dormant_units/",
+    "σ min": "plasticity/layer_jacobian_min/",
+    "σ max": "plasticity/layer_jacobian_max/",
+}
+"""Columns of the table: largest value over the networks (smallest for σ min) at the end of each visit."""
+
+
+def table(content: dict[str, Any]) -> Table:
+    """Return per visit, with the state of the networks at its end."""
+    result = Table(title=f"{content['sequence']}: raw return of training episodes, by visit")
+    for column in ("visit", "task", "episodes", "mean", "last fifth", *SHOWN):
+        result.add_column(column, justify="left" if column == "task" else "right")
+    diagnostics = content["diagnostics"] + [{}] * len(content["returns"])
+    for row, measured in zip(content["returns"], diagnostics, strict=False):
+        cells = [
+            str(row["visit"] + 1),
+            row["task"],
+            f"{row['episodes']:,}",
+            _number(row["mean"]),
+            _number(row["end"]),
+        ]
+        for title, prefix in SHOWN.items():
+            values = [
+                value for key, value in measured.items() if key.startswith(prefix) and key.count("/") == 2
+            ]
+            extreme = min if title == "σ min" else max
+            cells.append(_number(extreme(values)) if values else "")
+        result.add_row(*cells)
+    return result
+
+
+def _scores(state: RunState) -> dict[str, float | None]:
+    """Averages of the visits' normalised scores (0: random agent, 1: reference); None where a task has none."""
+    rows = [visit.row() for visit in state.returns.by_visit]
+    result: dict[str, float | None] = {}
+    for part in ("mean_score", "end_score"):
+        values = [row[part] for row in rows]
+        result[part] = None if None in values else sum(values) / len(values)
+    return result
+
+
+def _number(value: float) -> str:
+    return "none ended" if value != value else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and value != value else value

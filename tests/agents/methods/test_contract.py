@@ -1,0 +1,254 @@
+"""What every registered method must do, on PPO and DQN, MLP and CNN: being registered is enough to be tested."""
+
+import copy
+import dataclasses
+import functools
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from isorl.plasticity.methods import METHODS, Act, Batch
+from isorl.plasticity.penalties import Dense
+from tests.agents.methods.conftest import build, functions, parameters, switch, updates, with_method
+
+
+@functools.cache
+def plain(agent_name, body):
+    """The functions of an agent without methods after the same life."""
+    return functions(lived(build(agent_name, body, {})))
+
+
+def lived(agent):
+    """Data, updates, a task switch, updates."""
+    agent.learn(32)
+    updates(agent)
+    switch(agent)
+    updates(agent)
+    return agent
+
+
+@pytest.fixture(params=list(METHODS))
+def name(request):
+    return request.param
+
+
+def test_it_changes_learning_and_stays_finite(name, agent_name, body):
+    changed = functions(lived(with_method(agent_name, body, name)))
+    assert all(torch.isfinite(output).all() for output in changed.values())
+    for network, output in plain(agent_name, body).items():
+        assert not torch.allclose(changed[network], output, rtol=0, atol=1e-7), network
+
+
+def test_what_it_trains_moves_and_what_it_freezes_does_not(name, agent_name, body):
+    agent = with_method(agent_name, body, name)
+    agent.learn(32)
+    switch(agent)
+    before = {id(p): p.detach().clone() for p in agent.policy.parameters()}
+    updates(agent)
+    online = [p for p_name, p in agent.policy.named_parameters() if "target" not in p_name]
+    trained = {id(p) for group in agent.policy.optimizer.param_groups for p in group["params"]}
+    for parameter in online:
+        moved = not torch.equal(parameter, before[id(parameter)])
+        assert moved == parameter.requires_grad
+        assert id(parameter) in trained or not parameter.requires_grad
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
+
+
+def test_a_resumed_agent_goes_on_exactly(name, agent_name, body):
+    agent = with_method(agent_name, body, name)
+    agent.learn(32)
+    switch(agent)
+    updates(agent)
+    resumed = with_method(agent_name, body, name, seed=4)
+    load(resumed, save(agent))
+    for one in (agent, resumed):
+        one._current_progress_remaining = 1.0
+        one.set_logger(agent.logger)
+        for storage in ("rollout_buffer", "replay_buffer", "_answered"):
+            if hasattr(agent, storage):
+                setattr(one, storage, copy.deepcopy(getattr(agent, storage)))
+        updates(one, seed=1)
+        switch(one)
+        updates(one, seed=2)
+    ours, theirs = parameters(resumed), parameters(agent)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert torch.equal(ours[key], value) if isinstance(value, torch.Tensor) else ours[key] == value, key
+
+
+def save(agent):
+    """The bytes of a file of tensors and plain values."""
+    state = {
+        "policy": agent.policy.state_dict(),
+        "optimizer": agent.policy.optimizer.state_dict(),
+        "methods": agent.methods.state_dict(),
+        "random": agent.learner.generator.get_state(),
+    }
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def load(agent, content):
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    agent.policy.load_state_dict(state["policy"])
+    agent.policy.optimizer.load_state_dict(state["optimizer"])
+    agent.methods.load_state_dict(state["methods"])
+    agent.learner.generator.set_state(state["random"])
+
+
+WAITS = {
+    "redo": {"every": 3, "tau": 0.9},
+    "continual_backprop": {"maturity": 1, "replacement_rate": 0.05},
+    "self_normalised_resets": {"every": 3},
+    "plasticity_injection": {"at_update": 3},
+    **{name: {"every": 3} for name, method in METHODS.items() if issubclass(method, Act)},
+}
+"""Options with which a method waits for the third update, self-normalised resets for the 45th."""
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_before_its_first_act_a_method_does_nothing_and_then_something(name):
+    def life(agent, count):
+        """The functions after so many updates."""
+        agent.learn(8)
+        for _ in range(count):
+            agent.train()
+        return functions(agent)["classifier"]
+
+    agent = with_method("classifier", "mlp", name, **WAITS[name])
+    first = agent.methods.by_name[name].first_act().update
+    assert agent.methods.silent(first - 1, 9) == [
+        f"Method '{name}' does nothing in this run: it first acts at update {first}, of {first - 1} planned ones."
+    ]
+    assert agent.methods.silent(first, 0) == []
+    plain = build("classifier", "mlp", {})
+    before = first - 1 - 1  # of which learn makes one
+    assert torch.equal(life(agent, before), life(plain, before))
+    if name == "self_normalised_resets":
+        return  # its first act is the earliest possible one: here no unit falls silent
+    agent.train()
+    plain.train()
+    assert not torch.equal(functions(agent)["classifier"], functions(plain)["classifier"])
+
+
+def test_what_waits_for_a_switch_does_nothing_before_it(name, agent_name):
+    agent = with_method(agent_name, "mlp", name)
+    first = agent.methods.by_name[name].first_act()
+    if first.switch == 0:
+        assert agent.methods.silent(int(first.update), 0) == []
+        return
+    assert agent.methods.silent(10**9, 0) == [
+        f"Method '{name}' does nothing in this run: it first acts at task switch 1, of 0."
+    ]
+    assert agent.methods.silent(1, 1) == []
+
+    def before_any_switch(agent):  # right after it was built: agents draw from torch's own stream
+        agent.learn(32)
+        updates(agent)
+        return functions(agent)
+
+    plain = before_any_switch(build(agent_name, "mlp", {}))
+    for network, output in before_any_switch(with_method(agent_name, "mlp", name)).items():
+        assert torch.equal(plain[network], output), network
+
+
+STRENGTHS = [n for n, method in METHODS.items() if "strength" in [f.name for f in dataclasses.fields(method)]]
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_without_strength_it_is_plain_bit_for_bit(strength, agent_name):
+    off = functions(lived(with_method(agent_name, "mlp", strength, strength=0.0)))
+    for network, output in plain(agent_name, "mlp").items():
+        assert torch.equal(off[network], output)
+
+
+def test_a_method_leaves_the_agents_random_stream_alone(name):
+    def stream_after_a_switch_and_updates(agent):
+        agent.learn(32)
+        torch.manual_seed(0)
+        switch(agent)
+        updates(agent)
+        return torch.random.get_rng_state()
+
+    with_it = stream_after_a_switch_and_updates(with_method("ppo", "mlp", name))
+    assert torch.equal(with_it, stream_after_a_switch_and_updates(build("ppo", "mlp", {})))
+
+
+def test_weight_terms_are_the_loss_and_its_gradient(name, agent_name, body):
+    """As runs that are trained as one compute them: of several weights at once as one by one."""
+    agent = with_method(agent_name, body, name)
+    method = agent.methods.by_name[name]
+    terms = method.weight_terms()
+    if not terms:
+        return
+    agent.learn(32)
+    loss = method.loss(None)  # a function of the weights alone
+    weights = [term.weight for term in terms]
+    expected = torch.autograd.grad(loss, weights)
+    total = 0.0
+    for term, gradient in zip(terms, expected, strict=True):
+        strengths = term.strength * torch.tensor([1.0, 2.0, 0.0])
+        many = torch.stack([term.weight, 2 * term.weight, term.weight - 1]).detach()
+        given = [torch.stack([each] * 3) for each in term.given]
+        found = torch.ones_like(many)
+        values = term.penalty(many, found, strengths, *given)
+        total += term.strength * values[0]
+        torch.testing.assert_close(found[0] - 1, gradient, rtol=1e-4, atol=1e-5)
+        assert (found[2] == 1).all(), "without strength nothing is added"
+        for row in range(3):
+            alone = torch.ones_like(many[:1])
+            value = term.penalty(
+                many[row, None], alone, strengths[row, None], *(each[row, None] for each in given)
+            )
+            torch.testing.assert_close(value[0], values[row])
+            torch.testing.assert_close(alone[0], found[row])
+    torch.testing.assert_close(total, loss.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_methods_with_weight_terms():
+    """A pack computes these at once; their losses alone would be a fifth of its speed."""
+    with_terms = {n for n in METHODS if with_method("ppo", "mlp", n).methods.by_name[n].weight_terms()}
+    assert with_terms == {"gram", "l2", "l2_init", "parseval"}
+
+
+def test_an_mlp_term_is_the_loss_and_its_gradient(name, agent_name):
+    agent = with_method(agent_name, "mlp", name)
+    method = agent.methods.by_name[name]
+    term = method.mlp_term()
+    if term is None:
+        return
+    agent.learn(32)
+    x = torch.randn(32, *agent.observation_space.shape).flatten(1)
+    agent.learner.optimizer.zero_grad()
+    before = agent.learner.generator.get_state()
+    loss = method.loss(Batch(lambda: x))
+    loss.backward(inputs=[p for _, p in agent.learner.parameters()])
+    agent.learner.generator.set_state(before)
+
+    networks = list(agent.learner.networks.values())
+    bodies = [[m for m in network.modules() if isinstance(m, nn.Linear)][:-1] for network in networks]
+    layers = [
+        Dense(
+            *(
+                torch.stack([getattr(m, part) for m in modules])[None].detach().requires_grad_()
+                for part in Dense._fields[:2]
+            ),
+            nn.ReLU(),
+        )
+        for modules in zip(*bodies, strict=True)
+    ]
+    found = term.strength * term.penalty(layers, x[None], [term.draw()], *term.options)
+    torch.testing.assert_close(found, loss.detach()[None])
+    for layer, modules in zip(layers, zip(*bodies, strict=True), strict=True):
+        expected = torch.stack([m.weight.grad for m in modules])
+        torch.testing.assert_close(
+            torch.autograd.grad(found, layer.weight, retain_graph=True)[0][0], expected
+        )
+
+
+def test_methods_with_mlp_terms():
+    with_terms = {n for n in METHODS if with_method("ppo", "mlp", n).methods.by_name[n].mlp_term()}
+    assert with_terms == {"jacobian"}

@@ -1,0 +1,216 @@
+"""From words to cells."""
+
+import json
+import math
+
+import pytest
+
+from isorl.configs import UserError, typed
+from isorl.configs.command_line import FOLDER
+from isorl.configs.suite import BenchmarkConfig, TuningConfig
+from isorl.experiments.grid import tuning
+from isorl.experiments.grid.cell import Cell
+from isorl.experiments.grid.expand import Composer, cells, of_benchmark, of_sweep
+
+
+@pytest.fixture
+def suite(tiny):
+    return BenchmarkConfig(
+        name="tiny",
+        about="",
+        arms={"Adam": [], "AEI": ["network=aei", "optimizer=adamo"], "ReDo": ["method=[redo]"]},
+        sequences={"catch": tiny},
+        seeds=[0, 1],
+    )
+
+
+def test_sweep_makes_every_combination(tiny, tmp_path):
+    made = cells(of_sweep([*tiny, "seed=0,1", "agent.gamma=0.9,0.99"]), (), tmp_path, Composer())
+    assert len({cell.id for cell in made}) == len({cell.folder for cell in made}) == 4
+    assert {(cell.seed, cell.arm) for cell in made} == {
+        (seed, f"agent.gamma={gamma}") for seed in (0, 1) for gamma in ("0.9", "0.99")
+    }
+    assert {cell.sequence for cell in made} == {"catch_permuted-smoke"}
+    assert {cell.agent_steps for cell in made} == {128}
+
+
+def test_benchmark_adds_each_reference_once(suite, tmp_path):
+    made = cells(of_benchmark(suite, []), suite.references, tmp_path, Composer())
+    kinds = [cell.kind for cell in made]
+    assert (kinds.count("arm"), kinds.count("fresh"), kinds.count("random")) == (6, 4, 2)
+    by_id = {cell.id: cell for cell in made}
+    for cell in made:
+        assert (by_id[cell.random].kind, by_id[cell.random].seed) == ("random", cell.seed)
+        assert cell.kind == "random" or (by_id[cell.fresh].kind, by_id[cell.fresh].seed) == (
+            "fresh",
+            cell.seed,
+        )
+    adam, redo = (next(c for c in made if (c.arm, c.seed) == (arm, 0)) for arm in ("Adam", "ReDo"))
+    assert adam.fresh == redo.fresh
+    assert by_id[adam.fresh].words[-1] == "reference=fresh"
+
+
+def test_words_of_the_command_line_come_last_and_multiply(suite):
+    wanted = of_benchmark(suite, ["network=layer_norm", "agent.gamma=0.9,0.99"])
+    assert len(wanted) == 12
+    assert {want.arm for want in wanted} >= {"Adam agent.gamma=0.9", "Adam agent.gamma=0.99"}
+    assert all(
+        [w for w in want.words if w.startswith("network=")] == ["network=layer_norm"] for want in wanted
+    )
+
+
+def test_two_cells_in_one_folder_are_refused(tiny, tmp_path):
+    with pytest.raises(UserError, match="would hold two cells"):
+        cells(of_sweep([*tiny, "seed=0,1", f"run_dir={tmp_path}/one"]), (), tmp_path, Composer())
+
+
+def test_run_dir_of_the_users_is_kept(tiny, tmp_path):
+    words = [*tiny, "seed=0,1", f"run_dir={tmp_path}/of-${{seed}}"]
+    made = cells(of_sweep(words), (), tmp_path, Composer())
+    assert [cell.folder for cell in made] == [tmp_path / "of-0", tmp_path / "of-1"]
+
+
+MISTAKES = {
+    "seed of a benchmark": (["seed=3"], "benchmark.seeds"),
+    "one run alone": (["resume=a,b"], "for one run"),
+    "no list": (["agent.gamma=interval(0,1)"], "list of values"),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_answered(suite, words, expected):
+    with pytest.raises(UserError, match=expected):
+        of_benchmark(suite, words)
+
+
+def test_bad_value_in_any_cell_stops_the_grid_before_it_starts(tiny, tmp_path):
+    with pytest.raises(UserError, match="batch_size"):
+        cells(of_sweep([*tiny, "agent.batch_size=16,1000"]), (), tmp_path, Composer())
+
+
+class TestTuning:
+    space: dict = {"agent.learning_rate": [1e-4, 1e-3, 1e-2], "agent.gamma": [0.9, 0.99]}  # noqa: RUF012
+
+    def of(self, suite, **more):
+        suite.stage = "tune"
+        suite.tuning = TuningConfig(**{"seeds": [7, 8], "budget": 4, "space": self.space, **more})
+        suite.__post_init__()
+        return suite
+
+    def test_every_arm_gets_the_same_number_on_the_tuning_seeds(self, suite):
+        suite = self.of(suite, of_arm={"AEI": {"optimizer.iso_lambda": [0.01, 0.1, 1.0]}})
+        wanted = tuning.wanted(suite, [])
+        arms = [want.arm.partition(" | ")[0] for want in wanted]
+        assert {arm: arms.count(arm) for arm in suite.arms} == {arm: 4 * 2 for arm in suite.arms}
+        assert {want.seed for want in wanted} == {7, 8}
+        assert [want.words for want in tuning.wanted(suite, [])] == [want.words for want in wanted]
+
+    def test_reported_seeds_cannot_be_tuning_seeds(self, suite):
+        with pytest.raises(UserError, match=r"Seeds \[1\] would both"):
+            self.of(suite, seeds=[1, 2])
+
+    def test_space_below_the_budget_is_refused(self, suite):
+        with pytest.raises(UserError, match="has 6 settings, fewer than the budget of 7"):
+            tuning.wanted(self.of(suite, budget=7), [])
+
+    def test_chosen_settings_reach_the_cells_before_the_users_words(self, suite, tmp_path):
+        suite = self.of(suite)
+        chosen = {
+            "catch": {arm: {"words": ["agent.learning_rate=0.5", "agent.gamma=0.5"]} for arm in suite.arms}
+        }
+        tuning.save(tmp_path / "tuned.yaml", suite, chosen)
+        suite.tuned = str(tmp_path / "tuned.yaml")
+        wanted = of_benchmark(suite, ["agent.gamma=0.7"], tuning.settings(suite))
+        assert all("agent.learning_rate=0.5" in want.words for want in wanted)
+        assert all([w for w in want.words if "gamma" in w] == ["agent.gamma=0.7"] for want in wanted)
+        suite.seeds = [8, 9]
+        with pytest.raises(UserError, match=r"Seeds \[8\] chose the settings"):
+            tuning.settings(suite)
+
+    def test_values_of_a_space_are_words_without_blanks(self, suite, tiny):
+        space = {
+            "network.widths": [[64, 64], [8]],
+            "agent.clip_range_vf": [None],
+            "agent.normalize_advantage": [False],
+        }
+        found = tuning.candidates(self.of(suite, space=space, budget=2).tuning, "Adam")
+        assert found[0] == (
+            "network.widths=[64,64]",
+            "agent.clip_range_vf=null",
+            "agent.normalize_advantage=false",
+        )
+        config = Composer()([*tiny, *found[0]])
+        assert config.network["widths"] == [64, 64]
+        assert (config.agent["clip_range_vf"], config.agent["normalize_advantage"]) == (None, False)
+
+    def test_the_best_candidate_is_chosen_and_a_failed_one_never(self, suite, tmp_path):
+        """Of three candidates one fails on one seed, although its other seed is the best of all."""
+        suite = self.of(suite, space={"agent.gamma": [0.1, 0.2, 0.3]}, budget=3, seeds=[7, 8])
+        returns = {"0.1": [1.0, 2.0], "0.2": [9.0, None], "0.3": [2.0, 3.0]}
+        made = [self.cell(tmp_path, "Adam", *row) for row in returns.items()]
+        cells = [cell for pair in made for cell in pair]
+        assert tuning.choose(cells)["catch"]["Adam"] == {
+            "words": ["agent.gamma=0.3"],
+            "score": 2.5,
+            "tried": {"agent.gamma=0.1": 1.5, "agent.gamma=0.2": pytest.approx(math.nan, nan_ok=True),
+                      "agent.gamma=0.3": 2.5},
+            "unfinished": 0,
+        }  # fmt: skip
+
+    def cell(self, folder, arm, gamma, means):
+        """The cells of one candidate on its seeds; None: it failed."""
+        made = []
+        for seed, mean in enumerate(means):
+            place = folder / f"{arm}-{gamma}-{seed}"
+            made.append(Cell(place.name, place, (), "catch", f"{arm} | agent.gamma={gamma}", seed, 64))
+            if mean is None:
+                made[-1].failure.parent.mkdir(exist_ok=True)
+                made[-1].failure.write_text("{}")
+            else:
+                place.mkdir()
+                (place / "summary.json").write_text(json.dumps({"returns": [{"mean": mean}]}))
+        return made
+
+    def test_unfinished_tuning_is_not_reported(self, suite, tmp_path):
+        suite = self.of(suite, space={"agent.gamma": [0.1, 0.2]}, budget=2)
+        cells = [cell for arm in suite.arms for cell in self.cell(tmp_path, arm, "0.1", [1.0, 2.0])]
+        waiting = Cell("w", tmp_path / "w", (), "catch", "AEI | agent.gamma=0.2", 7, 64)
+        tuning.save(tmp_path / "tuned.yaml", suite, tuning.choose([*cells, waiting]))
+        suite.tuned = str(tmp_path / "tuned.yaml")
+        with pytest.raises(UserError, match="'AEI' on 'catch': 1 cells of its candidates are not finished"):
+            tuning.settings(suite)
+
+    def test_an_arm_without_any_score_is_not_reported(self, suite, tmp_path):
+        suite = self.of(suite, space={"agent.gamma": [0.1, 0.2]}, budget=2)
+        cells = [cell for arm in suite.arms for cell in self.cell(tmp_path, arm, "0.1", [None, 2.0])]
+        tuning.save(tmp_path / "tuned.yaml", suite, tuning.choose(cells))
+        suite.tuned = str(tmp_path / "tuned.yaml")
+        with pytest.raises(UserError, match="'Adam' on 'catch': none of its candidates has a score"):
+            tuning.settings(suite)
+
+    def test_missing_record_says_how_to_make_it(self, suite):
+        suite.tuned = "nowhere.yaml"
+        with pytest.raises(UserError, match=r"benchmark\.stage=tune"):
+            tuning.settings(suite)
+
+
+SUITES = sorted(file.stem for file in (FOLDER / "benchmark").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_suites_fit_their_schema(name):
+    """Every arm and every sequence of every suite composes."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(version_base=None, config_dir=str(FOLDER)):
+        raw = compose("config", overrides=[f"+benchmark={name}", "benchmark.stage=report"]).benchmark
+    suite = typed(BenchmarkConfig, OmegaConf.to_container(raw))
+    suite.seeds, suite.tuned = suite.seeds[:1], None
+    wanted = of_benchmark(suite, [])
+    some = {want.arm: want for want in wanted} | {want.sequence: want for want in wanted}
+    composer = Composer()
+    assert {composer(want.words).seed for want in some.values()} == set(suite.seeds)
+    assert {want.arm for want in wanted} == set(suite.arms)
+    if suite.tuning is not None:
+        assert tuning.wanted(suite, [])

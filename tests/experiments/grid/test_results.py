@@ -1,0 +1,53 @@
+"""The table with which a grid ends, on summaries written by hand."""
+
+import io
+import json
+
+from rich.console import Console
+
+from isorl.experiments.grid import results
+from isorl.experiments.grid.cell import Cell
+
+
+def cell(folder, arm, seed, means):
+    """A cell whose visits had these mean returns; None: it has not finished."""
+    made = Cell(f"{arm}{seed}", folder / f"{arm}{seed}", (), "catch", arm, seed, 100)
+    made.folder.mkdir()
+    if means is not None:
+        rows = [{"mean": mean} for mean in means]
+        (made.folder / "summary.json").write_text(json.dumps({"returns": rows}))
+    return made
+
+
+def lines(cells):
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(results.table(cells))
+    return [line for line in console.export_text().splitlines() if "catch" in line or "more" in line]
+
+
+def test_the_best_arm_comes_first_and_what_is_unfinished_is_left_out(tmp_path):
+    cells = [
+        cell(tmp_path, "adam", 0, [1.0, 3.0]),
+        cell(tmp_path, "adam", 1, [2.0, 5.0]),
+        cell(tmp_path, "method=[redo]", 0, [7.0, 9.0]),
+        cell(tmp_path, "method=[redo]", 1, None),
+        cell(tmp_path, "silent", 0, [None, 1.0]),
+    ]
+    first, second, third = lines(cells)
+    assert [word.strip() for word in first.strip("│").split("│")] == [
+        "catch",
+        "method=[redo]",
+        "1",
+        "8",
+        "",
+        "9",
+    ]
+    assert [word.strip() for word in second.strip("│").split("│")] == [
+        "catch", "adam", "2", "2.75", "2 to 3.5", "4",
+    ]  # fmt: skip
+    assert "nan" in third
+
+
+def test_a_large_grid_is_cut(tmp_path):
+    cells = [cell(tmp_path, f"arm{i:02}", 0, [float(i)]) for i in range(results.SHOWN + 5)]
+    assert "and 5 more" in lines(cells)[-1]

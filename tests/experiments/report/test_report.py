@@ -1,0 +1,178 @@
+"""The page on made-up grids whose outcome is known, on unfinished runs, and on logs of others."""
+
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from isorl.experiments.grid.cell import State, beside
+from isorl.experiments.report.document import Cell, Picture, Report, Section, Table
+from isorl.experiments.report.find import find
+from isorl.experiments.report.numbers import number
+from isorl.experiments.report.page import markdown, page
+from isorl.experiments.report.study import Study
+from isorl.experiments.report.write import main, write
+from tests.experiments.report.synthetic import write_grid
+
+ARMS = {"keeps": 0.0, "loses": 0.1}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """Two arms, two sequences, four seeds, six visits: one arm loses a tenth of a fresh agent's gain at every visit."""
+    return write_grid(tmp_path_factory.mktemp("grid"), ARMS, sequences=2, seeds=4, visits=6)
+
+
+@pytest.fixture(scope="module")
+def written(grid, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    write([grid], out)
+    return out
+
+
+def test_numbers_are_those_that_were_put_in(grid):
+    runs, found = find([grid])
+    study = Study(runs, found.baseline)
+    assert (study.arms, len(study.sequences), study.headline) == (["keeps", "loses"], 2, "plasticity_ratio")
+    lost = study.matrix("plasticity_ratio", "loses")
+    assert lost.shape == (4, 2)
+    assert lost == pytest.approx(0.55, abs=0.03)  # the last two of six visits: 0.6 and 0.5
+    assert study.matrix("plasticity_trend", "loses") == pytest.approx(-0.1, abs=0.01)
+    assert study.differences("plasticity_ratio", "loses") == pytest.approx(-0.45, abs=0.03)
+
+
+def test_page_is_one_file_that_needs_no_network_and_no_script(written):
+    text = (written / "report.html").read_text()
+    assert not re.findall(r"<script|<link|<img|@import|url\(http|src=", text)
+    assert not re.findall(r'href="(?!#)', text.replace('xlink:href="#', ""))
+    assert 'name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
+    assert text.count("<svg") >= 10
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL).lower().split()
+    assert "loses plasticity" in text
+
+
+def test_page_says_what_was_lost(written):
+    text = (written / "report.md").read_text()
+    assert "| loses | -0.10" in text
+    for part in (
+        "Results",
+        "Against keeps",
+        "Is plasticity lost?",
+        "How it was made",
+        "Which diagnostic foretells",
+    ):
+        assert f"## {part}" in text
+    assert "python train.py -m" in text
+
+
+def test_numbers_are_written_as_csv(written):
+    with (written / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 3  # two arms and the fresh one
+    lost = [float(row["plasticity_ratio"]) for row in rows if row["arm"] == "loses"]
+    assert lost == pytest.approx([0.55] * 8, abs=0.03)
+    with (written / "visits.csv").open() as file:
+        assert sum(1 for _ in csv.DictReader(file)) == 2 * 4 * 4 * 6
+
+
+def test_report_made_twice_is_the_same(grid, written, tmp_path):
+    write([grid], tmp_path)
+    for name in ("report.html", "report.md", "runs.csv"):
+        assert (tmp_path / name).read_text() == (written / name).read_text()
+
+
+def test_tensorboard_overlays_arms_and_lists_runs(written):
+    events = EventAccumulator(str(written / "tensorboard" / "comparison" / "loses"))
+    events.Reload()
+    ratio = [point.value for point in events.Scalars("sequence_0/ratio")]
+    assert ratio == pytest.approx([1, 0.9, 0.8, 0.7, 0.6, 0.5], abs=0.03)
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    run = EventAccumulator(str(written / "tensorboard" / "hparams" / "sequence 1" / "loses" / "seed3"))
+    run.Reload()
+    assert run.Scalars("result/plasticity_ratio")[0].value == pytest.approx(0.55, abs=0.03)
+
+
+def test_an_arm_whose_method_never_acted_is_named(grid, tmp_path):
+    shutil.copytree(grid.parent.parent, tmp_path / "copy")
+    said = "Method 'redo' does nothing in this run: it first acts at update 1,000, of 512 planned ones."
+    cells = tmp_path / "copy" / "cells" / "sequence 0"
+    (cells / "loses-sequence 0-0" / "run.log").write_text(
+        f"2026-01-01 00:00:00,000 INFO start\n2026-01-01 00:00:00,000 WARNING {said}\n" * 2
+    )
+    write([tmp_path / "copy" / "grids" / grid.name], tmp_path)
+    assert (tmp_path / "report.md").read_text().count(f"loses on sequence 0: {said}") == 1
+
+
+def test_unfinished_and_failed_cells_are_shown_as_such(grid, tmp_path):
+    shutil.copytree(grid.parent.parent, tmp_path / "copy")
+    copy = tmp_path / "copy" / "grids" / grid.name
+    cells = tmp_path / "copy" / "cells" / "sequence 0"
+    part, failed = cells / "loses-sequence 0-0", cells / "loses-sequence 0-1"
+    (part / "summary.json").unlink()
+    (part / "config.yaml").touch()
+    rows = [
+        {"key": f"return/task-{v}", "value": 1 - 0.1 * v, "agent_step": step, "task": f"task-{v}", "visit": v}
+        for v in range(3)
+        for step in (1000 * v + 100, 1000 * v + 900)
+    ]
+    (part / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"key": "torn')
+    (failed / "summary.json").unlink()
+    beside(failed, "failure.json").parent.mkdir()
+    beside(failed, "failure.json").write_text(json.dumps({"reason": "out of memory"}))
+    runs, _ = find([copy])
+    states = [run.state for run in runs]
+    assert (states.count(State.STARTED), states.count(State.FAILED)) == (1, 1)
+    [begun] = [run for run in runs if run.state is State.STARTED]
+    assert begun.online == pytest.approx([1, 0.9, 0.8])
+    write([copy])
+    text = (copy / "report.md").read_text()
+    assert "out of memory" in text
+    assert "not finished: its last visit may be a part of one" in text
+
+
+def test_runs_of_others_show_what_can_be_shown(tmp_path, capsys):
+    with SummaryWriter(str(tmp_path / "logs" / "PPO_1")) as writer:
+        for step in range(0, 1000, 10):
+            writer.add_scalar("rollout/ep_rew_mean", step / 100, step)
+    main([str(tmp_path / "logs"), "--out", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "PPO_1" in text
+    assert "no switches, no references" in text
+    assert "No ratios" in text
+    assert "report.html" in capsys.readouterr().out
+
+
+MISTAKES = {"nowhere": ("nowhere", "There is no"), "nothing in it": ("", "holds no grid")}
+
+
+@pytest.mark.parametrize(("path", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_answered(path, expected, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / path)])
+    assert stop.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_texts_are_escaped():
+    table = Table(("<a>",), [[Cell("<b>", shade=0.5)]], caption="<c>")
+    section = Section("<s>", ["<p>"], [Picture("<svg ></svg>", "<x>")], [table])
+    made = Report("<t>", "<u>", [("1", "<v>")], [section], [])
+    text = page(made)
+    for given in ("<a>", "<c>", "<t>", "<u>", "<v>", "<s>", "<x>"):
+        assert given not in text
+    assert "&lt;b&gt;" in text
+    assert "| <b> |" in markdown(made)
+
+
+NUMBERS = {0.0: "0.00", -0.001: "0.00", 1.0: "1.00", 12.345: "12.3", 12345.6: "12,346", np.inf: "never"}
+
+
+@pytest.mark.parametrize(("value", "text"), NUMBERS.items(), ids=map(str, NUMBERS))
+def test_numbers_as_they_are_shown(value, text):
+    assert number(value) == text

@@ -1,0 +1,65 @@
+"""A run that was interrupted and resumed ends bit for bit as one that was not."""
+
+import os
+import signal
+
+import pytest
+
+from isorl.configs.errors import Interrupted
+from isorl.experiments.run import experiment
+from isorl.experiments.run.callback import RunCallback
+from tests.faults.compare import differences
+
+QUIET = ["diagnostics.every=0", "evaluation.episodes=0", "log_every=500", "checkpoint.every=100000"]
+CASES = {
+    "ppo-nine_rooms": ["sequence=nine_rooms-smoke"],
+    "dqn-rain": ["sequence=rain_permuted-smoke", "agent=dqn"],
+    "ppo-offset-normalised": ["sequence=control_offset-smoke", "sequence.tasks.0.episodes=150",
+                              "normalize.observations=true", "normalize.rewards=true",
+                              "normalize.statistics=per_task"],
+    "ppo-rewards-normalised": ["sequence=cartpole-smoke", "normalize.rewards=true", "switch.normalizer=reset"],
+    "dqn-lunar": ["sequence=lunar_physics-smoke", "agent=dqn", "sequence.tasks.0.agent_steps=1500"],
+    "ppo-lunar-drift": ["sequence=lunar_drift-smoke", "agent.n_steps=128"],
+    "ppo-mujoco": ["sequence=mujoco_cycle-smoke", "agent.n_steps=512", "agent.batch_size=512", "agent.n_epochs=1"],
+    "ppo-compiled": ["sequence=nine_rooms-smoke", "agent.compile=true"],
+    "ppo-atari": ["sequence=atari_switch-smoke", "agent.n_envs=2", "agent.n_epochs=1"],
+}  # fmt: skip
+
+
+FAST = ("ppo-nine_rooms", "dqn-rain", "ppo-offset-normalised", "ppo-rewards-normalised")
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, of its own parts
+def test_resumed_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
+    assert not _differences_of_halves(configured, tmp_path, monkeypatch, [*CASES[case], *QUIET])
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:You are trying to run PPO on the GPU")
+@pytest.mark.parametrize("case", ["ppo-nine_rooms", "dqn-rain"])
+def test_resumed_on_cuda_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
+    """Products of matrices are computed there in one order; sums within convolutions are not."""
+    words = [*CASES[case], *QUIET, "device=cuda"]
+    assert not _differences_of_halves(configured, tmp_path, monkeypatch, words)
+
+
+def _differences_of_halves(configured, tmp_path, monkeypatch, words):
+    """Between a run and one like it that was interrupted and resumed."""
+    experiment.start(configured(*words, f"run_dir={tmp_path / 'whole'}"))
+    on_step, sent = RunCallback._on_step, []
+
+    def interrupting(self):
+        if self.model.num_timesteps >= 0.6 * self.sequence.agent_steps and not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return on_step(self)
+
+    monkeypatch.setattr(RunCallback, "_on_step", interrupting)
+    with pytest.raises(Interrupted):
+        experiment.start(configured(*words, f"run_dir={tmp_path / 'halves'}"))
+    experiment.resume(str(tmp_path / "halves"))
+
+    return differences(tmp_path / "whole", tmp_path / "halves")

@@ -1,0 +1,163 @@
+"""A run on real tasks, and what it leaves in its folder."""
+
+import json
+import math
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from isorl.experiments.run import keys
+from isorl.experiments.run.play import play
+
+RUNS = {
+    "ppo nine rooms": ("agent=ppo", "sequence=nine_rooms-smoke"),
+    "dqn rotations": ("agent=dqn", "sequence=cartpole_rotations-smoke", "network=relu", "optimizer=adam"),
+    "ppo control": ("agent=ppo", "sequence=control_cycle-smoke", "network=tanh", "optimizer=adamw"),
+    "ppo atari": ("agent=ppo", "sequence=atari_switch-smoke", "agent.n_envs=4", "evaluation.episodes=1"),
+    "dqn atari": ("agent=dqn", "sequence=atari_switch-smoke", "network=layer_norm", "evaluation.episodes=1"),
+}
+
+
+@pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)
+def test_run_leaves_what_it_promises(run, overrides):
+    summary, folder = run(*overrides)
+    for name in ("config.yaml", "run.json", "metrics.jsonl", "probes.npz", "checkpoint.pt", "summary.json"):
+        assert (folder / name).stat().st_size > 0, name
+    assert json.loads((folder / "summary.json").read_text())["returns"] is not None
+
+    visits = summary["returns"]
+    assert [row["visit"] for row in visits] == list(range(len(visits)))
+    assert sum(row["episodes"] for row in visits) > 0
+    after_visit = np.array(summary["evaluation"]["after_visit"])
+    assert after_visit.shape == (len(visits), len(summary["evaluation"]["tasks"]))
+    assert np.isfinite(after_visit).all()
+
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {"key", "value", "agent_step", "task", "visit"} == set(records[0])
+    unexplained = {record["key"] for record in records if not keys.explained(record["key"])}
+    assert not unexplained
+
+    events = EventAccumulator(str(folder)).Reload()
+    tags = events.Tags()
+    scalars = {record["key"] for record in records if not isinstance(record["value"], list)}
+    assert set(tags["scalars"]) <= scalars, "TensorBoard shows nothing that metrics.jsonl lacks"
+    assert {"eval/matrix", "dashboard/returns"} <= set(tags["images"])
+    assert any(tag.startswith("plasticity/") for tag in tags["histograms"])
+    assert "custom_scalars__config__" in tags["tensors"]
+    switches = [event.value for event in events.Scalars("task/visit")]
+    assert switches == list(range(len(visits)))
+
+
+def test_diagnostics_and_evaluation_leave_training_alone(run):
+    _, measured = run("sequence=nine_rooms-smoke", folder="measured")
+    _, bare = run(
+        "sequence=nine_rooms-smoke",
+        "diagnostics.every=0",
+        "evaluation.episodes=0",
+        "log_every=100000",
+        folder="bare",
+    )
+    with_, without = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (measured, bare))
+    for name, value in with_["policy"].items():
+        assert torch.equal(value, without["policy"][name]), name
+    assert torch.equal(with_["random"]["torch"], without["random"]["torch"])
+
+
+def sb3_options(configured, *overrides):
+    """The agent's options as stable-baselines3 names them."""
+    options = dict(configured(*overrides, "run_dir=unused").agent)
+    for ours in ("name", "n_envs", "learning_rate_final", "exact", "precision", "compile"):
+        del options[ours]
+    return options
+
+
+def test_one_task_without_mechanisms_is_sb3_ppo(run, configured):
+    """The whole machinery around the agent changes nothing: the same weights as a plain SB3 script."""
+    words = ("sequence=cartpole-smoke", "network=tanh", "optimizer=adam", "seed=5", "agent.exact=true")
+    _, folder = run(*words)
+    env = make_vec_env("CartPole-v1", 8)
+    theirs = PPO("MlpPolicy", env, seed=5, device="cpu", **sb3_options(configured, *words)).learn(2048)
+    assert_same(folder, theirs)
+
+
+def test_one_task_without_mechanisms_is_sb3_dqn(run, configured):
+    words = (
+        "agent=dqn",
+        "sequence=cartpole-smoke",
+        "network=relu",
+        "optimizer=adam",
+        "seed=5",
+        "agent.exact=true",
+    )
+    _, folder = run(*words)
+    env = gymnasium.make("CartPole-v1")
+    theirs = DQN("MlpPolicy", env, seed=5, device="cpu", **sb3_options(configured, *words)).learn(2048)
+    assert_same(folder, theirs)
+
+
+def assert_same(folder, theirs):
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)["policy"]
+    ours, expected = list(saved.values()), list(theirs.policy.state_dict().values())
+    assert len(ours) == len(expected)
+    for a, b in zip(ours, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_same_seed_same_run_and_other_seed_another(run):
+    first, _ = run("sequence=nine_rooms-smoke", folder="a")
+    again, _ = run("sequence=nine_rooms-smoke", folder="b")
+    other, _ = run("sequence=nine_rooms-smoke", "seed=1", folder="c")
+    assert repr(first["returns"]) == repr(again["returns"])  # NaN is NaN here
+    assert first["evaluation"] == again["evaluation"]
+    assert first["returns"] != other["returns"]
+
+
+@pytest.mark.parametrize("network", ["relu", "tanh", "layer_norm", "aei"])
+@pytest.mark.parametrize("agent", ["ppo", "dqn"])
+def test_every_network_trains(run, agent, network):
+    summary, folder = run(f"agent={agent}", f"network={network}", "sequence=cartpole-smoke")
+    assert math.isfinite(summary["returns"][0]["mean"])
+    for value in torch.load(folder / "checkpoint.pt", weights_only=True)["policy"].values():
+        assert torch.isfinite(value).all()
+
+
+def test_normalisation_is_saved_and_used(run):
+    _, folder = run("sequence=cartpole-smoke", "normalize.observations=true", "normalize.rewards=true")
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["normalizer"]
+    assert state["observations"]["count"] > 2000
+    assert state["observations"]["mean"].shape == (4,)
+
+
+def test_play_records_a_video_of_each_task(run):
+    _, folder = run("sequence=control_cycle-smoke", "agent=dqn")
+    files = play(str(folder))
+    assert len(files) == 3
+    for file in files:
+        assert file.stat().st_size > 1_000
+
+
+def test_play_draws_atari(run):
+    _, folder = run("sequence=atari_switch-smoke", "evaluation.episodes=0", "diagnostics.every=0")
+    assert all(file.stat().st_size > 1_000 for file in play(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["method=[redo]"],
+            "'redo' does nothing in this run: it first acts at update 1,000, of 512 planned ones",
+        ),
+        (["method=[head_reset]", "sequence.tasks.0.count=1"], "it first acts at task switch 1, of 0"),
+        (["method=[redo]", "method.redo.every=512"], None),
+    ],
+)
+def test_a_run_too_short_for_its_method_says_so(run, overrides, said):
+    _, folder = run("agent=ppo", "sequence=nine_rooms-smoke", "network=relu", *overrides)
+    log = (folder / "run.log").read_text()
+    assert said in log if said else "does nothing in this run" not in log

@@ -1,0 +1,114 @@
+"""An interrupted run goes on from its checkpoint, and its records stay whole."""
+
+import itertools
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from isorl.configs import UserError
+from isorl.configs.errors import Interrupted
+from isorl.experiments.run import experiment
+from isorl.experiments.run.callback import RunCallback
+
+
+def interrupt_at(monkeypatch, step):
+    """Sends this process SIGINT once the run has made `step` agent steps."""
+    on_step = RunCallback._on_step
+    sent = []
+
+    def watched(self):
+        if self.model.num_timesteps >= step and not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+        return on_step(self)
+
+    monkeypatch.setattr(RunCallback, "_on_step", watched)
+    return sent
+
+
+@pytest.mark.parametrize("agent", ["ppo", "dqn"])
+def test_interrupted_run_continues(configured, tmp_path, monkeypatch, agent):
+    folder = tmp_path / "run"
+    config = configured("sequence=nine_rooms-smoke", f"agent={agent}", f"run_dir={folder}", "log_every=128")
+    sent = interrupt_at(monkeypatch, 2500)
+    with pytest.raises(Interrupted) as stopped:
+        experiment.start(config)
+    assert sent
+    assert stopped.value.exit_code == 130
+    assert not (folder / "summary.json").exists()
+    halfway = torch.load(folder / "checkpoint.pt", weights_only=True)["counters"]["num_timesteps"]
+    assert 2500 <= halfway < 4096
+
+    summary = experiment.resume(str(folder))
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["counters"]["num_timesteps"] == 4096
+    assert [row["visit"] for row in summary["returns"]] == [0, 1]
+    assert len(summary["evaluation"]["after_visit"]) == 2
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    places = [(record["key"], record["agent_step"], record["visit"]) for record in records]
+    assert len(places) == len(set(places)), "no record is doubled"
+    rows = [record["agent_step"] for record in records if record["key"] == "time/fps"]
+    assert {right - left for left, right in itertools.pairwise(rows)} == {128}, "no row is missing"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_finished_run_is_not_resumed(configured, tmp_path):
+    folder = tmp_path / "run"
+    experiment.start(configured("sequence=cartpole-smoke", f"run_dir={folder}"))
+    with pytest.raises(UserError, match="is finished"):
+        experiment.resume(str(folder))
+
+
+@pytest.mark.parametrize("agent", ["ppo", "dqn"])
+def test_damaged_newest_checkpoint_gives_way_to_the_one_before(configured, tmp_path, agent):
+    """And the run ends as if nothing had been, records included."""
+    folder = tmp_path / "run"
+    words = ["sequence=nine_rooms-smoke", f"agent={agent}", "checkpoint.every=2048", "log_every=256"]
+    experiment.start(configured(*words, f"run_dir={folder}"))
+    files = ("checkpoint.pt", "metrics.jsonl")
+    whole = [read(folder / name) for name in files]
+    content = (folder / "checkpoint.pt").read_bytes()
+    (folder / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    experiment.resume(str(folder))
+    assert "The one before is used" in (folder / "run.log").read_text()
+    assert [read(folder / name) for name in files] == whole
+
+
+def read(path):
+    """The weights of a checkpoint, or the records without the clock."""
+    if path.suffix == ".pt":
+        return {k: v.tolist() for k, v in torch.load(path, weights_only=True)["policy"].items()}
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [record for record in records if not record["key"].startswith("time/")]
+
+
+def test_all_checkpoints_damaged_is_refused(configured, tmp_path):
+    folder = tmp_path / "run"
+    experiment.start(configured("sequence=cartpole-smoke", f"run_dir={folder}"))
+    for path in folder.glob("checkpoint*.pt"):
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"checkpoint\.pt' cannot be used"):
+        experiment.resume(str(folder))
+
+
+def test_run_that_died_before_its_first_checkpoint_begins_anew(configured, tmp_path):
+    folder = tmp_path / "run"
+    experiment.start(configured("sequence=nine_rooms-smoke", f"run_dir={folder}"))
+    whole = [read(folder / name) for name in ("checkpoint.pt", "metrics.jsonl")]
+    for path in folder.glob("checkpoint*.pt"):
+        path.unlink()
+    experiment.resume(str(folder))
+    assert [read(folder / name) for name in ("checkpoint.pt", "metrics.jsonl")] == whole
+    assert len(list(folder.glob("events.*"))) == 1
+
+
+def test_checkpoint_of_another_network_is_refused(configured, tmp_path):
+    experiment.start(configured("sequence=cartpole-smoke", f"run_dir={tmp_path / 'a'}"))
+    experiment.start(
+        configured("sequence=cartpole-smoke", "network.widths=[8,8]", f"run_dir={tmp_path / 'b'}")
+    )
+    (tmp_path / "b" / "checkpoint.pt").write_bytes((tmp_path / "a" / "checkpoint.pt").read_bytes())
+    with pytest.raises(UserError, match="cannot be used"):
+        experiment.resume(str(tmp_path / "b"))
