@@ -26,7 +26,9 @@ def imports_of(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide the direction"
-            found |= {node.module} if node.module != "isorl" else {f"isorl.{alias.name}" for alias in node.names}
+            found |= (
+                {node.module} if node.module != "isorl" else {f"isorl.{alias.name}" for alias in node.names}
+            )
     return {name.removeprefix("isorl.") if name.startswith("isorl.") else f"/{name}" for name in found}
 
 
