@@ -19,7 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor, nn
+from torch import Tensor
 
 from isorl.agents.continual import Continual
 from isorl.agents.policies import NetworkClassifier
@@ -177,23 +177,23 @@ class ContinualClassifier(Continual, Classifier):
         """One step down the cross entropy of the batch that was just answered."""
         assert self._answered is not None, "learn() answers a batch before it learns from it"
         self._update_learning_rate(self.policy.optimizer)
-        seen = self._seen(self._answered)
-        loss = self.methods.add_loss(self._loss(self._answered), seen)
+        method_batch = self.method_batch(self._answered)
+        loss = self.methods.add_loss(self.loss(self._answered), method_batch)
 
         self.policy.optimizer.zero_grad()
         loss.backward()
-        if self.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.clip_gradients()
         self.policy.optimizer.step()
-        self.methods.after_update(seen)
+        self.methods.after_update(method_batch)
         self._n_updates += 1
         self._last_loss = loss.detach()
         self._answered = self._answered._replace(logits=None)  # the weights have moved
 
-    def _loss(self, batch: Answered) -> Tensor:
-        """Mean of -log softmax(f(x))_y over the batch; a masked head leaves the other classes out."""
+    def loss(self, batch: Answered) -> Tensor:
+        """Returns the mean of -log softmax(f(x))_y over the batch; a masked head leaves the other classes out."""
         logits = self.policy(batch.observations) if batch.logits is None else batch.logits  # (B, C)
         return cross_entropy(logits, batch.labels, batch.allowed)
 
-    def _seen(self, batch: Answered) -> Batch:
+    def method_batch(self, batch: Answered) -> Batch:
+        """Returns what methods see of a batch."""
         return Batch(lambda: self.policy.inputs(batch.observations), batch.labels, batch.allowed)

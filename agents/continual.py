@@ -15,14 +15,16 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from isorl.agents.rng import Streams
+from isorl.agents.batched import BatchedRuns, Engine
+from isorl.agents.collect import can_collect
+from isorl.agents.rng import RngState
 from isorl.configs.schema import SwitchConfig
 from isorl.plasticity.methods import Batch, Learner, Method, Methods
 from isorl.plasticity.methods.projection import Projection
 
 LOG = logging.getLogger("isorl")
 
-OPTIONS_NOT_SAVED = ("methods", "learner", "_last_loss", "streams", "pack")
+OPTIONS_NOT_SAVED = ("methods", "learner", "_last_loss", "rng", "runs", "engine")
 """They hold the networks themselves; SB3's `save` writes the networks apart."""
 
 
@@ -44,6 +46,11 @@ class Continual(BaseAlgorithm):
 
     LABELLED: ClassVar[bool] = False
     """Whether its batches carry the right answers."""
+    batched_as: ClassVar[str | None] = None
+    """How several agents of this class are computed as one: "on_policy", "off_policy"; None: each for itself."""
+    collect: Any = None
+    """The function of collect.py that collects experience: (agent, env, ...); None: the algorithm's own method."""
+    max_grad_norm: float | None
 
     def __init__(
         self,
@@ -53,9 +60,11 @@ class Continual(BaseAlgorithm):
         **kwargs: Any,
     ) -> None:
         self.methods = Methods(methods)
-        self.streams = Streams()
-        self.pack: Any = None
-        """The runs with which this one computes; None: it is alone in its process."""
+        self.rng = RngState()
+        self.runs: BatchedRuns | None = None
+        """The runs of the process, while this one is computed with them or by their kernels."""
+        self.engine = Engine("torch", 1, "it has not begun to learn")
+        """What computes the updates, once `learn` has begun."""
         self.switch = switch or SwitchConfig()
         self.visit_number = 0
         self.visit_start = 0
@@ -91,8 +100,8 @@ class Continual(BaseAlgorithm):
         LOG.info("methods, in the order in which they act: %s", self.methods)
         return super()._setup_learn(*args, **kwargs)
 
-    def _seen(self, batch: Any) -> Batch:
-        """What methods see of a minibatch of SB3's."""
+    def method_batch(self, batch: Any) -> Batch:
+        """Returns what methods see of a minibatch."""
         policy: Any = self.policy
         return Batch(lambda: policy.inputs(batch.observations))
 
@@ -105,19 +114,34 @@ class Continual(BaseAlgorithm):
             self.visit_number, self.visit_start, self.visit_end = visit.number, visit.start, visit.end
         if "learning_starts" in kwargs:  # SB3 read it before the switch, which may have moved it
             kwargs["learning_starts"] = self.learning_starts  # type: ignore[attr-defined]
-        return self._collect(env, *args, **kwargs)
-
-    def _collect(self, env: VecEnv, *args: Any, **kwargs: Any) -> Any:
+        if self.collect is not None and can_collect(self):
+            return self.collect(self, env, *args, **kwargs)
         return super().collect_rollouts(env, *args, **kwargs)  # type: ignore[misc]
 
-    def meet(self, what: str, argument: Any) -> Any:
-        """What the pack computes for all of its runs at once; None where there is none, or it cannot."""
-        return None if self.pack is None else self.pack.meet(self, what, argument)
+    def learn(self, *args: Any, **kwargs: Any) -> Any:
+        """Does what stable-baselines3's does, with the other runs of the process where they compute as one."""
+        runs = BatchedRuns.current or BatchedRuns()
+        with runs.member(self):
+            return super().learn(*args, **kwargs)
+
+    def request_batched(self, phase: str, argument: Any) -> Any:
+        """Returns what is computed for all runs of the process at once; None where this one computes for itself."""
+        return None if self.runs is None else self.runs.request(self, phase, argument)
+
+    @property
+    def num_runs_in_process(self) -> int:
+        """How many runs the time of this process is shared by."""
+        return 1 if BatchedRuns.current is None else BatchedRuns.current.size
+
+    def clip_gradients(self) -> None:
+        """Scales the gradient down to `max_grad_norm`, where it has one."""
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
 
     def on_switch(self, env: VecEnv) -> None:
         """The switch policy, then the methods. Called once per switch, before the first rollout of the new task."""
-        if self.pack is not None:
-            self.pack.dissolve()
+        if self.runs is not None:
+            self.runs.unstack()
         assert self.ep_info_buffer is not None
         self.ep_info_buffer.clear()  # SB3's running means belong to the old task
         if self.switch.optimizer == "reset":

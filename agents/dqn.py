@@ -1,7 +1,10 @@
-"""ContinualDQN: stable-baselines3's DQN with the seams that plasticity methods need.
+"""ContinualDQN: stable-baselines3's DQN with the seams that plasticity methods need, from the replay to the step.
 
-`train` restates SB3's update with two calls added (`methods.add_loss`, `methods.after_update`). Without methods it
-computes exactly what SB3 computes, bit for bit; tests/test_parity.py holds it to that.
+`update` restates SB3's with two calls added (`methods.add_loss`, `methods.after_update`). It is the one text by which
+every run learns: plain ones, several computed as one, compiled ones and those on a GPU. Without methods it computes
+exactly what SB3 computes, bit for bit; tests/agents/test_parity.py holds it to that.
+
+Shapes: B samples of a minibatch; ... nothing, or S runs that are computed as one (agents/batched).
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,6 +36,8 @@ class ContinualDQN(Continual, Fast, DQN):
     """
 
     FAST_POLICIES: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {NetworkDQNPolicy: FastDQNPolicy}
+    collect = staticmethod(collect_transitions)
+    batched_as = "off_policy"
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         **DQN.policy_aliases,
@@ -56,51 +60,45 @@ class ContinualDQN(Continual, Fast, DQN):
         if self.replay_buffer_class is CountedReplay and holds_frames(self.observation_space):
             self.replay_buffer_class = FrameReplay
 
-    def _collect(self, env: VecEnv, *args: Any, **kwargs: Any) -> RolloutReturn:
-        if self.exact:
-            return super()._collect(env, *args, **kwargs)
-        with self.policy.keeping_casts():  # type: ignore[operator]
-            return collect_transitions(self, env, *args, **kwargs)
-
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Takes `gradient_steps` steps on minibatches of the replay buffer."""
         self._update_learning_rate(self.policy.optimizer)
-        self._last_loss = self.meet("train", (gradient_steps, batch_size))
+        self._last_loss = self.request_batched("learn", (gradient_steps, batch_size))
         if self._last_loss is None:
-            with self.streams.installed():
-                self._last_loss = self._train(gradient_steps, batch_size)
+            with self.rng.installed():
+                self._last_loss = self.update(gradient_steps, batch_size)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
-    def _train(self, gradient_steps: int, batch_size: int) -> Tensor:
-        """The updates; gives back their mean loss."""
+    def update(self, gradient_steps: int, batch_size: int) -> Tensor:
+        """Learns from the replay: the whole update of DQN (Mnih et al. 2015). Returns the mean loss (...)."""
         self.policy.set_training_mode(True)
         losses = []
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)  # type: ignore[union-attr]
-            seen = self._seen(batch)
-            loss = self.methods.add_loss(self._loss(batch), seen)
+            method_batch = self.method_batch(batch)
+            loss = self.methods.add_loss(self.loss(batch), method_batch)
             losses.append(loss.detach())
 
             self.policy.optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            loss.sum().backward()
+            self.clip_gradients()
             self.policy.optimizer.step()
-            self.methods.after_update(seen)
-        return torch.stack(losses).mean()
+            self.methods.after_update(method_batch)
+        return torch.stack(losses).mean(0)
 
-    def _loss(self, batch: Any) -> Tensor:
-        """The loss of a minibatch without what methods add."""
-        return self.computed(minibatch_loss)(self.q_net, self.q_net_target, batch, self.gamma)
+    def loss(self, batch: Any) -> Tensor:
+        """Returns the loss (...) of a minibatch (..., B) without what methods add."""
+        return self.maybe_compile(minibatch_loss)(self.q_net, self.q_net_target, batch, self.gamma)
 
     def dump_logs(self) -> None:
-        """SB3's, with the loss read from the device here and not at every update."""
+        """Writes SB3's rows, with the loss read from the device here and not at every update."""
         if self._last_loss is not None:
             self.logger.record("train/loss", self._last_loss.item())
         super().dump_logs()
 
     def on_switch(self, env: VecEnv) -> None:
-        """Besides what all agents do: the replay buffer. Methods that redraw weights see to the target network."""
+        """Does what all agents do, and clears the replay. Methods that redraw weights see to the target network."""
         super().on_switch(env)
         if self.switch.replay == "clear":
             assert self.replay_buffer is not None
@@ -116,16 +114,16 @@ class ContinualDQN(Continual, Fast, DQN):
         self._current_progress_remaining = run_progress
 
 
-def minibatch_loss(q_net: Any, q_net_target: Any, batch: Any, gamma: float) -> Tensor:
-    """`td_loss` of what the networks make of a minibatch now."""
+def minibatch_loss(q_net: Any, q_net_target: Any, batch: Any, gamma: float | Tensor) -> Tensor:
+    """Returns the `td_loss` of what the networks make of a minibatch now."""
     discounts = gamma if batch.discounts is None else batch.discounts  # gamma**n for n-step replay
     with torch.no_grad():
-        next_q = q_net_target(batch.next_observations).max(dim=1).values.reshape(-1, 1)
-        target_q = batch.rewards + (1 - batch.dones) * discounts * next_q
-    q = torch.gather(q_net(batch.observations), dim=1, index=batch.actions.long())
-    return td_loss(q[:, 0], target_q[:, 0])
+        next_q = q_net_target(batch.next_observations).max(dim=-1, keepdim=True).values
+        target = batch.rewards + (1 - batch.dones) * discounts * next_q
+    q = torch.gather(q_net(batch.observations), dim=-1, index=batch.actions.long())
+    return td_loss(q[..., 0], target[..., 0])
 
 
 def td_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Huber loss of the TD error (Mnih et al. 2015) of minibatches (..., B), and so (...)."""
+    """Returns the Huber loss (...) of the TD error (Mnih et al. 2015) of minibatches (..., B)."""
     return F.smooth_l1_loss(q, target, reduction="none").mean(-1)

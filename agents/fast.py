@@ -1,9 +1,9 @@
 """The option `exact`: compute bit for bit what stable-baselines3 computes, or the same within rounding, but faster.
 
-Fast means other parts in the same loop and the same update: policies (fast_policies.py), buffers (rollout.py,
-replay.py) and torch's fused optimizer kernel. Minibatches, random draws and formulas are those of the exact mode, so
-a fast run differs from an exact one as two machines' runs do: by rounding, which chaos then amplifies. A fast run
-equals itself, also when it is resumed.
+Fast means other parts in the same loop and the same update: policies (fast_policies.py), layouts (rollout.py,
+replay.py), torch's fused optimizer kernel, kernels for small networks (batched/). Minibatches, draws and formulas are
+those of the exact mode, so a fast run differs from an exact one as two machines' runs do: by rounding, which chaos
+then amplifies. A fast run equals itself, also when it is resumed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
+from isorl.agents.collect import can_collect
 from isorl.agents.compiled import compiled_loss, why_not
 from isorl.agents.fast_policies import PRECISIONS
 from isorl.agents.memory import keep_freed_memory
@@ -25,14 +26,14 @@ LOG = logging.getLogger("isorl")
 
 
 class Fast(BaseAlgorithm):
-    """Adds `exact` and `precision` to an algorithm of stable-baselines3. A mixin that stands before its class.
+    """Adds `exact`, `precision` and `compile` to an algorithm of stable-baselines3; stands before its class.
 
     Args:
         exact: True computes what stable-baselines3 computes, bit for bit. False computes it fast; where that is
             not possible the run is exact and the log says why.
         precision: float32, or for the networks of a fast run bfloat16 or, on a GPU, tfloat32: products of numbers that
             are rounded to 10 bits. (Convolutions on a GPU are so anyway, as torch has it.)
-        compile: whether torch compiles the update of a fast run.
+        compile: whether torch compiles the loss of a fast run.
 
     Raises:
         ValueError: an unknown precision, an exact run in another than float32 or compiled, tfloat32 without a GPU, or
@@ -61,8 +62,8 @@ class Fast(BaseAlgorithm):
         self.exact, self.precision, self.compile = exact, precision, compile
         super().__init__(*args, **kwargs)
 
-    def computed(self, loss: Callable[..., Any]) -> Callable[..., Any]:
-        """`loss`, compiled where that was asked for."""
+    def maybe_compile(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns `loss`, compiled where that was asked for."""
         return compiled_loss(loss, self.device.type) if self.compile else loss
 
     def _setup_model(self) -> None:
@@ -77,7 +78,7 @@ class Fast(BaseAlgorithm):
         super()._setup_model()  # type: ignore[safe-super]
 
     def _set_precision(self) -> None:
-        """Of the products of float32 numbers, which is the process's."""
+        """Sets the precision of products of float32 numbers, which is the process's."""
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high" if self.precision == "tfloat32" else "highest")
         elif self.precision == "tfloat32":
@@ -86,7 +87,7 @@ class Fast(BaseAlgorithm):
             )
 
     def _why_exact(self) -> str | None:
-        """What the fast parts cannot do, if anything."""
+        """Returns what the fast parts cannot do, if anything."""
         fast = self.FAST_POLICIES
         if self.policy_class not in {*fast, *fast.values()}:
             return f"only policy='NetworkPolicy' has a fast twin, not {self.policy_class.__name__}"
@@ -94,7 +95,7 @@ class Fast(BaseAlgorithm):
             return f"observations are {self.observation_space}"
         if not isinstance(self.action_space, (spaces.Discrete, spaces.Box)):
             return f"actions are {self.action_space}"
-        return "actions depend on the state's noise (use_sde)" if self.use_sde else None
+        return None if can_collect(self) else "actions depend on the state's noise (use_sde)"
 
     def _choose_fast_parts(self) -> None:
         policy: Any = self.policy_class
@@ -103,7 +104,7 @@ class Fast(BaseAlgorithm):
 
 
 def _fused(policy: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """The policy's arguments with torch's fused kernel, where the optimizer is an Adam and may use it."""
+    """Returns the policy's arguments with torch's fused kernel, where the optimizer is an Adam and may use it."""
     cls = given.get("optimizer_class", torch.optim.Adam)
     options = dict(given.get("optimizer_kwargs") or {})
     if not issubclass(cls, torch.optim.Adam) or options.get("foreach"):

@@ -1,9 +1,8 @@
 """The policies of policies.py computed fast: the same modules, parameters and random draws, other arithmetic.
 
-Images are channels_last from the buffer to the last convolution (weights need not be: it made no difference, and
-optimizers that look at them as matrices would stumble), distributions are plain functions
-(distributions.py), small actors answer in numpy (numpy_mlp.py), and `precision="bfloat16"` computes the networks in
-half precision, in the rollout as in the update, while weights, losses and optimizer stay float32.
+Images are channels_last from the buffer to the last convolution, distributions are plain functions (distributions.py),
+small networks act in numpy where nothing trains them, and `precision="bfloat16"` computes the networks in half
+precision, in the rollout as in the update, while weights, losses and optimizer stay float32.
 """
 
 from __future__ import annotations
@@ -20,30 +19,31 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
+from isorl.agents.batched.kernels import NumpyMLP
 from isorl.agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
-from isorl.agents.numpy_mlp import NumpyMlp
-from isorl.agents.policies import CnnBody, NetworkActorCritic, NetworkDQNPolicy, NetworkQ
-from isorl.agents.products import through
+from isorl.agents.policies import NetworkActorCritic, NetworkDQNPolicy, NetworkQ
 
 PRECISIONS = ("float32", "tfloat32", "bfloat16")
 
 
-class Precise(BasePolicy):
-    """Networks that compute in a chosen precision on images that are channels_last."""
+class MixedPrecisionMixin(BasePolicy):
+    """Computes networks in a chosen precision on images that are channels_last; stands before a policy's class."""
 
     precision = "float32"
-    _in_numpy: tuple[NumpyMlp, ...] = ()
-    """The networks, while they answer in numpy."""
+    _in_numpy: tuple[NumpyMLP, ...] = ()
+    """The networks, while they act in numpy."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._scales = self.normalize_images and is_image_space(self.observation_space, check_channels=False)
+        self.scales_images = self.normalize_images and is_image_space(
+            self.observation_space, check_channels=False
+        )
 
-    def numpy_networks(self) -> tuple[NumpyMlp, ...]:
-        """Those of `networks()` as they are now; none where numpy does not know a layer, or is slower."""
-        plain = self.device.type == "cpu" and self.precision == "float32" and not self._scales
+    def numpy_networks(self) -> tuple[NumpyMLP, ...]:
+        """Returns those of `networks()` as they are now; none where numpy does not know a layer, or is slower."""
+        plain = self.device.type == "cpu" and self.precision == "float32" and not self.scales_images
         try:
-            return tuple(map(NumpyMlp, self.networks().values())) if plain else ()  # type: ignore[operator]
+            return tuple(map(NumpyMLP, self.networks().values())) if plain else ()  # type: ignore[operator]
         except ValueError:
             return ()
 
@@ -54,43 +54,43 @@ class Precise(BasePolicy):
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
-        """stable-baselines3's: (B, ...) observations -> actions (B, ...), and no state."""
+        """Does what stable-baselines3's does: (B, ...) observations -> actions (B, ...), and no state."""
         networks, space = self._in_numpy, self.observation_space
         batch = isinstance(observation, np.ndarray) and observation.shape[1:] == space.shape
-        if not (networks and batch and networks[0].suits(len(observation))):
+        if not (networks and batch and networks[0].is_faster(len(observation))):
             return super().predict(observation, state, episode_start, deterministic)
         with np.errstate(all="ignore"):  # torch says nothing of numbers that are not finite, either
-            return self._chosen(observation.astype(np.float32, copy=False), deterministic), state
+            return self._act_in_numpy(observation.astype(np.float32, copy=False), deterministic), state
 
-    def _chosen(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
-        """The actions of the networks in numpy."""
+    def _act_in_numpy(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
+        """Returns the actions that the networks in numpy choose."""
         raise NotImplementedError
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Inside, linear layers and convolutions compute in `precision`."""
+        """Lets linear layers and convolutions inside compute in `precision`."""
         if self.precision != "bfloat16":
             return nullcontext()  # entering torch's own costs as much as a small layer
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def keeping_casts(self) -> AbstractContextManager[Any]:
-        """Inside, weights are rounded to half precision once and not at every answer; nothing may change them."""
+        """Rounds weights to half precision once inside, not at every answer; nothing may change them there."""
         if self.precision != "bfloat16":
             return nullcontext()
         # torch keeps them until the outermost autocast ends, enabled or not
         return torch.autocast(self.device.type, enabled=False)
 
     def prepared(self, observations: Any) -> Tensor:
-        """(B, ...) observations -> what the networks read: stable-baselines3's `preprocess_obs`."""
+        """Makes of observations (B, ...) what the networks read, as stable-baselines3's `preprocess_obs` does."""
         if observations.ndim == 4:
             observations = observations.contiguous(memory_format=torch.channels_last)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        return observations.to(dtype).div_(255) if self._scales else observations.float()
+        return observations.to(dtype).div_(255) if self.scales_images else observations.float()
 
 
 @contextmanager
-def answering(policy: BasePolicy) -> Iterator[None]:
-    """Inside, `policy` answers fast, small networks in numpy; nothing may change weights or put others in place."""
-    if not isinstance(policy, Precise):
+def numpy_inference(policy: BasePolicy) -> Iterator[None]:
+    """Lets `policy` act fast inside, small networks in numpy; nothing may change weights or modules there."""
+    if not isinstance(policy, MixedPrecisionMixin):
         yield
         return
     before, policy._in_numpy = policy._in_numpy, policy.numpy_networks()
@@ -101,8 +101,8 @@ def answering(policy: BasePolicy) -> Iterator[None]:
         policy._in_numpy = before
 
 
-class FastActorCritic(Precise, NetworkActorCritic):
-    """PPO's policy. Takes discrete or Gaussian actions, without state-dependent exploration.
+class FastActorCritic(MixedPrecisionMixin, NetworkActorCritic):
+    """PPO's policy for discrete or Gaussian actions, without state-dependent exploration.
 
     Args:
         args: of NetworkActorCritic.
@@ -116,47 +116,49 @@ class FastActorCritic(Precise, NetworkActorCritic):
         self.is_discrete = isinstance(self.action_space, spaces.Discrete)
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, ...) -> actions (B, ...), values (B, 1), log-probabilities (B,)."""
-        outputs, values = self._answer(obs)
-        actions, log_prob = self._drawn(outputs, deterministic)
-        return actions, values, log_prob
-
-    def _drawn(self, outputs: Tensor, deterministic: bool) -> tuple[Tensor, Tensor]:
+        """Maps observations (B, ...) to actions (B, ...), values (B, 1), log-probabilities (B,)."""
+        outputs, values = self._outputs(obs)
+        noise = None if deterministic else self._noise(outputs)
         if self.is_discrete:
-            return draw_categorical(outputs, deterministic)
-        return draw_gaussian(outputs, self.log_std, deterministic)
-
-    @torch.no_grad()
-    def _chosen(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
-        outputs = torch.from_numpy(self._in_numpy[0](observations))
-        actions = self._drawn(outputs, deterministic)[0].numpy()
-        space = self.action_space
-        return np.clip(actions, space.low, space.high) if isinstance(space, spaces.Box) else actions
+            return _with_values(values, *draw_categorical(outputs, noise))
+        return _with_values(values, *draw_gaussian(outputs, self.log_std, noise))
 
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, ...), (B, ...) -> values (B, 1), log-probabilities (B,), entropies (B,)."""
+        """Maps (B, ...), (B, ...) to values (B, 1), log-probabilities (B,), entropies (B,)."""
         outputs, values = self._outputs(obs)
         if self.is_discrete:
             return values, *categorical(outputs, actions)
         return values, *gaussian(outputs, self.log_std, actions)
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
-        """(B, ...) -> (B, 1)."""
+        """Maps observations (B, ...) to values (B, 1)."""
         return self._outputs(obs)[1]
 
-    def _answer(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        numpy = self._in_numpy
-        if not (numpy and numpy[0].suits(len(obs))):
-            return self._outputs(obs)
-        x = obs.numpy().astype(np.float32, copy=False)
-        return torch.from_numpy(numpy[0](x)), torch.from_numpy(numpy[1](x))
+    def _noise(self, outputs: Tensor) -> Tensor:
+        return self.fill_noise(torch.empty_like(outputs))
+
+    def fill_noise(self, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Fills (B, A) with Gumbel or normal noise, from the numbers by which torch.distributions draws actions."""
+        if self.is_discrete:
+            return noise.exponential_(generator=generator).log_().neg_()
+        return noise.normal_(generator=generator)
+
+    @torch.no_grad()
+    def _act_in_numpy(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
+        outputs = torch.from_numpy(self._in_numpy[0](observations))
+        noise = None if deterministic else self._noise(outputs)
+        if self.is_discrete:
+            return draw_categorical(outputs, noise)[0].numpy()
+        actions = draw_gaussian(outputs, self.log_std, noise)[0].numpy()
+        space: Any = self.action_space
+        return np.clip(actions, space.low, space.high)
 
     def _outputs(self, obs: Any) -> tuple[Tensor, Tensor]:
-        """(B, ...) -> outputs of the actor (B, A) and the critic (B, 1), float32."""
+        """Maps observations (B, ...) to outputs of the actor (B, A) and the critic (B, 1), float32."""
         with self.autocast():
             x = self.prepared(obs)
             if self.is_cnn:
-                of_actor = of_critic = through(self.features_extractor.body, x)  # type: ignore[arg-type]
+                of_actor = of_critic = self.features_extractor.body(x)  # type: ignore[union-attr, operator]
             else:
                 of_actor, of_critic = self.mlp_extractor(x.flatten(1))
             outputs, values = self.action_net(of_actor), self.value_net(of_critic)
@@ -166,19 +168,16 @@ class FastActorCritic(Precise, NetworkActorCritic):
         return {**super()._get_constructor_parameters(), "precision": self.precision}
 
 
-class FastQ(Precise, NetworkQ):
+class FastQ(MixedPrecisionMixin, NetworkQ):
     """A Q-network."""
 
     def forward(self, obs: PyTorchObs) -> Tensor:
-        """(B, ...) observations -> (B, actions) values, float32."""
+        """Maps observations (B, ...) to values (B, actions), float32."""
         with self.autocast():
-            x = self.prepared(obs)
-            body: Any = self.features_extractor
-            features = through(body.body, x) if isinstance(body, CnnBody) else body(x)
-            return self.q_net(features).float()
+            return self.q_net(self.features_extractor(self.prepared(obs))).float()  # type: ignore[misc]
 
 
-class FastDQNPolicy(Precise, NetworkDQNPolicy):
+class FastDQNPolicy(MixedPrecisionMixin, NetworkDQNPolicy):
     """DQN's policy.
 
     Args:
@@ -193,19 +192,23 @@ class FastDQNPolicy(Precise, NetworkDQNPolicy):
         self.precision = precision
         super().__init__(*args, **kwargs)
 
-    def _chosen(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
+    def _act_in_numpy(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
         return self._in_numpy[0](observations).argmax(-1)
 
     def set_training_mode(self, mode: bool) -> None:
-        """stable-baselines3's, where something changes: it is called at every step."""
+        """Does what stable-baselines3's does, where something changes: it is called at every step."""
         if mode != self.training:
             super().set_training_mode(mode)
 
     def make_q_net(self) -> NetworkQ:  # type: ignore[override]
-        """A new Q-network that computes in `precision`."""
+        """Makes a Q-network that computes in `precision`."""
         q_net: Any = super().make_q_net()
         q_net.precision = self.precision
         return q_net
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "precision": self.precision}
+
+
+def _with_values(values: Tensor, actions: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return actions, values, log_prob

@@ -69,8 +69,8 @@ class ActorCriticBodies(nn.Module):
         return self.value_net(features)
 
 
-class ForMethods(BasePolicy):
-    """What plasticity methods ask of a policy besides its networks."""
+class MethodPolicyMixin(BasePolicy):
+    """Adds what plasticity methods ask of a policy besides its networks."""
 
     def inputs(self, observations: PyTorchObs) -> Tensor:
         """(B, ...) observations of a minibatch -> what the networks of `networks()` take."""
@@ -82,7 +82,7 @@ class ForMethods(BasePolicy):
         return type(self)(**self._get_constructor_parameters()).to(self.device)
 
 
-class NetworkActorCritic(ForMethods, ActorCriticPolicy):
+class NetworkActorCritic(MethodPolicyMixin, ActorCriticPolicy):
     """PPO's policy: actor and critic built from a NetworkSpec, parameters sorted by role."""
 
     HEADS = ("action_net", "value_net")
@@ -177,7 +177,7 @@ class NetworkQ(BasePolicy):
         return self(observation).argmax(dim=1).reshape(-1)
 
 
-class NetworkDQNPolicy(ForMethods, DQNPolicy):
+class NetworkDQNPolicy(MethodPolicyMixin, DQNPolicy):
     """DQN's policy: online and target network built from a NetworkSpec, parameters sorted by role."""
 
     NETWORK = NetworkSpec(activation="relu")
@@ -232,7 +232,7 @@ class NetworkDQNPolicy(ForMethods, DQNPolicy):
         return _with_network(super()._get_constructor_parameters(), self.network)
 
 
-class NetworkClassifier(ForMethods):
+class NetworkClassifier(MethodPolicyMixin):
     """A classifier's policy: body and linear head from a NetworkSpec; its action is the likeliest class.
 
     Every body starts orthogonal with its activation's gain and every head with gain 1, as PPO's bodies do here and

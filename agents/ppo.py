@@ -1,8 +1,11 @@
-"""ContinualPPO: stable-baselines3's PPO with the seams that plasticity methods need.
+"""ContinualPPO: stable-baselines3's PPO with the seams that plasticity methods need, from the rollout to the step.
 
-`train` restates SB3's update with two calls added (`methods.add_loss`, `methods.after_update`) and gathers the
-logged numbers as tensors, so a GPU is not waited for in every minibatch. Without methods it computes exactly what
-SB3 computes, bit for bit; tests/test_parity.py holds it to that.
+`train` hands the rollout to `update`, which restates SB3's with two calls added (`methods.add_loss`,
+`methods.after_update`) and gathers the logged numbers as tensors, so a GPU is not waited for in every minibatch. It is
+the one text by which every run learns: plain ones, several computed as one, compiled ones and those on a GPU. Without
+methods it computes exactly what SB3 computes, bit for bit; tests/agents/test_parity.py holds it to that.
+
+Shapes: B samples of a minibatch; ... nothing, or S runs that are computed as one (agents/batched).
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import explained_variance
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,8 +26,21 @@ from isorl.agents.continual import Continual
 from isorl.agents.fast import Fast
 from isorl.agents.fast_policies import FastActorCritic
 from isorl.agents.policies import NetworkActorCritic
-from isorl.agents.rollout import RolloutTensors
-from isorl.plasticity.methods import Batch
+from isorl.agents.rollout import Rollout
+
+
+def _stacked(logged: dict[str, list[Tensor]], epochs: int) -> dict[str, Tensor]:
+    return {"epochs": torch.tensor(epochs), **{name: torch.stack(terms) for name, terms in logged.items()}}
+
+
+class Coefficients(NamedTuple):
+    """The numbers of the loss, some of which follow schedules."""
+
+    normalize_advantage: bool
+    clip_range: float
+    clip_range_vf: float | None
+    ent_coef: float | Tensor
+    vf_coef: float | Tensor
 
 
 class ContinualPPO(Continual, Fast, PPO):
@@ -37,117 +52,105 @@ class ContinualPPO(Continual, Fast, PPO):
     """
 
     FAST_POLICIES: ClassVar[dict[type[BasePolicy], type[BasePolicy]]] = {NetworkActorCritic: FastActorCritic}
+    collect = staticmethod(collect_rollout)
+    batched_as = "on_policy"
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         **PPO.policy_aliases,
         "NetworkPolicy": NetworkActorCritic,
     }
 
+    def _setup_model(self) -> None:
+        if isinstance(self.observation_space, spaces.Box) and self.rollout_buffer_class is None:
+            self.rollout_buffer_class = Rollout
+        super()._setup_model()
+
     def _choose_fast_parts(self) -> None:
         super()._choose_fast_parts()
-        self.rollout_buffer_class = RolloutTensors
-
-    def _collect(self, env: VecEnv, *args: Any, **kwargs: Any) -> bool:
-        if self.exact:
-            return super()._collect(env, *args, **kwargs)
-        return collect_rollout(self, env, *args, **kwargs)
+        self.rollout_buffer_kwargs = {**self.rollout_buffer_kwargs, "channels_last": True}
 
     def train(self) -> None:
         """Updates the policy `n_epochs` times over the collected rollout."""
         self._update_learning_rate(self.policy.optimizer)
-        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
-        clip_range_vf = self.clip_range_vf and self.clip_range_vf(self._current_progress_remaining)  # type: ignore
-        logged = self.meet("train", (clip_range, clip_range_vf))
+        progress = self._current_progress_remaining
+        clip_range_vf = self.clip_range_vf and self.clip_range_vf(progress)  # type: ignore[operator]
+        coefficients = Coefficients(
+            self.normalize_advantage,
+            self.clip_range(progress),
+            clip_range_vf,
+            self.ent_coef,
+            self.vf_coef,  # type: ignore[operator]
+        )
+        logged = self.request_batched("learn", coefficients)
         if logged is None:
-            with self.streams.installed():
-                logged = self._train(clip_range, clip_range_vf)
-        else:
-            self._n_updates += self.n_epochs
-        self._log(logged, clip_range, clip_range_vf)
+            with self.rng.installed():
+                logged = self.update(coefficients)
+        self._n_updates += int(logged.pop("epochs"))
+        self._log(logged, coefficients)
 
-    def _train(self, clip_range: float, clip_range_vf: float | None) -> dict[str, Tensor]:
-        """The update; gives back what it logs: name -> (minibatches,)."""
+    def update(self, coefficients: Coefficients) -> dict[str, Tensor]:
+        """Learns from the rollout: the whole update of PPO (Schulman et al. 2017).
+
+        Returns:
+            What is logged: "epochs" made, and by name the terms of every minibatch's loss (minibatches, ...).
+        """
         self.policy.set_training_mode(True)
         logged: dict[str, list[Tensor]] = defaultdict(list)
-        within_target_kl = True
-        for _ in range(self.n_epochs):
+        for epoch in range(1, self.n_epochs + 1):
             logged["approx_kl"].clear()  # SB3 logs the last epoch's
             for batch in self.rollout_buffer.get(self.batch_size):
-                seen = self._seen(batch)
-                loss, terms = self._loss(batch, seen, clip_range, clip_range_vf)
-                for name, term in terms.items():
+                method_batch = self.method_batch(batch)
+                loss, terms = self.loss(batch, coefficients)
+                loss = self.methods.add_loss(loss, method_batch)
+                for name, term in {**terms, "loss": loss.detach()}.items():
                     logged[name].append(term)
                 if self.target_kl is not None and terms["approx_kl"] > 1.5 * self.target_kl:
-                    within_target_kl = False
-                    break
-
+                    return _stacked(logged, epoch)
                 self.policy.optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                loss.sum().backward()
+                self.clip_gradients()
                 self.policy.optimizer.step()
-                self.methods.after_update(seen)
-            self._n_updates += 1
-            if not within_target_kl:
-                break
-        return {name: torch.stack(terms) for name, terms in logged.items()}
+                self.methods.after_update(method_batch)
+        return _stacked(logged, self.n_epochs)
 
-    def _loss(
-        self, batch: Any, seen: Batch, clip_range: float, clip_range_vf: float | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a minibatch with what methods add, and its terms for the log."""
-        weights = Weights(self.normalize_advantage, self.ent_coef, self.vf_coef)
-        discrete = isinstance(self.action_space, spaces.Discrete)
-        loss, terms = self.computed(minibatch_loss)(
-            self.policy, batch, discrete, weights, clip_range, clip_range_vf
-        )
-        loss = self.methods.add_loss(loss, seen)
-        return loss, {**terms, "loss": loss.detach()}
+    def loss(self, batch: Any, coefficients: Coefficients) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss (...) of a minibatch (..., B) without what methods add, and its terms (...) for the log."""
+        return self.maybe_compile(minibatch_loss)(self.policy, batch, coefficients)
 
-    def _log(self, logged: dict[str, Tensor], clip_range: float, clip_range_vf: float | None) -> None:
-        """SB3's keys: means over the update, the last loss."""
+    def _log(self, logged: dict[str, Tensor], coefficients: Coefficients) -> None:
+        """Records SB3's keys: means over the update, the last loss."""
         last_loss = logged.pop("loss")[-1]
         for name, terms in logged.items():
             self.logger.record(f"train/{name}", terms.mean().item())
         self.logger.record("train/loss", last_loss.item())
-        values, returns = self.rollout_buffer.values.flatten(), self.rollout_buffer.returns.flatten()
-        self.logger.record("train/explained_variance", explained_variance(values, returns))
+        steps = self.rollout_buffer.pos
+        values, returns = self.rollout_buffer.values[:steps], self.rollout_buffer.returns[:steps]
+        self.logger.record(
+            "train/explained_variance", explained_variance(values.flatten(), returns.flatten())
+        )
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/clip_range", clip_range)
-        if clip_range_vf is not None:
-            self.logger.record("train/clip_range_vf", clip_range_vf)
+        self.logger.record("train/clip_range", coefficients.clip_range)
+        if coefficients.clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", coefficients.clip_range_vf)
 
 
-class Weights(NamedTuple):
-    """Of the parts of the loss."""
-
-    normalize_advantage: bool
-    ent_coef: float
-    vf_coef: float
-
-
-def minibatch_loss(
-    policy: Any, batch: Any, discrete: bool, weights: Weights, clip_range: float, clip_range_vf: float | None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """`surrogate` of what `policy` makes of a minibatch now."""
-    actions = batch.actions.long().flatten() if discrete else batch.actions
+def minibatch_loss(policy: Any, batch: Any, coefficients: Coefficients) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns the `surrogate` of what `policy` makes of a minibatch now."""
+    discrete = isinstance(policy.action_space, spaces.Discrete)
+    actions = batch.actions.long().squeeze(-1) if discrete else batch.actions
     values, log_prob, entropy = policy.evaluate_actions(batch.observations, actions)
-    return surrogate(weights, batch, values.flatten(), log_prob, entropy, clip_range, clip_range_vf)
+    return surrogate(coefficients, batch, values.squeeze(-1), log_prob, entropy)
 
 
 def surrogate(
-    weights: Weights,
-    batch: Any,
-    values: Tensor,
-    log_prob: Tensor,
-    entropy: Tensor | None,
-    clip_range: float,
-    clip_range_vf: float | None,
+    coefficients: Coefficients, batch: Any, values: Tensor, log_prob: Tensor, entropy: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The clipped surrogate loss (Schulman et al. 2017, eq. 9) of minibatches (..., B), and its terms: (...) each."""
+    """Returns the clipped surrogate loss (Schulman et al. 2017, eq. 9) of minibatches (..., B) and its terms."""
+    normalize_advantage, clip_range, clip_range_vf, ent_coef, vf_coef = coefficients
     advantages = batch.advantages
-    if weights.normalize_advantage and advantages.shape[-1] > 1:  # one sample has no spread
+    if normalize_advantage and advantages.shape[-1] > 1:  # one sample has no spread
         mean, std = advantages.mean(-1, keepdim=True), advantages.std(-1, keepdim=True)
         advantages = (advantages - mean) / (std + 1e-8)
 
@@ -158,7 +161,7 @@ def surrogate(
         values = batch.old_values + torch.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
     value_loss = F.mse_loss(batch.returns, values, reduction="none").mean(-1)
     entropy_loss = -torch.mean(-log_prob if entropy is None else entropy, dim=-1)
-    loss = policy_loss + weights.ent_coef * entropy_loss + weights.vf_coef * value_loss
+    loss = policy_loss + ent_coef * entropy_loss + vf_coef * value_loss
 
     with torch.no_grad():
         log_ratio = log_prob - batch.old_log_prob

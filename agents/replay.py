@@ -35,6 +35,11 @@ class CountedReplay(ReplayBuffer):
     added = 0
     generation = 0
 
+    @property
+    def stores_arrays(self) -> bool:
+        """Whether `observations` and `next_observations` are plain arrays (T, N, ...)."""
+        return not self.optimize_memory_usage
+
     def add(
         self,
         obs: np.ndarray,
@@ -51,6 +56,11 @@ class CountedReplay(ReplayBuffer):
         else:  # the same, without the copies that are made there first
             self.observations[self.pos], self.next_observations[self.pos] = obs, next_obs
             self._finish(action, reward, done, infos)
+
+    def rows(self, batch_size: int, rng: Any) -> np.ndarray:
+        """Draws the rows (B,) of a minibatch among (T N,), as stable-baselines3's ReplayBuffer does."""
+        steps = rng.randint(0, self.buffer_size if self.full else self.pos, size=batch_size)
+        return steps * self.n_envs + rng.randint(0, high=self.n_envs, size=(batch_size,))
 
     def _finish(
         self, action: np.ndarray, reward: np.ndarray, done: np.ndarray, infos: list[dict[str, Any]]
@@ -112,6 +122,8 @@ class FrameReplay(CountedReplay):
         self._ring = np.zeros((capacity, *pixels), np.uint8)
         self._constant = np.stack([np.zeros(pixels, np.uint8), np.full(pixels, 255, np.uint8)])
         self._begin()
+
+    stores_arrays = False
 
     def reset(self) -> None:
         """Forgets everything."""

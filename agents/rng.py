@@ -1,8 +1,8 @@
-"""The random streams that a run draws from: those of its process, or its own where runs share a process.
+"""The random state that a run draws from: the process's, or its own where several runs share a process.
 
-stable-baselines3 seeds the process's streams of torch and numpy and draws actions and minibatches from them. Runs that
-take turns in one process (pack/) each go on with a copy of the streams as their own set-up left them, and so draw what
-they would draw alone.
+stable-baselines3 seeds the process's generators of torch and numpy and draws actions and minibatches from them. Runs
+that take turns in one process each go on with a copy of these generators as their own set-up left them, and so draw
+what they would draw alone.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 
-class Streams:
-    """The process's streams.
+class RngState:
+    """The process's own generators.
 
     Attributes:
-        torch: None is the process's own generator of whatever device.
-        numpy: the process's own, with its past and future.
+        torch: the generator to hand to torch's functions; None is the process's of whatever device.
+        numpy: the process's, with its past and future.
     """
 
     def __init__(self) -> None:
@@ -28,12 +28,12 @@ class Streams:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Inside, whoever draws from the process's streams draws from these."""
+        """Makes whoever draws from the process's generators inside draw from these."""
         yield
 
 
-class OwnStreams(Streams):
-    """Copies of the process's streams (torch's on the CPU) as they are now."""
+class OwnRngState(RngState):
+    """Copies of the process's generators (torch's on the CPU) as they are when this is made."""
 
     def __init__(self) -> None:
         self.torch = torch.Generator()
@@ -43,7 +43,7 @@ class OwnStreams(Streams):
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Inside, whoever draws from the process's streams draws from these."""
+        """Makes whoever draws from the process's generators inside draw from these."""
         assert self.torch is not None
         before = torch.get_rng_state(), np.random.get_state()
         torch.set_rng_state(self.torch.get_state())

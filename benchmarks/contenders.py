@@ -6,7 +6,6 @@ Each contender trains until it is stopped and calls `tick(steps)` at every vecto
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -19,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecTranspose
 from torch import nn
 
 from isorl.agents import ContinualDQN, ContinualPPO
-from isorl.agents.batched import Pack
+from isorl.agents.batched import BatchedRuns
 from isorl.agents.policies import uses_cnn
 from isorl.configs.schema import SequenceConfig, SwitchConfig, TaskConfig
 from isorl.envs import Sequence, SwitchingVecEnv
@@ -83,14 +82,9 @@ def learn(agent: PPO | DQN, tick: Tick) -> None:
 
 def train_together(case: str, name: str, device: str, tick: Tick, seeds: int) -> None:
     """As train.py does: one seed, or several in one process, where every step of any of them counts."""
-    pack = Pack()
-
-    def train(seed: int) -> None:
-        agent = ours(case, name, device, seed)
-        with pack.joined(agent):
-            learn(agent, tick)
-
-    ends = pack.run([partial(train, seed) for seed in range(seeds)])
+    ends = BatchedRuns().run(
+        [lambda seed=seed: learn(ours(case, name, device, seed), tick) for seed in range(seeds)]
+    )
     raise ends[0]
 
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.contenders import ours
 from benchmarks.tables import shown, table
-from isorl.agents.batched import Pack
+from isorl.agents.batched import BatchedRuns
 
 MODES = ("exact", "fast", "fast, bf16")
 
@@ -42,11 +42,10 @@ class Returns(BaseCallback):
         return [float(returns[when * 4 // (steps + 1) == quarter].mean()) for quarter in range(4)]
 
 
-def curve(pack: Pack, case: str, mode: str, steps: int, seed: int) -> list[float]:
-    """Mean returns by quarter of one run among those of `pack`."""
+def curve(case: str, mode: str, steps: int, seed: int) -> list[float]:
+    """Mean returns by quarter of one run."""
     agent, returns = ours(case, mode, "cpu", seed), Returns()
-    with pack.joined(agent):
-        agent.learn(steps, callback=returns, log_interval=None)
+    agent.learn(steps, callback=returns, log_interval=None)
     return returns.quarters(steps)
 
 
@@ -64,12 +63,11 @@ def main() -> None:
     rows = []
     for case in options.cases:
         for mode in options.modes:
-            pack = Pack()
             runs = np.array(
-                pack.answers([
-                    partial(curve, pack, case, mode, options.steps, seed) for seed in range(options.seeds)
-                ])
-            )  # fmt: skip
+                BatchedRuns().results(
+                    [partial(curve, case, mode, options.steps, seed) for seed in range(options.seeds)]
+                )
+            )
             rows.append([case, mode, *(shown(quarter, ".1f") for quarter in runs.T)])
             print(*rows[-1], sep=" | ", flush=True)
     print(*table(["", "mode", *(f"quarter {i}" for i in range(1, 5))], rows), sep="\n")

@@ -103,7 +103,7 @@ class AdamO(Adam):
             param_group = {**self._isometry_defaults, **param_group}
         super().add_param_group(param_group)
         try:
-            _check_group(self.param_groups[-1])
+            _check_group(self.param_groups[-1], self.isometric_weights(self.param_groups[-1]))
         except ValueError:
             self.param_groups.pop()
             raise
@@ -144,10 +144,17 @@ class AdamO(Adam):
             found_inf = getattr(self, "found_inf", None)  # from torch.amp.GradScaler with fused=True
             if found_inf is not None:  # one where Adam's kernel is about to skip the update
                 strength = strength * (1 - found_inf)
-            for theta in group["params"]:
-                if theta.ndim >= 2 and theta.grad is not None:
-                    step = isometry_descent(as_matrix(theta), strength, group["iso_target"])
+            for theta in self.isometric_weights(group):
+                if theta.grad is not None:
+                    step = isometry_descent(self.as_matrices(theta), strength, group["iso_target"])
                     theta.add_(step.reshape(theta.shape))
+
+    def isometric_weights(self, group: dict[str, Any]) -> list[Tensor]:
+        """Returns the weights of an isometric group that the isometry step acts on: those of two dimensions or more."""
+        return [theta for theta in group["params"] if theta.ndim >= 2]
+
+    as_matrices = staticmethod(as_matrix)
+    """How a weight is read as a matrix (O, I), or as many at once (..., O, I)."""
 
     def half_life(self, planned_updates: int | None = None) -> float:
         """Updates that halve the Gram deviation at the present rates: the slowest isometric group's.
@@ -204,7 +211,7 @@ def _unhooked(step: Callable[..., Any]) -> Callable[..., Any]:
     return step
 
 
-def _check_group(group: dict[str, Any]) -> None:
+def _check_group(group: dict[str, Any], matrices: list[Tensor]) -> None:
     """Refuses, in words, what the isometry step cannot mean."""
     for key in ("iso_lambda", "iso_lr"):
         value = group[key]
@@ -216,7 +223,6 @@ def _check_group(group: dict[str, Any]) -> None:
         raise ValueError(f"iso_every counts updates and is an int of at least 1, got {group['iso_every']}")
     if not group["isometric"] or group["iso_lambda"] == 0:
         return
-    matrices = [theta for theta in group["params"] if theta.ndim >= 2]
     if not matrices:
         raise ValueError(
             "a group marked isometric holds no weight of two dimensions or more, so the step could not act; "

@@ -51,6 +51,12 @@ def gram_residual(W: Tensor, target: float | Tensor = 1.0) -> Tensor:
     return E
 
 
+def gram_gradient(W: Tensor, E: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    """Returns scale * grad R of R = ||E||_F^2: 4 E W, or 4 W E where E is the residual of W^T W; W (..., O, I)."""
+    E = E * (4 * scale)
+    return E @ W if E.shape[-1] == W.shape[-2] else W @ E
+
+
 def isometry_descent(W: Tensor, strength: float | Tensor, target: float = 1.0) -> Tensor:
     """The step -a grad R(W), R = ||E||_F^2, that pulls the singular values of W (..., O, I) towards sqrt(s).
 
@@ -66,8 +72,7 @@ def _descent(W: Tensor, E: Tensor, strength: float | Tensor, target: float) -> T
     n = torch.minimum(E.abs().sum(-1).amax(-1), torch.linalg.vector_norm(E, dim=(-2, -1)))
     cap = 1 / (8 * n.clamp(min=target))[..., None, None]
     a = torch.minimum(cap, strength.to(cap)) if isinstance(strength, Tensor) else cap.clamp(max=strength)
-    E = E * (-4 * a)  # grad R = 4 E W, or 4 W E where W is tall
-    return E @ W if W.shape[-2] <= W.shape[-1] else W @ E
+    return gram_gradient(W, E, -a)
 
 
 @torch.no_grad()

@@ -12,16 +12,16 @@ estimate, which serves large layers: E ||(J J^T - I) v||^2 = ||J J^T - I||_F^2 f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from isorl.plasticity.diagnostics.probe import layer_slopes, slopes
+from isorl.plasticity.diagnostics.probe import layer_slopes
 from isorl.plasticity.diagnostics.tape import Layer, record, rows, undisturbed
-from isorl.plasticity.linalg import as_matrix, gram_residual
+from isorl.plasticity.linalg import as_matrix, gram_gradient, gram_residual
 from isorl.plasticity.networks.isometric import effective_weight
 from isorl.plasticity.roles import Role, roles
 
@@ -35,17 +35,6 @@ def gram_penalty(weight: Tensor, target: float = 1.0, by_rows: bool = False) -> 
         by_rows: W W^T even where W^T W is smaller, which then is no isometry's.
     """
     return _Gram.apply(as_matrix(weight), target, by_rows)[0]
-
-
-def gram_term(
-    weights: Tensor, gradients: Tensor, strengths: Tensor, targets: Tensor, by_rows: bool = False
-) -> Tensor:
-    """R of N weights (N, O, I) with a target (N,) each: (N,); adds strength * 4 E W to the gradients."""
-    E = _gram_residual(weights, targets[:, None], by_rows)
-    values = torch.linalg.vector_norm(E, dim=(1, 2)).square()
-    E *= (4 * strengths)[:, None, None]
-    gradients.baddbmm_(*((E, weights) if E.shape[1] == weights.shape[1] else (weights, E)))
-    return values
 
 
 def _gram_residual(W: Tensor, target: float | Tensor, by_rows: bool) -> Tensor:
@@ -80,15 +69,7 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         """The gradient by W."""
         W, E = ctx.saved_tensors
-        return (4 * gradient) * (E @ W if len(E) == len(W) else W @ E), None, None
-
-
-def gram_gradient(weight: Tensor, target: float = 1.0) -> Tensor:
-    """The gradient of R in closed form, 4 (W W^T - s I) W, in the shape of `weight`."""
-    W = as_matrix(weight.detach())
-    E = gram_residual(W, target)
-    gradient = 4 * (E @ W if W.shape[0] <= W.shape[1] else W @ E)
-    return gradient.reshape(weight.shape).to(weight.dtype)
+        return gram_gradient(W, E, gradient), None, None
 
 
 def module_gram_penalty(module: nn.Module, heads: Iterable[str] = (), target: float = 1.0) -> Tensor:
@@ -136,61 +117,6 @@ def jacobian_penalty(
                 v = W.new_empty(len(d), projections, min(W.shape)).normal_(generator=generator)
             deviations.append(_deviation(W, d, v))
     return torch.stack(deviations).mean()
-
-
-class Dense(NamedTuple):
-    """A layer of the C networks of each of N runs: linear, then an activation without parameters.
-
-    Attributes:
-        weight: (N, C, O, I).
-        bias: (N, C, O).
-        activation: for features in the last dimension.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    activation: nn.Module
-
-
-def jacobian_penalties(
-    layers: Sequence[Dense],
-    inputs: Tensor,
-    generators: Sequence[torch.Generator],
-    projections: int | None,
-    samples: int,
-) -> Tensor:
-    """`jacobian_penalty` of N runs at once, each the mean over its networks: (N,).
-
-    Args:
-        layers: of all networks, without their heads.
-        inputs: (N, B, I).
-        generators: one of each run, drawn from by one network after the other.
-        projections: as there.
-        samples: the first ones of the batch that count.
-    """
-    inputs = inputs[:, :samples]
-    vs = [None] * len(layers) if projections is None else _draws(layers, inputs, projections, generators)
-    x, deviations = inputs[:, None], []
-    for (W, b, activation), v in zip(layers, vs, strict=True):
-        u = x @ W.mT + b[:, :, None]
-        d = slopes(activation, u.flatten(0, 2), create_graph=True).view(u.shape)
-        deviations.append(_deviation(W, d, v))
-        with torch.no_grad():
-            x = activation(u)
-    return torch.stack(deviations).mean((0, 2))
-
-
-def _draws(
-    layers: Sequence[Dense], inputs: Tensor, projections: int, generators: Sequence[torch.Generator]
-) -> list[Tensor]:
-    """V (N, C, S, P, n) ~ N(0, I) for each layer, of each run in the order in which `jacobian_penalty` draws."""
-    shape = (*layers[0].weight.shape[:2], inputs.shape[1], projections)
-    vs = [inputs.new_empty(*shape, min(W.shape[2:])) for W, *_ in layers]
-    for run, generator in enumerate(generators):
-        for network in range(shape[1]):
-            for v in vs:
-                v[run, network].normal_(generator=generator)
-    return vs
 
 
 def _factors(layer: Layer) -> tuple[Tensor, Tensor]:

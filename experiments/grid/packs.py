@@ -1,18 +1,18 @@
-"""Which cells of a grid share a process: those with small networks that differ in no size.
+"""Which cells of a grid share a process: those of one sequence whose agents are computed as one (agents/batched).
 
-Seeds, rates, strengths and methods may differ: every run of a pack (agents/batched) has its own.
+Seeds, rates, strengths and methods may differ.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from omegaconf import DictConfig
 
-from isorl.agents.batched import why_alone
+from isorl.agents.batched import batching_key
 from isorl.configs import RunConfig
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.grid.cost import at_once
@@ -20,52 +20,32 @@ from isorl.experiments.grid.expand import Composer
 from isorl.experiments.run.experiment import build
 
 SEED = "seed="
-OWN = (
-    SEED,
-    "method=",
-    "method.",
-    "optimizer.",
-    "agent.learning_rate",
-    *(
-        f"agent.{name}="
-        for name in ("ent_coef", "vf_coef", "clip_range", "gamma", "gae_lambda", "max_grad_norm")
-    ),
-)
-"""Beginnings of the words in which cells of one job may differ."""
 
 
 def sharing(config: DictConfig, composer: Composer) -> Callable[[list[Cell]], list[list[Cell]]]:
     """From the cells that are to be done to jobs, as the launch `config` says (together=, hydra.launcher)."""
-    shares = functools.cache(lambda words: can_share(composer(words)))
+    key = functools.cache(lambda words: key_of(composer(words)))
     workers, most = at_once(config.hydra.launcher), max(config.together, 1)
-    return lambda left: packed(left, most, workers, shares)
+    return lambda left: packed(left, most, workers, key)
 
 
 def packed(
-    cells: Sequence[Cell], most: int, workers: int | None, shares: Callable[[tuple[str, ...]], bool]
+    cells: Sequence[Cell], most: int, workers: int | None, key: Callable[[tuple[str, ...]], Hashable]
 ) -> list[list[Cell]]:
-    """The jobs of a launch, each with its cells.
+    """Returns the jobs of a launch, each with its cells.
 
     Args:
         cells: what is to be done.
         most: cells in one job, at most.
         workers: jobs that run at a time, none of which should be left without work; None: unknown.
-        shares: whether cells of such words, whatever their seed, can be computed together.
+        key: of the words of a cell without its seed, equal where cells are computed as one; None: never.
     """
     size = min(most, math.ceil(len(cells) / workers)) if workers else most
-    alike: dict[tuple[str, ...], list[Cell]] = {}
+    alike: dict[Hashable, list[Cell]] = {}
     for cell in cells:
-        alike.setdefault(_without(OWN, cell), []).append(cell)
-    jobs: list[list[Cell]] = []
-    for group in alike.values():
-        several, together = size > 1 and len(group) > 1, []
-        for cell in group:
-            if several and shares(_without(SEED, cell)):
-                together.append(cell)
-            else:
-                jobs.append([cell])
-        jobs += _parts(together, size) if together else []
-    return jobs
+        of_cell = key(_without(SEED, cell)) if size > 1 and len(cells) > 1 else None
+        alike.setdefault(cell.id if of_cell is None else (cell.sequence, of_cell), []).append(cell)
+    return [job for group in alike.values() for job in _parts(group, size)]
 
 
 def _without(beginnings: str | tuple[str, ...], cell: Cell) -> tuple[str, ...]:
@@ -80,13 +60,13 @@ def _parts(group: list[Cell], size: int) -> Iterator[list[Cell]]:
     return (group[start:end] for start, end in pairwise(ends))
 
 
-def can_share(config: RunConfig) -> bool:
-    """Whether runs of `config` with other seeds can be computed as one with it."""
+def key_of(config: RunConfig) -> Hashable:
+    """Returns what is equal for runs that can be computed as one with a run of `config`; None where there are none."""
     if config.agent["name"] == "random":
-        return False
+        return None
     parts = build(config)
     try:
-        return why_alone(parts.agent) is None
+        return batching_key(parts.agent)
     finally:
         parts.env.close()
 

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from isorl.agents.batched import Pack
+from isorl.agents.batched import BatchedRuns
 from isorl.configs import RunConfig, UserError
 from isorl.configs.command_line import resolve
 from isorl.configs.errors import Interrupted
@@ -97,7 +97,7 @@ def work_together(configs: Sequence[RunConfig]) -> list[Outcome]:
         if len(configs) == 1:
             return [_work(configs[0], said)]
         # what it raises is the user's wish to stop, or a mistake of ours
-        return Pack().answers([partial(_work, config, said) for config in configs])
+        return BatchedRuns().results([partial(_work, config, said) for config in configs])
 
 
 def _work(config: RunConfig, said: io.StringIO) -> Outcome:

@@ -13,7 +13,6 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from isorl.agents.batched import sharing
 from isorl.agents.policies import preprocess
 from isorl.configs import RunConfig
 from isorl.envs.normalize import statistics_of
@@ -73,6 +72,7 @@ class RunCallback(BaseCallback):
         self._drawing_seconds = 0.0
 
     def _on_training_start(self) -> None:
+        self._note_engine()
         step = self.model.num_timesteps
         self._due = {
             "log": _next_multiple(step, self.config.log_every),
@@ -116,6 +116,10 @@ class RunCallback(BaseCallback):
         step = self.model.num_timesteps
         self._end_visit(step, min(step, self.visit.end))
         self.save()
+        self._note_engine()  # again: a run whose kernels disagree with its modules goes on by the modules
+
+    def _note_engine(self) -> None:
+        self.keeper.folder.note(engine=self.model.engine._asdict())
 
     def save(self) -> None:
         """Writes a checkpoint."""
@@ -125,7 +129,7 @@ class RunCallback(BaseCallback):
     def _gathered(self) -> dict[str, Any]:
         """What a checkpoint holds besides the agent, whose numbers are sound."""
         self.numbers.check()
-        self.state.seconds += (time.monotonic() - self._started) / sharing()
+        self.state.seconds += (time.monotonic() - self._started) / self.model.num_runs_in_process
         self._started = time.monotonic()
         self.state.records = self.recorder.sizes()
         return self.state.state_dict()
@@ -157,7 +161,7 @@ class RunCallback(BaseCallback):
         count = self.visit.number + 1
         if count == len(self.sequence.visits):
             return True
-        allowed = DRAWING_SHARE * (time.monotonic() - self._began) / sharing()
+        allowed = DRAWING_SHARE * (time.monotonic() - self._began) / self.model.num_runs_in_process
         return count & (count - 1) == 0 and self._drawing_seconds <= allowed
 
     def _draw(self, step: int) -> None:

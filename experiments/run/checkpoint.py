@@ -56,7 +56,7 @@ def gather(agent: Agent, run: dict[str, Any]) -> dict[str, Any]:
 
     Its tensors are those of the agent: write them before the agent goes on.
     """
-    with agent.streams.installed():
+    with agent.rng.installed():
         random_state = _random_state(agent)
     return {
         "policy": agent.policy.state_dict(),

@@ -12,7 +12,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from isorl.agents.fast_policies import answering
+from isorl.agents.fast_policies import numpy_inference
 from isorl.agents.policies import NetworkClassifier
 from isorl.configs.schema import EvaluationConfig
 from isorl.envs.failures import Failures
@@ -73,7 +73,7 @@ class Evaluator:
             _seed_torch(self.seed)
             try:
                 agent.policy.set_training_mode(False)
-                with answering(agent.policy):
+                with numpy_inference(agent.policy):
                     return float(np.mean(self._play(agent, env, shares)))
             finally:
                 agent.policy.set_training_mode(was_training)

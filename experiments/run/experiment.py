@@ -17,7 +17,6 @@ from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from isorl.agents import Agent
-from isorl.agents.batched import Pack, sharing
 from isorl.agents.options import agent_options, check_metrics, make_agent, make_methods, network_spec
 from isorl.configs import RunConfig, UserError
 from isorl.envs import Sequence, SwitchingVecEnv
@@ -108,7 +107,7 @@ def resume(run_dir: str) -> dict[str, Any]:
                     f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps."
                 )
             return summary.write(
-                folder.summary, parts.sequence, state, 0.0
+                folder.summary, parts.sequence, state, 0.0, 1
             )  # it died after its last checkpoint
         cut_back(folder.path, state.records)
         return _train(config, folder, parts, state, keeper)
@@ -117,8 +116,6 @@ def resume(run_dir: str) -> dict[str, Any]:
 def _train(
     config: RunConfig, folder: RunFolder, parts: Parts, state: RunState, keeper: Keeper
 ) -> dict[str, Any]:
-    if Pack.current is None:  # alone, a run computes to the bit what it computes among others
-        return Pack().answers([lambda: _train(config, folder, parts, state, keeper)])[0]
     sequence, env, agent = parts.sequence, parts.env, parts.agent
     common, failures = parts.switching.common, parts.switching.failures
     folder.start_log()
@@ -148,7 +145,7 @@ def _train(
     began = time.monotonic()
     callback.progress.start()
     try:
-        with callback.stop.heard(), Pack.current.joined(agent):
+        with callback.stop.heard():
             remaining = sequence.agent_steps - done
             # log_interval None: RunCallback says when SB3 writes its rows
             agent.learn(remaining, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
@@ -163,7 +160,8 @@ def _train(
         recorder.close()
         folder.stop_log()
         env.close()
-    return summary.write(folder.summary, sequence, state, (time.monotonic() - began) / sharing())
+    seconds = (time.monotonic() - began) / agent.num_runs_in_process
+    return summary.write(folder.summary, sequence, state, seconds, agent.num_runs_in_process)
 
 
 def _save_what_is_held(keeper: Keeper, error: BaseException) -> None:

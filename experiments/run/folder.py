@@ -1,7 +1,7 @@
 """The folder of a run: what lies where, and how it comes to be.
 
 config.yaml      the resolved configuration; `resume` and `play` read it
-run.json         command line, versions, commit, hardware
+run.json         command line, versions, commit, hardware, and the engine that computes the updates
 events.*         TensorBoard
 metrics.jsonl    one record per measurement: key, value, agent_step, task, visit
 probes.npz       the fixed probe batch of each task
@@ -15,6 +15,7 @@ run.log          what happened when
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import logging
 import os
 import platform
@@ -133,6 +134,12 @@ class RunFolder:
         self.check_empty()  # again: another process may have been first
         write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
         write_json(self.path / "run.json", _provenance())
+
+    def note(self, **facts: Any) -> None:
+        """Adds facts to run.json, or replaces them."""
+        path = self.path / "run.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        write_json(path, {**known, **facts})
 
     def load_config(self) -> RunConfig:
         """The configuration of the run that made this folder."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from isorl.agents import Agent
-from isorl.agents.batched import sharing
 from isorl.configs import UserError
 from isorl.configs.schema import CheckpointConfig
 from isorl.experiments.run import archive, checkpoint
@@ -74,7 +73,7 @@ class Keeper:
         state = checkpoint.gather(self.agent, run()) | {"replay": replay}
         self._latest = Snapshot(self.agent.num_timesteps, archive.pack(state), replay)
         now = time.monotonic()
-        self._next = now + PATIENCE * sharing() * (now - begin)
+        self._next = now + PATIENCE * self.agent.num_runs_in_process * (now - begin)
 
     def write(self) -> None:
         """Makes the latest snapshot the newest checkpoint, if it is not one yet.

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from isorl.agents.batched import Pack
+from isorl.agents.batched import BatchedRuns
 from isorl.agents.options import agent_options
 from isorl.agents.replay import FrameReplay
 from isorl.configs import RunConfig
@@ -97,15 +97,15 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
 
 def agent_steps_per_second(runs: Several[Parts]) -> float:
     """Of the whole training loop, updates included; all runs together, which share this process for the trial."""
-    pack, trial = Pack(), _Trial(any(getattr(parts.agent, "compile", False) for parts in runs))
-    steps = pack.answers([partial(_learn, parts.agent, pack, trial) for parts in runs])
+    batch, trial = BatchedRuns(), _Trial(any(getattr(parts.agent, "compile", False) for parts in runs))
+    steps = batch.results([partial(_learn, parts.agent, batch, trial) for parts in runs])
     return trial.rounds * sum(steps) / trial.seconds
 
 
 class _Trial:
     """Rounds of learning: one to warm up, then as many as fill TRIAL_SECONDS; none where the first has filled them.
 
-    Runs of a pack make equally many: whichever ends a round first looks at the clock for all.
+    Runs that share a process make equally many: whichever ends a round first looks at the clock for all.
 
     Args:
         compiles: in the first round, which then never counts.
@@ -132,12 +132,12 @@ class _Trial:
         return self._ends[-1] - self._ends[-1 - self.rounds]
 
 
-def _learn(agent: Any, pack: Pack, trial: _Trial) -> int:
+def _learn(agent: Any, batch: BatchedRuns, trial: _Trial) -> int:
     """Lets `agent` learn until the trial is over; gives back the agent steps of a round."""
     learns_at_once = agent.n_steps if hasattr(agent, "rollout_buffer") else agent.batch_size
     agent.learning_starts = 0  # DQN: measured with updates, not at its random beginning
     steps = learns_at_once * agent.n_envs
-    with pack.joined(agent):
+    with batch.member(agent):
         for number in itertools.count(1):
             agent.learn(steps, log_interval=None, reset_num_timesteps=number == 1)
             if trial.over(number):

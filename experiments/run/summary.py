@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from isorl.agents.batched import sharing
 from isorl.envs.sequence import Sequence
 from isorl.experiments.run.folder import write_json
 from isorl.experiments.run.returns import VisitReturns
 from isorl.experiments.run.state import RunState
 
 
-def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> dict[str, Any]:
+def write(path: Path, sequence: Sequence, state: RunState, seconds: float, together: int) -> dict[str, Any]:
     """Writes and gives back the summary of a finished run.
 
     `seconds`: of training; this run's share where `together`, as many runs, shared a process.
@@ -29,7 +28,7 @@ def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> di
         "sequence": sequence.name,
         "agent_steps": sequence.agent_steps,
         "seconds": round(measured, 1),
-        "together": sharing(),
+        "together": together,
         "diagnostics_share_of_time": state.measuring_seconds / max(measured, 1e-9),
         "returns": [{**visit.row(), "curve": curve(visit)} for visit in state.returns.by_visit],
         "scores": _scores(state),

@@ -6,8 +6,6 @@ A learner calls them in this order, for the methods in the order in which they w
     optimizer(cls, options)     before the optimizer exists: another one, or other options
     start(learner)              once, when both exist
     loss(batch)                 per minibatch, before backward: a term to add to the loss
-    weight_terms()              its parts, where it depends on weights alone: for many runs at once
-    mlp_term()                  itself, where it depends on the hidden layers of MLPs: for many runs at once
     after_update(batch)         per minibatch, after optimizer.step()
     on_switch()                 when the task has switched, before the first update on the new task
 """
@@ -15,11 +13,11 @@ A learner calls them in this order, for the methods in the order in which they w
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from isorl.plasticity.methods.learner import Batch, Learner
@@ -31,40 +29,6 @@ class FirstAct(NamedTuple):
 
     update: float = 1
     switch: int = 0
-
-
-class WeightTerm(NamedTuple):
-    """A part of a loss that depends on one weight alone: strength * R.
-
-    Attributes:
-        weight: the parameter.
-        strength: of the method.
-        penalty: takes N such weights (N, *shape), their gradients, N strengths (N,) and N of each of `given`; adds
-            strength times the gradient of R in place, gives back the N values of R.
-        given: what R needs besides, a tensor each.
-    """
-
-    weight: nn.Parameter
-    strength: float
-    penalty: Callable[..., Tensor]
-    given: tuple[Tensor, ...] = ()
-
-
-class MlpTerm(NamedTuple):
-    """A loss that depends on the hidden layers of MLPs and the minibatch: strength * R.
-
-    Attributes:
-        strength: of the method.
-        penalty: takes the hidden layers (`penalties.Dense`) of N runs, their inputs (N, B, I), N of what `draw` gives
-            and `options`; gives back N values of R, differentiable by the layers' parameters.
-        options: equal in all N runs; hashable.
-        draw: what is random in this update.
-    """
-
-    strength: float
-    penalty: Callable[..., Tensor]
-    options: tuple[Any, ...]
-    draw: Callable[[], Any]
 
 
 class Method:
@@ -111,20 +75,6 @@ class Method:
 
     def loss(self, batch: Batch) -> Tensor | None:
         """A scalar to add to the loss of this minibatch, or None."""
-        return None
-
-    def weight_terms(self) -> list[WeightTerm]:
-        """The parts of `loss`, where it depends on weights alone and their gradients are known.
-
-        Runs that are trained as one compute those of all at once; empty: each computes `loss`.
-        """
-        return []
-
-    def mlp_term(self) -> MlpTerm | None:
-        """`loss`, where it depends on hidden layers of MLPs, each linear with an activation behind it.
-
-        Runs that are trained as one compute that of all at once; None: each computes `loss`.
-        """
         return None
 
     def after_update(self, batch: Batch) -> None:

@@ -17,15 +17,6 @@ def squared_distance(parameters: Sequence[Tensor], origins: Sequence[Tensor] | N
     return _SquaredDistance.apply(origins, *parameters)
 
 
-def distance_term(
-    weights: Tensor, gradients: Tensor, strengths: Tensor, origins: Tensor | None = None
-) -> Tensor:
-    """||theta - origin||^2 of N weights (N, ...), or ||theta||^2: (N,); adds strength * 2 (theta - origin)."""
-    away = weights if origins is None else weights - origins
-    gradients.addcmul_(away, (2 * strengths).view(-1, *[1] * (away.ndim - 1)))
-    return torch.linalg.vector_norm(away, dim=tuple(range(1, away.ndim))).square()
-
-
 class _SquaredDistance(torch.autograd.Function):
     """d ||theta - origin||^2 / d theta = 2 (theta - origin)."""
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from isorl.plasticity.methods.base import Method, WeightTerm, check
+from isorl.plasticity.methods.base import Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN, hidden_layers
 from isorl.plasticity.networks import effective_weight
 from isorl.plasticity.networks.spec import NetworkSpec
-from isorl.plasticity.penalties import gram_penalty, gram_term
+from isorl.plasticity.penalties import gram_penalty
 
 
 @METHODS.register("gram")
@@ -56,12 +56,3 @@ class Gram(Method):
         """The term strength * sum R(W)."""
         penalties = [gram_penalty(effective_weight(layer), self._target) for layer in self._layers]
         return self.strength * torch.stack(penalties).sum()
-
-    def weight_terms(self) -> list[WeightTerm]:
-        """Strength * R(W) of each weight, where each is a parameter itself."""
-        every = [effective_weight(layer) for layer in self._layers]
-        weights = [weight for weight in every if isinstance(weight, nn.Parameter) and weight.ndim == 2]
-        if len(weights) < len(every):
-            return []
-        target = torch.tensor(self._target)
-        return [WeightTerm(weight, self.strength, gram_term, (target,)) for weight in weights]

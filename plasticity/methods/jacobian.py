@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from isorl.plasticity.methods.base import Method, MlpTerm, check
+from isorl.plasticity.methods.base import Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN, hidden_layers
-from isorl.plasticity.penalties import jacobian_penalties, jacobian_penalty
+from isorl.plasticity.penalties import jacobian_penalty
 
 
 @METHODS.register("jacobian")
@@ -61,11 +60,6 @@ class Jacobian(Method):
         ]
         return self.strength * torch.stack(terms).mean()
 
-    def mlp_term(self) -> MlpTerm:
-        """`loss`."""
-        options = (self.projections or None, self.samples)
-        draw = partial(self._generator, torch.device("cpu"))
-        return MlpTerm(self.strength, jacobian_penalties, options, draw)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         """Of fresh projections for this update, by the learner's stream, which a resumed run takes up."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from isorl.plasticity.adamo import AdamO
-from isorl.plasticity.methods.base import Method, WeightTerm, check
-from isorl.plasticity.methods.distance import distance_term, squared_distance
+from isorl.plasticity.methods.base import Method, check
+from isorl.plasticity.methods.distance import squared_distance
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 
@@ -60,9 +60,3 @@ class L2(Method):
         if self.decoupled:
             return None
         return self.strength * squared_distance(self._parameters)
-
-    def weight_terms(self) -> list[WeightTerm]:
-        """Strength * ||theta||^2 of each parameter."""
-        if self.decoupled:
-            return []
-        return [WeightTerm(parameter, self.strength, distance_term) for parameter in self._parameters]

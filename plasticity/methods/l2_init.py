@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from isorl.plasticity.methods.base import Method, WeightTerm, check
-from isorl.plasticity.methods.distance import distance_term, squared_distance
+from isorl.plasticity.methods.base import Method, check
+from isorl.plasticity.methods.distance import squared_distance
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN
@@ -39,8 +39,3 @@ class L2Init(Method):
     def loss(self, batch: Batch) -> Tensor:
         """The term strength * ||theta - theta_0||^2."""
         return self.strength * squared_distance(self._parameters, self._initial)
-
-    def weight_terms(self) -> list[WeightTerm]:
-        """Strength * ||theta - theta_0||^2 of each parameter."""
-        pairs = zip(self._parameters, self._initial, strict=True)
-        return [WeightTerm(theta, self.strength, distance_term, (initial,)) for theta, initial in pairs]

@@ -21,8 +21,6 @@ class Batch:
         inputs: gives (B, ...), what the networks read.
         labels: (B,) int64 right answers, where the learner is a classifier.
         allowed: (C,) bool, the classes of the task, where its head is masked.
-        hidden: gives the outputs (B, ...) of each hidden layer, network by network, with the weights as the update
-            left them, where the learner has them cheaper than from a pass of their own.
     """
 
     def __init__(
@@ -30,10 +28,9 @@ class Batch:
         inputs: Callable[[], Tensor],
         labels: Tensor | None = None,
         allowed: Tensor | None = None,
-        hidden: Callable[[], list[Tensor]] | None = None,
     ) -> None:
         self._inputs = inputs
-        self.labels, self.allowed, self.hidden = labels, allowed, hidden
+        self.labels, self.allowed = labels, allowed
 
     @cached_property
     def inputs(self) -> Tensor:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from isorl.plasticity.methods.base import Method, WeightTerm, check
+from isorl.plasticity.methods.base import Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN, hidden_layers
-from isorl.plasticity.penalties import gram_penalty, gram_term
+from isorl.plasticity.penalties import gram_penalty
 
 
 @METHODS.register("parseval")
@@ -50,16 +49,3 @@ class Parseval(Method):
         """The term strength * sum ||W W^T - s I||_F^2."""
         penalties = [gram_penalty(weight, self.target, by_rows=True) for weight in self._weights]
         return self.strength * torch.stack(penalties).sum()
-
-    def weight_terms(self) -> list[WeightTerm]:
-        """Strength * ||W W^T - s I||_F^2 of each weight."""
-        weights = [
-            weight for weight in self._weights if isinstance(weight, nn.Parameter) and weight.ndim == 2
-        ]
-        if len(weights) < len(self._weights):
-            return []
-        target = torch.tensor(self.target)
-        return [WeightTerm(weight, self.strength, _by_rows, (target,)) for weight in weights]
-
-
-_by_rows = partial(gram_term, by_rows=True)

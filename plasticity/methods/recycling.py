@@ -55,9 +55,7 @@ class Recycler:
 
     def outputs(self, batch: Batch) -> list[Tensor]:
         """Outputs (S, U) of each hidden layer for a minibatch, with the weights as the update left them."""
-        if batch.hidden is None:
-            return unit_outputs(self.learner.networks, self.layers, batch.inputs)
-        return [layer.by_unit(h) for layer, h in zip(self.layers, batch.hidden(), strict=True)]
+        return unit_outputs(self.learner.networks, self.layers, batch.inputs)
 
     @torch.no_grad()
     def recycle(self, index: int, units: Tensor) -> None:

@@ -12,8 +12,8 @@ from torch.distributions import Categorical, Normal
 
 from isorl.agents import ContinualDQN, ContinualPPO
 from isorl.agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
-from isorl.agents.fast_policies import FastActorCritic, Precise
-from isorl.agents.rollout import RolloutTensors
+from isorl.agents.fast_policies import FastActorCritic, MixedPrecisionMixin
+from isorl.agents.rollout import Rollout
 from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.methods import METHODS
 from tests.agents.test_parity import DQN_ARGUMENTS, PPO_ARGUMENTS, cartpole, pendulum, pictures
@@ -115,7 +115,7 @@ def test_an_exact_run_in_half_precision_is_refused():
 def test_casts_that_are_kept_change_nothing(agent, make, monkeypatch):
     """Half precision's weights are rounded once per rollout, anew after every update."""
     kept = trained(agent, make, False, 64, precision="bfloat16")
-    monkeypatch.setattr(Precise, "keeping_casts", lambda policy: nullcontext())
+    monkeypatch.setattr(MixedPrecisionMixin, "keeping_casts", lambda policy: nullcontext())
     assert torch.equal(weights(kept), weights(trained(agent, make, False, 64, precision="bfloat16")))
 
 
@@ -146,10 +146,11 @@ def test_categorical_is_torchs():
     torch.manual_seed(5)
     expected = theirs.sample()
     torch.manual_seed(5)
-    drawn, log_prob = draw_categorical(logits)
+    noise = torch.empty_like(logits).exponential_().log_().neg_()
+    drawn, log_prob = draw_categorical(logits, noise)
     assert torch.equal(drawn, expected)
     torch.testing.assert_close(log_prob, theirs.log_prob(drawn))
-    assert torch.equal(draw_categorical(logits, deterministic=True)[0], logits.argmax(1))
+    assert torch.equal(draw_categorical(logits)[0], logits.argmax(1))
 
 
 def test_gaussian_is_torchs():
@@ -161,8 +162,8 @@ def test_gaussian_is_torchs():
     torch.manual_seed(5)
     expected = theirs.rsample()
     torch.manual_seed(5)
-    torch.testing.assert_close(draw_gaussian(mean, log_std)[0], expected)
-    assert torch.equal(draw_gaussian(mean, log_std, deterministic=True)[0], mean)
+    torch.testing.assert_close(draw_gaussian(mean, log_std, torch.randn_like(mean))[0], expected)
+    assert torch.equal(draw_gaussian(mean, log_std)[0], mean)
 
 
 @pytest.mark.parametrize(("actions", "copies"), [(2, 8), (5, 7), (18, 3)])
@@ -179,7 +180,7 @@ def test_random_actions_are_those_of_the_space(actions, copies):
 def test_rollout_tensors_give_sb3s_minibatches(make):
     env, rng = make(3), np.random.default_rng(0)
     arguments = (5, env.observation_space, env.action_space, "cpu", 0.9, 0.95, 3)
-    ours, theirs = RolloutTensors(*arguments), RolloutBuffer(*arguments)
+    ours, theirs = Rollout(*arguments), RolloutBuffer(*arguments)
     for _ in range(2):  # the second time in used memory
         ours.reset(), theirs.reset()
         for _ in range(5):

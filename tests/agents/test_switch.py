@@ -142,13 +142,55 @@ def test_running_means_belong_to_one_task(at_switch):
     assert after == 0
 
 
-def test_switch_in_the_middle_of_a_rollout_is_acted_on_before_the_next(at_switch):
-    """The rollout that contains the switch is finished and learned from with the weights that collected it."""
-    config = SequenceConfig(name="two", tasks=[TaskConfig(env="CartPole-v1", agent_steps=40)] * 2)
-    env = SwitchingVecEnv(Sequence.from_config(config, seed=0), 1, seed=0)
-    seen = at_switch(lambda agent: agent.num_timesteps)
-    ppo(env).learn(96)
-    assert seen == [(64, 64)]
+ENDS = {"steps": {"agent_steps": 40}, "episodes": {"agent_steps": 5_000, "episodes": 3}}
+"""Visits that no rollout and no update interval divides: planned ones, and ones that end unforeseen."""
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "fast"])
+@pytest.mark.parametrize("policy", ["NetworkPolicy", "MlpPolicy"])
+@pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
+def test_no_update_comes_between_a_switch_and_what_is_done_about_it(monkeypatch, agent, policy, exact, end):
+    """Rollouts end at the switch, the last update on the old task is made, then methods and options act."""
+    if policy == "MlpPolicy" and not exact:
+        pytest.skip("stable-baselines3's own policies are exact")
+    tasks = [TaskConfig(env="CartPole-v1", name=f"task{i}", **ENDS[end]) for i in range(2)]
+    env = SwitchingVecEnv(Sequence.from_config(SequenceConfig("two", tasks), 0, 1), 1, seed=0)
+    events = []
+    for name in ("train", "on_switch"):
+        plain = getattr(agent, name)
+
+        def watched(self, *args, name=name, plain=plain, **kwargs):
+            learned_from = getattr(self, "rollout_buffer", None)
+            events.append(
+                (
+                    name,
+                    env.visit.number,
+                    env.visit.start,
+                    self.num_timesteps,
+                    learned_from and learned_from.pos,
+                )
+            )
+            return plain(self, *args, **kwargs)
+
+        monkeypatch.setattr(agent, name, watched)
+    options = (
+        dict(n_steps=32, batch_size=32) if agent is ContinualPPO else dict(learning_starts=4, train_freq=7)
+    )
+    agent(
+        policy, env, seed=0, device="cpu", exact=exact, switch=SwitchConfig(replay="keep"), **options
+    ).learn(120)
+    names = [name for name, *_ in events]
+    assert names.count("on_switch") == 1
+    at = names.index("on_switch")
+    _, visit, start, step, _ = events[at]
+    assert visit == 1
+    assert step == start, "the moment of the switch"
+    assert events[at - 1][3] == start, "the rest of the old task's experience is learned from before"
+    if agent is ContinualPPO:
+        assert events[at - 1][4] == (start % 32 or 32), "a shorter rollout"
+    assert all(number == 1 for _, number, *_ in events[at:])
+    assert "train" in names[at:]
 
 
 def test_methods_without_their_networks_are_refused():

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,19 +19,19 @@ VECTOR = 64
 """Numbers that a processor may take at once, or a multiple of them."""
 
 
-class Unstackable(Exception):
-    """Why these networks cannot be computed as one."""
+class Unbatchable(Exception):
+    """Why runs cannot be computed as one."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one parameter of C modules lies in a row.
+    """Says where one parameter of C modules lies in a row.
 
     Attributes:
         owners: the parameters, run -> module.
-        start: of the first module's numbers.
-        size: numbers of one module.
-        offset: of this parameter in its module.
+        start: where the first module's numbers begin.
+        size: how many numbers a module has.
+        offset: where this parameter begins in its module.
     """
 
     owners: list[list[nn.Parameter]]
@@ -39,14 +40,14 @@ class Place:
     offset: int
 
     def view(self, whole: Tensor) -> Tensor:
-        """(S, P) -> (S, C, *shape)."""
+        """Views this parameter of all runs in a table: (S, P) -> (S, C, *shape)."""
         first, count = self.owners[0][0], len(self.owners[0])
         block = whole[:, self.start : self.start + count * self.size].unflatten(1, (count, self.size))
         return block[..., self.offset : self.offset + first.numel()].unflatten(-1, first.shape)
 
 
-class Table:
-    """The parameters of S runs.
+class ParameterTable:
+    """Moves the parameters of S runs into one tensor.
 
     Args:
         blocks: block -> run -> modules, those of one block of one structure.
@@ -56,7 +57,7 @@ class Table:
         values: (S, P) all of them; what the modules hold are views of it.
 
     Raises:
-        Unstackable: modules of one block differ.
+        Unbatchable: modules of one block differ.
     """
 
     def __init__(self, blocks: Sequence[Sequence[Sequence[nn.Module]]]) -> None:
@@ -66,7 +67,7 @@ class Table:
             owners = [[list(module.parameters()) for module in modules] for modules in block]
             shapes = [parameter.shape for parameter in owners[0][0]]
             if any([p.shape for p in module] != shapes for modules in owners for module in modules):
-                raise Unstackable("their parameters have different shapes")
+                raise Unbatchable("their parameters have different shapes")
             size, offset, places = sum(shape.numel() for shape in shapes), 0, []
             for number, shape in enumerate(shapes):
                 own = [[module[number] for module in modules] for modules in owners]
@@ -82,15 +83,19 @@ class Table:
             parameter.data = row.copy_(parameter.data)
 
     def zeros(self) -> Tensor:
-        """(S, P)."""
+        """Makes a table (S, P) of zeros."""
         return torch.zeros(self.runs, self._size)
 
     def views(self, whole: Tensor) -> list[list[Tensor]]:
-        """Of each block and parameter a view of `whole` (S, P): (S, C, *shape)."""
+        """Views every block's parameters in a table (S, P): (S, C, *shape) each."""
         return [[place.view(whole) for place in places] for places in self.blocks]
 
+    def arrays(self, whole: Tensor) -> list[list[np.ndarray]]:
+        """Does what `views` does, as arrays."""
+        return [[view.detach().numpy() for view in block] for block in self.views(whole)]
+
     def each(self, whole: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Every parameter of every run with its part of `whole` (S, P)."""
+        """Yields every parameter of every run with its part of a table (S, P)."""
         for places in self.blocks:
             for place in places:
                 for parameters, row in zip(place.owners, place.view(whole).unbind(), strict=True):
@@ -98,5 +103,5 @@ class Table:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Of all runs."""
+        """The parameters of all runs."""
         return [parameter for parameter, _ in self.each(self.values)]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import torch
 from torch.optim import Adam, AdamW
 
 from isorl.agents import ContinualClassifier, ContinualDQN, ContinualPPO
-from isorl.agents.batched import Pack
-from isorl.agents.batched import pack as pack_module
-from isorl.agents.batched.pack import why_alone
+from isorl.agents.batched import BatchedRuns, unbatchable_reason
+from isorl.agents.batched import runs as runs_module
+from isorl.agents.batched.learner import BatchedOnPolicy
 from isorl.configs.errors import Interrupted
 from isorl.configs.schema import SequenceConfig, SwitchConfig, TaskConfig
 from isorl.envs import Sequence, SwitchingVecEnv
@@ -38,9 +39,9 @@ ALONE = {
     "feature_rank": "other parameters than those of the networks",
     "kron": "the optimizer is ResumableKron",
     "muon": "the optimizer is Muon",
-    "plasticity_injection": "does not know the layer",
-    "prelu": "does not know the layer PReLU",
-    "spectral_norm": "does not know the layer SpectralLinear",
+    "plasticity_injection": "no kernel computes the layer",
+    "prelu": "no kernel computes the layer PReLU",
+    "spectral_norm": "no kernel computes the layer SpectralLinear",
     "trac": "the optimizer is Trac",
 }
 """Methods whose networks or optimizers are not computed together, and the reason that is given."""
@@ -70,37 +71,41 @@ def moments(agent):
     return torch.cat([tensor.flatten().float() for tensor in tensors])
 
 
+@contextmanager
+def plainly():
+    """Runs inside compute by torch's modules alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs_module, "unbatchable_reason", lambda agent: "as the test wants it")
+        yield
+
+
 def alone(steps=128, seeds=SEEDS, **kwargs):
-    return [build(seed=seed, **kwargs).learn(steps) for seed in seeds]
+    """The agents, each trained by its own modules."""
+    with plainly():
+        return [build(seed=seed, **kwargs).learn(steps) for seed in seeds]
 
 
 def together(steps=128, seeds=SEEDS, job=None, **kwargs):
-    """The agents, trained in one pack."""
-    pack = Pack()
+    """The agents, trained in one process."""
 
     def train(seed):
-        agent = build(seed=seed, **kwargs)
-        with pack.joined(agent):
-            return agent.learn(steps)
+        return build(seed=seed, **kwargs).learn(steps)
 
-    ends = pack.run([lambda seed=seed: (job or train)(seed) for seed in seeds])
-    for end in ends:
-        if isinstance(end, BaseException):
-            raise end
-    return ends
+    return BatchedRuns().results([lambda seed=seed: (job or train)(seed) for seed in seeds])
 
 
 @pytest.fixture
 def batched(monkeypatch):
-    """How often the runs were computed together, by what they did."""
-    count = dict.fromkeys(pack_module.PHASES, 0)
-    for key, compute in list(pack_module._COMPUTED.items()):
+    """How often learners of several runs did what."""
+    count = dict.fromkeys(runs_module.PHASES, 0)
+    plain = BatchedRuns._answer
 
-        def counted(stack, arguments, key=key, compute=compute):
-            count[key[1]] += 1
-            return compute(stack, arguments)
+    def counted(runs, learner, phase, arguments):
+        answer = plain(runs, learner, phase, arguments)
+        count[phase] += len(learner.agents) > 1
+        return answer
 
-        monkeypatch.setitem(pack_module._COMPUTED, key, counted)
+    monkeypatch.setattr(BatchedRuns, "_answer", counted)
     return count
 
 
@@ -117,7 +122,7 @@ def assert_same(many, single):
 def test_every_network(activation, layer_norm, batched):
     policy = {"network": NetworkSpec(widths=(16, 16), activation=activation, layer_norm=layer_norm)}
     assert_same(together(agent=ContinualPPO, policy=policy), alone(agent=ContinualPPO, policy=policy))
-    assert batched["train"] == 4
+    assert batched["learn"] == 4
 
 
 @pytest.mark.parametrize("agent", ARGUMENTS)
@@ -130,7 +135,7 @@ def test_every_network(activation, layer_norm, batched):
 def test_every_optimizer(agent, optimizer, batched):
     policy = dict(zip(("optimizer_class", "optimizer_kwargs"), optimizer, strict=True))
     assert_same(together(agent=agent, policy=policy), alone(agent=agent, policy=policy))
-    assert batched["train"]
+    assert batched["learn"]
 
 
 @pytest.mark.parametrize(("agent", "name"), CASES, ids=lambda case: getattr(case, "__name__", case))
@@ -138,13 +143,13 @@ def test_every_method(agent, name, batched):
     """Over a task switch. What is not computed together is computed by each run, with the same result."""
     many = together(agent=agent, methods=[name])
     assert_same(many, alone(agent=agent, methods=[name]))
-    reason = why_alone(build(agent, 0, methods=[name]))
+    reason = unbatchable_reason(build(agent, 0, methods=[name]))
     if name in ALONE:
         assert ALONE[name] in reason
-        assert not batched["train"]
+        assert not batched["learn"]
     else:
         assert reason is None
-        assert batched["train"]
+        assert batched["learn"]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ def test_every_method(agent, name, batched):
 def test_methods_that_act_one_after_the_other(methods, batched):
     """The second sees the weights as the first left them."""
     assert_same(together(agent=ContinualPPO, methods=methods), alone(agent=ContinualPPO, methods=methods))
-    assert batched["train"]
+    assert batched["learn"]
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1", "isorl/NineRooms-v0"])
@@ -161,7 +166,7 @@ def test_other_environments(env, batched):
     """Gaussian actions; episodes that end, and that are cut at their time limit."""
     arguments = dict(agent=ContinualPPO, env=env, switches=(512,), steps=512, seeds=(3, 4))
     assert_same(together(**arguments), alone(**arguments))
-    assert batched["train"] == 16
+    assert batched["learn"] == 16
 
 
 def test_target_networks_and_exploration(batched):
@@ -183,9 +188,7 @@ def test_target_networks_and_exploration(batched):
 )  # fmt: skip
 def test_options(options, batched):
     assert_same(together(agent=ContinualPPO, **options), alone(agent=ContinualPPO, **options))
-    assert batched["train"] == (
-        4 if "target_kl" not in options else 2
-    )  # asked, refused, asked after the switch
+    assert batched["learn"] == (0 if "target_kl" in options else 4)
 
 
 def test_optimizers_reset_at_a_switch():
@@ -204,7 +207,7 @@ def test_optimizers_reset_at_a_switch():
     ids=["small", "methods", "gram", "jacobian", "more methods", "clipped", "relu", "aei", "layer_norm"],
 )  # fmt: skip
 def test_what_a_run_learns_does_not_depend_on_the_others(agent, options):
-    """To the bit, so that it does not matter how a grid was packed, nor which of its runs died on the way."""
+    """To the bit, so that it does not matter how a grid was split into jobs, nor which of its runs died on the way."""
     many = together(agent=agent, seeds=(0, 1, 2, 3, 4, 5, 6), **options)
     for seeds in ((1,), (0, 1), (1, 5, 0)):
         for seed, run in zip(seeds, together(agent=agent, seeds=seeds, **options), strict=True):
@@ -217,15 +220,14 @@ def test_runs_of_different_length(batched):
 
     def job(seed):
         agent = build(ContinualPPO, seed)
-        with Pack.current.joined(agent):
-            return agent.learn(64 if seed == 0 else 128 if seed == 1 else 256)
+        return agent.learn(64 if seed == 0 else 128 if seed == 1 else 256)
 
     short, middle, long = together(job=job)
     for seed, (agent, steps) in enumerate(((short, 64), (middle, 128), (long, 256))):
         torch.testing.assert_close(
             weights(agent), weights(build(ContinualPPO, seed).learn(steps)), **TOLERANCE
         )
-    assert Pack.current is None
+    assert BatchedRuns.current is None
 
 
 def test_runs_that_have_learned_for_different_times(batched):
@@ -234,9 +236,9 @@ def test_runs_that_have_learned_for_different_times(batched):
     def job(seed):
         agent = build(ContinualPPO, seed, switches=(10_000,))
         if seed in (1, 2):
-            agent.learn(64)
-        with Pack.current.joined(agent):
-            return agent.learn(96, reset_num_timesteps=False)
+            with plainly():
+                agent.learn(64)
+        return agent.learn(96, reset_num_timesteps=False)
 
     ends = together(job=job, seeds=(0, 1, 2, 3))
     for seed, agent in enumerate(ends):
@@ -245,7 +247,7 @@ def test_runs_that_have_learned_for_different_times(batched):
             single.learn(64)
         single.learn(96, reset_num_timesteps=False)
         torch.testing.assert_close(weights(agent), weights(single), **TOLERANCE)
-    assert batched["train"] == 3, "of all four"
+    assert batched["learn"] == 3, "of all four"
 
 
 def adamo(**options):
@@ -254,41 +256,43 @@ def adamo(**options):
 
 @pytest.mark.parametrize(
     ("agent", "differ"),
-    [(ContinualPPO, [{}, {"learning_rate": 3e-4}, {"ent_coef": 0.1, "vf_coef": 1.0}, {"clip_range": 0.05},
+    [(ContinualPPO, [{}, {"learning_rate": 3e-4}, {"ent_coef": 0.1, "vf_coef": 1.0},
                      {"gamma": 0.9, "gae_lambda": 0.5}, {"max_grad_norm": 0.01},
                      {"learning_rate": lambda progress: 1e-3 * progress}]),
-     (ContinualPPO, [{"clip_range_vf": 0.2}, {"clip_range_vf": 0.02}]),
-     (ContinualPPO, [{}, {"methods": ["l2_init"]}, {"methods": ["redo"]}, {"methods": ["gram", "shrink_and_perturb"]},
+          (ContinualPPO, [{}, {"methods": ["l2_init"]}, {"methods": ["redo"]}, {"methods": ["gram", "shrink_and_perturb"]},
                      {"methods": ["jacobian"]}, {"methods": ["jacobian"]}]),
      (ContinualPPO, [{"policy": adamo(**each)} for each in
                      ({}, {"iso_lambda": 0.1}, {"iso_lambda": 0.0}, {"iso_every": 3}, {"iso_lr": 1e-3, "iso_every": 1},
                       {"betas": (0.5, 0.9), "eps": 1e-3}, {"weight_decay": 0.1})]),
      (ContinualDQN, [{}, {"learning_rate": 3e-4}, {"gamma": 0.5}, {"max_grad_norm": 0.01}, {"methods": ["l2"]},
                      {"exploration_fraction": 0.5}])],
-    ids=["PPO", "clipped values", "methods", "AdamO", "DQN"],
+    ids=["PPO", "methods", "AdamO", "DQN"],
 )  # fmt: skip
 def test_runs_that_differ_in_what_they_are_told(agent, differ, batched):
     def job(number):
         run = build(agent, number, **differ[number])
-        with Pack.current.joined(run):
-            return run.learn(128)
+        return run.learn(128)
 
     many = together(job=job, seeds=range(len(differ)))
-    assert batched["train"] == (4 if agent is ContinualPPO else 24), "all at once"
+    assert batched["learn"] == (4 if agent is ContinualPPO else 24), "all at once"
     assert_same(many, [build(agent, seed, **options).learn(128) for seed, options in enumerate(differ)])
 
 
-def test_runs_of_other_forms_are_computed_beside(batched):
-    """Two stacks of two, each trained as one."""
-    forms = [{"policy": {"network": NetworkSpec(widths=(16,))}}, {}] * 2
+@pytest.mark.parametrize(
+    "other",
+    [{"policy": {"network": NetworkSpec(widths=(16,))}}, {"clip_range": 0.05}, {"clip_range_vf": 0.2}],
+    ids=["network", "clip_range", "clip_range_vf"],
+)
+def test_runs_of_other_forms_are_computed_beside(other, batched):
+    """Two learners of two, each trained as one."""
+    forms = [other, {}] * 2
 
     def job(number):
         run = build(ContinualPPO, number, **forms[number])
-        with Pack.current.joined(run):
-            return run.learn(128)
+        return run.learn(128)
 
     many = together(job=job, seeds=range(4))
-    assert batched["train"] == 8
+    assert batched["learn"] == 8
     assert_same(many, [build(ContinualPPO, seed, **options).learn(128) for seed, options in enumerate(forms)])
 
 
@@ -304,8 +308,7 @@ def test_numbers_that_are_not_finite_stay_in_their_run(number):
         if seed == 1:
             for parameter in agent.policy.parameters():
                 parameter.data.fill_(number)
-        with Pack.current.joined(agent):
-            return agent.learn(128)
+        return agent.learn(128)
 
     first, second, third = together(job=job)
     assert weights(second).isnan().any()
@@ -316,14 +319,13 @@ def test_numbers_that_are_not_finite_stay_in_their_run(number):
 def test_an_error_in_one_run_is_its_own():
     def job(seed):
         agent = build(ContinualPPO, seed)
-        with Pack.current.joined(agent):
+        with BatchedRuns.current.member(agent):
             agent.learn(64)
             if seed == 1:
                 raise ValueError("on purpose")
             return agent.learn(64, reset_num_timesteps=False)
 
-    pack = Pack()
-    first, second, third = pack.run([lambda seed=seed: job(seed) for seed in SEEDS])
+    first, second, third = BatchedRuns().run([lambda seed=seed: job(seed) for seed in SEEDS])
     assert isinstance(second, ValueError)
     for seed, agent in ((0, first), (2, third)):
         single = build(ContinualPPO, seed).learn(64).learn(64, reset_num_timesteps=False)
@@ -331,30 +333,30 @@ def test_an_error_in_one_run_is_its_own():
 
 
 def test_an_error_in_what_is_computed_together_ends_every_run(monkeypatch):
-    def fails(stack, arguments):
+    def fails(learner, arguments):
         raise RuntimeError("on purpose")
 
-    monkeypatch.setitem(pack_module._COMPUTED, (ContinualPPO, "train"), fails)
+    monkeypatch.setattr(BatchedOnPolicy, "learn", fails)
     with pytest.raises(RuntimeError, match="on purpose"):
         together(agent=ContinualPPO)
 
 
-def test_streams_are_each_runs_own():
+def test_random_draws_are_each_runs_own():
     """What one run draws, another does not see; afterwards the process's streams are as they were."""
     torch.manual_seed(7)
     np.random.seed(7)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    pack, drawn = Pack(), {}
+    batch, drawn = BatchedRuns(), {}
 
     def job(seed):
         agent = build(ContinualPPO, seed)
-        with pack.joined(agent):
-            pack.meet(agent, "values", agent.env.reset())
-            with agent.streams.installed():
+        with batch.member(agent):
+            batch.request(agent, "values", agent.env.reset())
+            with agent.rng.installed():
                 drawn[seed] = torch.rand(3), np.random.rand(3)
 
     torch.set_rng_state(before[0])
-    assert pack.run([lambda seed=seed: job(seed) for seed in SEEDS]) == [None] * 3
+    assert batch.run([lambda seed=seed: job(seed) for seed in SEEDS]) == [None] * 3
     for seed in SEEDS:
         build(ContinualPPO, seed)
         torch.testing.assert_close(drawn[seed][0], torch.rand(3), rtol=0, atol=0)
@@ -362,22 +364,22 @@ def test_streams_are_each_runs_own():
 
 
 def test_a_signal_reaches_every_run():
-    pack, requests = Pack(), []
+    batch, requests = BatchedRuns(), []
 
     def job(seed):
         request = StopRequest()
         requests.append(request)
         agent = build(ContinualPPO, seed)
-        with request.heard(), pack.joined(agent):
+        with request.heard(), batch.member(agent):
             agent.learn(16)
-            pack.meet(agent, "values", agent.env.reset())
+            batch.request(agent, "values", agent.env.reset())
             if seed == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
-            pack.meet(agent, "values", agent.env.reset())
+            batch.request(agent, "values", agent.env.reset())
             request.check()
 
     before = signal.getsignal(signal.SIGTERM)
-    ends = pack.run([lambda seed=seed: job(seed) for seed in SEEDS])
+    ends = batch.run([lambda seed=seed: job(seed) for seed in SEEDS])
     assert [type(end) for end in ends] == [Interrupted] * 3
     assert [request.number for request in requests] == [signal.SIGTERM] * 3
     assert signal.getsignal(signal.SIGTERM) is before
@@ -385,14 +387,14 @@ def test_a_signal_reaches_every_run():
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(dict(exact=True), "only fast runs"), (dict(precision="bfloat16"), "float32"),
+    [(dict(exact=True), "what stable-baselines3 computes"), (dict(precision="bfloat16"), "float32"),
      (dict(env="ALE/Freeway-v5"), "no MLP")],
     ids=["exact", "bfloat16", "images"],
 )  # fmt: skip
 def test_why_a_run_is_alone(change, reason):
     agent = build(ContinualPPO, 0, **{**change, "policy": {}})
-    assert reason in why_alone(agent)
+    assert reason in unbatchable_reason(agent)
 
 
 def test_a_classifier_is_alone():
-    assert "ContinualClassifier" in why_alone(ContinualClassifier.__new__(ContinualClassifier))
+    assert "ContinualClassifier" in unbatchable_reason(ContinualClassifier.__new__(ContinualClassifier))

@@ -1,0 +1,195 @@
+"""torch's Adam and AdamW and our AdamO on tables of parameters: the classes themselves, whose parameters are S rows.
+
+Runs with equal options stand together in one parameter group; a step of the optimizer is a step of every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from isorl.agents.batched.parameters import ParameterTable, Unbatchable
+from isorl.plasticity import AdamO
+
+ADAM = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
+ISOMETRY = ("iso_lambda", "iso_lr", "iso_target", "iso_every", "iso_updates")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def options_of(optimizer: Optimizer) -> dict[str, Any]:
+    """Reads the options that all parameters of a run share, and those of its isometric ones.
+
+    Raises:
+        Unbatchable: another optimizer, parameters with different options, or a hook that looks at gradients.
+    """
+    if type(optimizer) not in ROW_OPTIMIZERS:
+        raise Unbatchable(f"the optimizer is {type(optimizer).__name__}")
+    if optimizer._optimizer_step_pre_hooks:
+        raise Unbatchable("each run looks at its gradients before it takes a step")
+    isometric = [group for group in optimizer.param_groups if group.get("isometric")]
+    for names, groups in ((ADAM, optimizer.param_groups), (ISOMETRY, isometric)):
+        if len({str([group[name] for name in names]) for group in groups}) > 1:
+            raise Unbatchable("parameters of a run have different options of the optimizer")
+    options = {name: optimizer.param_groups[0][name] for name in ADAM}
+    if options["amsgrad"]:
+        raise Unbatchable("the optimizer keeps a third average of gradients (amsgrad)")
+    return options | {name: group[name] for group in isometric[:1] for name in ISOMETRY}
+
+
+class RowOptimizer(Optimizer):
+    """Trains the rows of a table; a mixin that stands before an optimizer's class.
+
+    Args:
+        optimizers: the runs' own, in the order of the rows, runs with equal options side by side. Their states become
+            views of this one's.
+        table: the runs' parameters.
+        gradients: (S, P) of them.
+        make_way: what `zero_grad` does.
+
+    Raises:
+        Unbatchable: as `options_of`; or a run's parameters have taken different numbers of steps.
+    """
+
+    def __init__(
+        self,
+        optimizers: Sequence[Optimizer],
+        table: ParameterTable,
+        gradients: Tensor,
+        make_way: Callable[[], None],
+    ) -> None:
+        self._own, self._table, self._gradients, self._make_way = optimizers, table, gradients, make_way
+        self._told = [options_of(optimizer) for optimizer in optimizers]
+        groups = [
+            {**self._told[rows.start], "params": self._rows(rows), **self._further(rows)}
+            for rows in self._groups()
+        ]
+        super().__init__(groups, lr=self._told[0]["lr"], fused=True, foreach=False)  # type: ignore[call-arg]
+        self._share_state()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Makes way for the next gradients."""
+        self._make_way()
+
+    def _groups(self) -> list[slice]:
+        """Returns the rows with equal options that stand side by side."""
+        sizes = [len(list(same)) for _, same in groupby(self._told)]
+        ends = list(accumulate(sizes))
+        return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+    def _rows(self, rows: slice) -> list[Tensor]:
+        found = list(self._table.values[rows].unbind())
+        for row, gradient in zip(found, self._gradients[rows].unbind(), strict=True):
+            row.grad = gradient
+        return found
+
+    def _further(self, rows: slice) -> dict[str, Any]:
+        """Returns what else a group says."""
+        return {}
+
+    def _share_state(self) -> None:
+        """Makes every run's state views of one table, and its count of steps one for all of its parameters."""
+        if any(len(steps_taken(optimizer)) != 1 for optimizer in self._own):
+            raise Unbatchable("the parameters of a run have taken different numbers of steps")
+        rows = [row for group in self.param_groups for row in group["params"]]
+        moments = {name: self._table.zeros() for name in MOMENTS}
+        self._shared: list[tuple[Any, nn.Parameter, dict[str, Any]]] = []
+        for number, (row, optimizer) in enumerate(zip(rows, self._own, strict=True)):
+            step = torch.tensor(steps_taken(optimizer).pop())
+            self.state[row] = {"step": step, **{name: whole[number] for name, whole in moments.items()}}
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                state = optimizer.state[parameter]
+                state["step"] = step
+                self._shared.append((optimizer.state, parameter, state))
+        states = {parameter: state for _, parameter, state in self._shared}
+        for name, whole in moments.items():
+            for parameter, part in self._table.each(whole):
+                if name in states[parameter]:  # there has been an update
+                    part.copy_(states[parameter][name])
+                states[parameter][name] = part
+
+    @property
+    def holds_state(self) -> bool:
+        """Whether the states of the runs' own optimizers are still views of this one's."""
+        return all(states.get(parameter) is state for states, parameter, state in self._shared)
+
+    def follow_options(self) -> bool:
+        """Takes over options that have changed, by a schedule say; False where other runs stand together now."""
+        told, before = [options_of(optimizer) for optimizer in self._own], self._groups()
+        if told != self._told:
+            self._told = told
+            if self._groups() != before:
+                return False
+            for group, rows in zip(self.param_groups, before, strict=True):
+                group.update(told[rows.start])
+        return True
+
+    def give_back(self) -> None:
+        """Leaves every run's optimizer a count of steps for each of its parameters."""
+        self.tell_own()
+        for _, _, state in self._shared:
+            state["step"] = state["step"].clone()
+
+    def tell_own(self) -> None:
+        """Tells the runs' own optimizers what has been counted here."""
+
+
+class RowAdam(RowOptimizer, Adam):
+    """Adam on rows."""
+
+
+class RowAdamW(RowOptimizer, AdamW):
+    """AdamW on rows."""
+
+
+class RowAdamO(RowOptimizer, AdamO):
+    """AdamO on rows: the isometry step acts on a weight of all runs of a group at once."""
+
+    def _further(self, rows: slice) -> dict[str, Any]:
+        isometric = {id(p) for g in self._own[rows.start].param_groups if g["isometric"] for p in g["params"]}
+        weights = [
+            _with_gradient(weight[rows], gradient[rows])
+            for owner, weight, gradient in self._of_first(rows)
+            if id(owner) in isometric and weight.ndim == 3
+        ]
+        return {"isometric": bool(weights), "weights": weights}
+
+    def _of_first(self, rows: slice) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
+        """Yields each parameter of the first of some runs, its like of all runs and their gradients: (S, *shape)."""
+        for place in (place for places in self._table.blocks for place in places):
+            values, gradients = place.view(self._table.values), place.view(self._gradients)
+            yield from zip(place.owners[rows.start], values.unbind(1), gradients.unbind(1), strict=True)
+
+    def isometric_weights(self, group: dict[str, Any]) -> list[Tensor]:
+        """Returns the weights (S, O, I) of a group of runs that the step acts on."""
+        return group["weights"]
+
+    as_matrices = staticmethod(lambda weights: weights)
+
+    def tell_own(self) -> None:
+        """Tells the runs' own optimizers how many updates they have made: the step is due at every k-th."""
+        for group, rows in zip(self.param_groups, self._groups(), strict=True):
+            for own in (each for optimizer in self._own[rows] for each in optimizer.param_groups):
+                own["iso_updates"] = group["iso_updates"]
+            for told in self._told[rows]:
+                if "iso_updates" in told:
+                    told["iso_updates"] = group["iso_updates"]
+
+
+def _with_gradient(weight: Tensor, gradient: Tensor) -> Tensor:
+    weight.grad = gradient
+    return weight
+
+
+ROW_OPTIMIZERS: dict[type[Optimizer], type[RowOptimizer]] = {Adam: RowAdam, AdamW: RowAdamW, AdamO: RowAdamO}
+"""An agent's optimizer -> the same on rows."""
+
+
+def steps_taken(optimizer: Optimizer) -> set[float]:
+    """Returns the numbers of steps that the parameters of an optimizer have taken: one, as a rule."""
+    states = (optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"])
+    return {float(state.get("step", 0.0)) for state in states}

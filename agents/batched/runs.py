@@ -1,0 +1,269 @@
+"""Runs that take turns in one process, so that what all of them compute next is computed for all at once.
+
+Each run is an ordinary one, from its configuration to its summary, in a greenlet of its own. Where it is about to
+act or to learn it asks and another run goes on; once all have asked, one batched computation answers all of them, or
+each computes for itself where they are not alike at that moment. A run alone is a batch of one, so how many runs there
+are changes no bit of what any of them computes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from greenlet import getcurrent, greenlet
+from threadpoolctl import threadpool_limits
+
+from isorl.agents.batched.learner import LEARNERS, BatchedLearner, form_of
+from isorl.agents.batched.parameters import Unbatchable
+from isorl.agents.rng import OwnRngState
+
+LOG = logging.getLogger("isorl")
+
+PHASES = ("act", "values", "learn")
+"""What runs ask for, in the order in which they do: names of functions of their learner."""
+DISAGREE = (
+    "isorl.agents.batched.kernels and the run's own modules (isorl.agents.policies) differ: %s. "
+    "The run goes on with its own modules."
+)
+
+
+class Engine(NamedTuple):
+    """What computes a run's updates.
+
+    Attributes:
+        name: "batched": numpy kernels for all runs of a process at once; "compiled": torch's compiler; "torch": its
+            modules, operation by operation.
+        runs: how many runs are computed as one.
+        why: the reason.
+    """
+
+    name: str
+    runs: int
+    why: str
+
+
+class BatchedRuns:
+    """Works off jobs, each of which may train one agent, as if each were alone."""
+
+    current: ClassVar[BatchedRuns | None] = None
+    """Those among which the present code runs."""
+
+    def __init__(self) -> None:
+        self._learners: list[BatchedLearner] = []
+        self._asked: set[int] | None = None  # ids of the agents among whom learners were looked for
+        self._checked: set[int] = (
+            set()
+        )  # ids of agents whose gradients by the kernels were compared with autograd's
+        self._plain: set[int] = set()  # ... and differed
+        self._scheduler: greenlet | None = None
+        self.size = 1
+        """Runs among which the process's time is shared."""
+
+    def run(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Returns what each job gave back, or the exception that ended it."""
+        ends: dict[int, Any] = {}
+        runs = [greenlet(partial(_keep_end, ends, number, job)) for number, job in enumerate(jobs)]
+        before, BatchedRuns.current = BatchedRuns.current, self
+        self.size, self._scheduler = len(runs), getcurrent()
+        try:
+            self._take_turns(runs)
+        finally:
+            BatchedRuns.current, self._scheduler = before, None
+        return [ends[number] for number in range(len(runs))]
+
+    def results(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Returns what each job gave back; raises what the first that failed raised, once all have ended."""
+        ends = self.run(jobs)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        return ends
+
+    def _take_turns(self, runs: list[greenlet]) -> None:
+        """Lets all go on until they have ended."""
+        waiting: dict[greenlet, Request] = {}
+        turns: list[tuple[greenlet, Any]] = [(run, None) for run in runs]
+        while turns:
+            for run, answer in turns:
+                request = _go_on(run, answer, first=waiting.pop(run, None) is None)
+                if not run.dead:
+                    waiting[run] = request
+            turns = self._serve(waiting)
+
+    @contextmanager
+    def member(self, agent: Any) -> Iterator[None]:
+        """Lets `agent` compute inside with the others where it can, and sets its `engine`."""
+        if agent.runs is self:
+            yield
+            return
+        agent.engine = _engine(agent, self.size)
+        LOG.info("updates are computed by %s: %s", agent.engine.name, agent.engine.why)
+        if agent.engine.name != "batched":
+            yield
+            return
+        agent.runs = self
+        if self._scheduler is not None and not isinstance(agent.rng, OwnRngState):
+            agent.rng = OwnRngState()
+        try:
+            with threadpool_limits(torch.get_num_threads(), "blas"):  # numpy's takes every core otherwise
+                yield
+        finally:
+            self.unstack()
+            agent.runs = None
+
+    def request(self, agent: Any, phase: str, argument: Any = None) -> Any:
+        """Lets the others go on until all have asked for something.
+
+        Returns:
+            The answer for `agent`; None where it computes alone.
+        """
+        request = Request(agent, phase, argument)
+        if self._scheduler is not None:
+            return self._scheduler.switch(request)
+        answer = self._answers([request])[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def unstack(self) -> None:
+        """Is called before anything else than a batched update changes what a run keeps."""
+        for learner in self._learners:
+            learner.unstack()
+        self._learners, self._asked = [], None
+
+    def _serve(self, waiting: dict[greenlet, Request]) -> list[tuple[greenlet, Any]]:
+        """Returns the runs that go on next, each with its answer; where they are not at one point, those behind."""
+        phases = {request.phase for request in waiting.values()}
+        if len(phases) == 1:
+            return list(zip(waiting, self._answers(list(waiting.values())), strict=True))
+        behind = min(phases, key=PHASES.index, default=None)
+        return [(run, None) for run, request in waiting.items() if request.phase == behind]
+
+    def _answers(self, requests: Sequence[Request]) -> list[Any]:
+        """Answers requests for the same thing: an answer, None or an exception for each."""
+        answers: dict[int, Any] = {}
+        arguments = {id(request.agent): request.argument for request in requests}
+        try:
+            for learner in self._learners_of([request.agent for request in requests]):
+                try:
+                    with np.errstate(all="ignore"):  # a run that diverges finds out itself, as with torch
+                        answers |= self._answer(learner, requests[0].phase, arguments)
+                except Unbatchable as reason:
+                    LOG.info("these runs compute each for itself: %s", reason)
+                    learner.unstack()
+                    self._learners.remove(learner)
+        except BaseException as error:  # of any run's numbers, or a signal: each run ends in its own way
+            return [error] * len(requests)
+        return [answers.get(id(request.agent)) for request in requests]
+
+    def _answer(self, learner: BatchedLearner, phase: str, arguments: dict[int, Any]) -> dict[int, Any]:
+        if phase == "learn":
+            learner.follow()
+        own = [arguments[id(agent)] for agent in learner.agents]
+        if phase == "learn":
+            batch, of_loss = learner.prepare(own)
+            self._check(learner, batch, of_loss)
+        found = getattr(learner, phase)(own)
+        return dict(zip(map(id, learner.agents), found, strict=True))
+
+    def _check(self, learner: BatchedLearner, batch: Any, arguments: Any) -> None:
+        """Compares kernels and modules once for each run, before its first update.
+
+        Raises:
+            Unbatchable: they differ for a run, which from now on computes for itself.
+        """
+        new = {id(agent) for agent in learner.agents} - self._checked
+        if not new:
+            return
+        self._checked |= new
+        differ = learner.disagreements(batch, arguments)
+        for run, difference in differ.items():
+            LOG.warning(DISAGREE, difference)
+            agent = learner.agents[run]
+            agent.engine = Engine("torch", 1, f"the kernels differ from the modules in {difference}")
+            self._plain.add(id(agent))
+        if differ:
+            self._asked = None  # the others are computed as one from the next time on
+            raise Unbatchable("kernels and modules differ for one of them")
+
+    def _learners_of(self, agents: list[Any]) -> list[BatchedLearner]:
+        """Returns the learners among these runs: one for all that are of one form."""
+        asked = {id(agent) for agent in agents}
+        if self._asked == asked:
+            return list(self._learners)
+        self.unstack()
+        self._asked = asked
+        groups: dict[Any, list[Any]] = {}
+        for agent in agents:
+            if id(agent) not in self._plain:
+                groups.setdefault(form_of(agent), []).append(agent)
+        for group in groups.values():
+            try:
+                self._learners.append(_learner_of(group[0])(group))
+            except Unbatchable as reason:
+                LOG.info("these runs compute each for itself: %s", reason)
+        return list(self._learners)
+
+
+class Request(NamedTuple):
+    """What a run is about to do: a phase of its learner's, with an argument."""
+
+    agent: Any
+    phase: str
+    argument: Any
+
+
+def unbatchable_reason(agent: Any) -> str | None:
+    """Returns why runs like this one cannot be computed as one; None where they can."""
+    if not getattr(agent, "batched_as", None):
+        return f"{type(agent).__name__} computes each run for itself"
+    if agent.exact:
+        return "exact=true computes what stable-baselines3 computes"
+    if agent.device.type != "cpu" or agent.precision != "float32":
+        return f"the kernels compute in float32 on the CPU, not in {agent.precision} on {agent.device.type}"
+    if agent.compile:
+        return "its update is compiled"
+    try:
+        form_of(agent)
+        _learner_of(agent)([agent]).unstack()
+    except Unbatchable as reason:
+        return str(reason)
+    return None
+
+
+def batching_key(agent: Any) -> Hashable:
+    """Returns what is equal for agents that are computed as one; None where this one is computed alone."""
+    return None if unbatchable_reason(agent) else form_of(agent)
+
+
+def _learner_of(agent: Any) -> type[BatchedLearner]:
+    return LEARNERS[agent.batched_as]
+
+
+def _engine(agent: Any, runs: int) -> Engine:
+    reason = unbatchable_reason(agent)
+    if reason is None:
+        return Engine(
+            "batched", runs, f"small networks, {runs} {'run' if runs == 1 else 'runs'} in this process"
+        )
+    return Engine("compiled" if getattr(agent, "compile", False) else "torch", 1, reason)
+
+
+def _keep_end(ends: dict[int, Any], number: int, job: Callable[[], Any]) -> None:
+    try:
+        ends[number] = job()
+    except BaseException as error:  # the other runs go on
+        ends[number] = error
+
+
+def _go_on(run: greenlet, answer: Any, first: bool) -> Any:
+    """Lets `run` go on until it asks for something or ends."""
+    if first:
+        return run.switch()
+    return run.throw(answer) if isinstance(answer, BaseException) else run.switch(answer)
