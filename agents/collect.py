@@ -155,7 +155,7 @@ def _before_reset(new_obs: np.ndarray, dones: np.ndarray, infos: list[dict[str, 
 
 
 def _values(agent: Any, observations: np.ndarray) -> Tensor:
-    with torch.no_grad(), agent.rng.installed():
+    with torch.no_grad():
         return agent.policy.predict_values(torch.as_tensor(observations, device=agent.device))
 
 

@@ -10,9 +10,11 @@ Shapes: B batch, A actions or action dimensions; ... nothing, or S runs.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -32,8 +34,29 @@ def draw_categorical(logits: Tensor, noise: Tensor | None = None) -> tuple[Tenso
 
 def categorical(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Returns log-probabilities (..., B) of actions (..., B) int64, and entropies -sum_a p log p (..., B)."""
-    log_p = torch.log_softmax(logits, dim=-1)
-    return log_p.gather(-1, actions[..., None])[..., 0], -(log_p.exp() * log_p).sum(-1)
+    return _Categorical.apply(logits, actions[..., None])
+
+
+class _Categorical(torch.autograd.Function):
+    """Autograd's nine steps back in one: d log p(a) / d logits = onehot(a) - p, d H / d logits = -p (log p + H)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes log p(a) and H (..., B) of logits (..., B, A) and actions (..., B, 1)."""
+        log_p = torch.log_softmax(logits, dim=-1)
+        p = log_p.exp()
+        entropy = (p * log_p).sum(-1).neg_()
+        ctx.save_for_backward(actions, p, log_p, entropy)
+        return log_p.gather(-1, actions)[..., 0], entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_log_prob: Tensor, by_entropy: Tensor) -> tuple[Tensor, None]:
+        """Computes the gradient of the logits."""
+        actions, p, log_p, entropy = ctx.saved_tensors
+        by_log_prob, by_entropy = by_log_prob[..., None], by_entropy[..., None]
+        gradient = (log_p + entropy[..., None]).mul_(by_entropy).add_(by_log_prob).mul_(p).neg_()
+        return gradient.scatter_add_(-1, actions, by_log_prob), None
 
 
 def draw_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:

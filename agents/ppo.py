@@ -11,6 +11,7 @@ Shapes: B samples of a minibatch; ... nothing, or S runs that are computed as on
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -27,10 +28,6 @@ from isorl.agents.fast import Fast
 from isorl.agents.fast_policies import FastActorCritic
 from isorl.agents.policies import NetworkActorCritic
 from isorl.agents.rollout import Rollout
-
-
-def _stacked(logged: dict[str, list[Tensor]], epochs: int) -> dict[str, Tensor]:
-    return {"epochs": torch.tensor(epochs), **{name: torch.stack(terms) for name, terms in logged.items()}}
 
 
 class Coefficients(NamedTuple):
@@ -97,21 +94,21 @@ class ContinualPPO(Continual, Fast, PPO):
         self.policy.set_training_mode(True)
         logged: dict[str, list[Tensor]] = defaultdict(list)
         for epoch in range(1, self.n_epochs + 1):
-            logged["approx_kl"].clear()  # SB3 logs the last epoch's
+            begin = len(logged["loss"])
             for batch in self.rollout_buffer.get(self.batch_size):
                 method_batch = self.method_batch(batch)
                 loss, terms = self.loss(batch, coefficients)
                 loss = self.methods.add_loss(loss, method_batch)
-                for name, term in {**terms, "loss": loss.detach()}.items():
-                    logged[name].append(term)
-                if self.target_kl is not None and terms["approx_kl"] > 1.5 * self.target_kl:
-                    return _stacked(logged, epoch)
+                for name, term in {**terms, "loss": loss}.items():
+                    logged[name].append(term.detach())
+                if self.target_kl is not None and approx_kl(terms["log_ratio"]) > 1.5 * self.target_kl:
+                    return _statistics(logged, epoch, begin, coefficients)
                 self.policy.optimizer.zero_grad()
                 loss.sum().backward()
                 self.clip_gradients()
                 self.policy.optimizer.step()
                 self.methods.after_update(method_batch)
-        return _stacked(logged, self.n_epochs)
+        return _statistics(logged, epoch, begin, coefficients)
 
     def loss(self, batch: Any, coefficients: Coefficients) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the loss (...) of a minibatch (..., B) without what methods add, and its terms (...) for the log."""
@@ -154,7 +151,8 @@ def surrogate(
         mean, std = advantages.mean(-1, keepdim=True), advantages.std(-1, keepdim=True)
         advantages = (advantages - mean) / (std + 1e-8)
 
-    ratio = torch.exp(log_prob - batch.old_log_prob)
+    log_ratio = log_prob - batch.old_log_prob
+    ratio = torch.exp(log_ratio)
     clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
     policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean(-1)
     if clip_range_vf is not None:  # depends on the scale of the rewards
@@ -162,15 +160,38 @@ def surrogate(
     value_loss = F.mse_loss(batch.returns, values, reduction="none").mean(-1)
     entropy_loss = -torch.mean(-log_prob if entropy is None else entropy, dim=-1)
     loss = policy_loss + ent_coef * entropy_loss + vf_coef * value_loss
+    terms = {"policy_gradient_loss": policy_loss, "value_loss": value_loss, "entropy_loss": entropy_loss}
+    return loss, {**terms, "log_ratio": log_ratio}
 
+
+def approx_kl(log_ratio: Tensor) -> Tensor:
+    """Estimates the KL divergence (...) of old from new policy with low variance (joschu.net/blog/kl-approx.html)."""
     with torch.no_grad():
-        log_ratio = log_prob - batch.old_log_prob
-        terms = {
-            "policy_gradient_loss": policy_loss.detach(),
-            "value_loss": value_loss.detach(),
-            "entropy_loss": entropy_loss.detach(),
-            "clip_fraction": torch.mean((torch.abs(ratio - 1) > clip_range).float(), dim=-1),
-            # the low-variance estimator of http://joschu.net/blog/kl-approx.html
-            "approx_kl": torch.mean((torch.exp(log_ratio) - 1) - log_ratio, dim=-1),
-        }
-    return loss, terms
+        return torch.mean((torch.exp(log_ratio) - 1) - log_ratio, dim=-1)
+
+
+def _statistics(
+    logged: dict[str, list[Tensor]], epochs: int, last: int, coefficients: Coefficients
+) -> dict[str, Tensor]:
+    """Returns what is logged of an update: "epochs", and by name one number (...) of each minibatch.
+
+    `last` is the number of the last epoch's first minibatch: SB3 logs the KL divergence of the last epoch alone.
+    """
+    log_ratios = logged.pop("log_ratio")
+
+    def beyond(log_ratio: Tensor) -> Tensor:
+        return (torch.abs(torch.exp(log_ratio) - 1) > coefficients.clip_range).float().mean(-1)
+
+    columns = {name: torch.stack(terms) for name, terms in logged.items()}
+    columns |= {
+        "clip_fraction": _of_each(beyond, log_ratios),
+        "approx_kl": _of_each(approx_kl, log_ratios[last:]),
+    }
+    return {"epochs": torch.tensor(epochs), **columns}
+
+
+def _of_each(statistic: Callable[[Tensor], Tensor], batches: list[Tensor]) -> Tensor:
+    """Returns a statistic (...) of each of M minibatches (..., B), at once where they are of one size: (M, ...)."""
+    if len({batch.shape for batch in batches}) == 1:
+        return statistic(torch.stack(batches))
+    return torch.stack([statistic(batch) for batch in batches])

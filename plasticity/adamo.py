@@ -125,8 +125,12 @@ class AdamO(Adam):
             with torch.enable_grad():
                 loss = closure()
         self.isometry_step()
-        _unhooked(Adam.step)(self)
+        self.adam_step()
         return loss
+
+    def adam_step(self) -> None:
+        """Takes Adam's step alone."""
+        _unhooked(Adam.step)(self)
 
     @torch.no_grad()
     def isometry_step(self) -> None:

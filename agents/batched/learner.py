@@ -10,6 +10,7 @@ Shapes: S runs, N environment copies, T steps, B samples of a minibatch, I input
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import MethodType
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from isorl.agents.batched.networks import BatchedNetworks, blocks_of
 from isorl.agents.batched.optimizer import ROW_OPTIMIZERS, options_of, steps_taken
 from isorl.agents.batched.parameters import ParameterTable, Unbatchable
+from isorl.agents.batched.traced import TracedLosses
 from isorl.plasticity.methods import Batch, Method
 
 TOLERANCE = 1e-3
@@ -38,6 +40,8 @@ class BatchedLearner:
         Unbatchable: they cannot be computed as one, and why.
     """
 
+    other_networks: ClassVar[dict[str, str]] = {}
+    """Attributes with networks that are not learned -> the column of a minibatch that a loss asks them for."""
     ALIKE: ClassVar[tuple[str, ...]]
     """Attributes that agents computed as one have in common, numbers that an update loops over."""
 
@@ -54,29 +58,45 @@ class BatchedLearner:
         self._accumulates = any(type(m).loss is not Method.loss for each in self.agents for m in each.methods)
         self.networks = BatchedNetworks(networks, self.table, self.gradients, self._accumulates)
         self._check_complete()
-        self._max_norms = torch.tensor([agent.max_grad_norm for agent in self.agents])
+        self._max_norms = np.array([agent.max_grad_norm for agent in self.agents], np.float32)
+        self._gradients = self.gradients.numpy()
         own = [agent.policy.optimizer for agent in self.agents]
         self._has_gradients = False
+        self._losses = TracedLosses(self)
+        self.numbers: Any = ()
+        """What a traced loss depends on besides tensors."""
         self.optimizer = ROW_OPTIMIZERS[type(own[0])](own, self.table, self.gradients, self._make_way)
         self.policy = self
         for function in ("update", "loss"):  # those of the agents, on this learner
             setattr(self, function, MethodType(getattr(type(first), function), self))
 
     def maybe_compile(self, loss: Any) -> Any:
-        """Returns `loss`: runs that compile theirs are computed alone."""
-        return loss
+        """Returns `loss`, traced: the same operations without a graph made anew for every minibatch."""
+        return partial(self._losses, loss)
+
+    @property
+    def anchor(self) -> Tensor:
+        """What makes autograd come back to the kernels."""
+        return self.networks.anchor
+
+    @contextmanager
+    def standing_in(self, networks: dict[str, Any]) -> Iterator[None]:
+        """Puts others in the place of networks inside."""
+        own = {name: getattr(self, name) for name in networks}
+        vars(self).update(networks)
+        try:
+            yield
+        finally:
+            vars(self).update(own)
 
     def set_training_mode(self, mode: bool) -> None:
         """Does nothing: none of the layers that are computed here has a mode."""
 
     def inputs(self, observations: Sequence[np.ndarray]) -> Tensor:
         """Prepares every run's observations (B, ...) for the networks: (S, B, I) float32."""
-        # np.stack takes three times as long
-        x = np.concatenate(observations).reshape(len(observations), *observations[0].shape)
-        policy = self.agents[0].policy
-        if x.dtype != np.float32 or policy.scales_images:
-            return policy.prepared(torch.from_numpy(x).flatten(0, 1)).reshape(*x.shape[:2], -1)
-        return torch.from_numpy(x.reshape(*x.shape[:2], -1))
+        together = torch.from_numpy(np.concatenate(observations))  # np.stack takes three times as long
+        x = self.agents[0].policy.prepared(together)
+        return x.reshape(len(observations), len(observations[0]), -1)
 
     def method_batch(self, batch: Any) -> list[Batch]:
         """Returns what each run's methods see of a minibatch."""
@@ -84,10 +104,10 @@ class BatchedLearner:
 
     def clip_gradients(self) -> None:
         """Scales every run's gradient down to its `max_grad_norm`, as torch.nn.utils.clip_grad_norm_ does."""
-        norms = torch.linalg.vector_norm(self.gradients, dim=1)
-        factors = (self._max_norms / (norms + 1e-6)).clamp_(max=1.0)
+        norms = np.sqrt(np.einsum("sp,sp->s", self._gradients, self._gradients))
+        factors = np.minimum(self._max_norms / (norms + np.float32(1e-6)), np.float32(1.0))
         if not factors.min() >= 1:  # also where one is NaN
-            self.gradients.mul_(factors[:, None])
+            self._gradients *= factors[:, None]
 
     def follow(self) -> None:
         """Takes over what runs have been told since the last update."""
@@ -207,17 +227,18 @@ class BatchedOnPolicy(BatchedLearner):
 
     def learn(self, coefficients: list[Any]) -> list[dict[str, Tensor]]:
         """Runs the agents' `update` on the rollouts of all; returns what each logs."""
-        logged = self.update(_folded(coefficients))  # type: ignore[attr-defined]
+        self.rollout_buffer, folded = BatchedRollout(self), _folded(coefficients)
+        self.numbers = tuple(coefficients)
+        logged = self.update(folded)  # type: ignore[attr-defined]
         self.optimizer.tell_own()
         return [
             {name: value if value.ndim == 0 else value[:, run] for name, value in logged.items()}
             for run in range(len(self.agents))
         ]
 
-    def prepare(self, coefficients: list[Any]) -> tuple[Any, list[tuple[Any, ...]]]:
-        """Gathers the rollouts of all; returns a minibatch and what `loss` takes besides."""
-        self.rollout_buffer = BatchedRollout(self)
-        return self.rollout_buffer.first(self.batch_size), [
+    def example(self, coefficients: list[Any]) -> tuple[Any, list[tuple[Any, ...]]]:
+        """Returns a minibatch, and what `loss` takes besides: of all runs, then of each."""
+        return BatchedRollout(self).first(self.batch_size), [
             (_folded(coefficients),),
             *((c,) for c in coefficients),
         ]  # type: ignore[attr-defined]
@@ -274,6 +295,7 @@ class BatchedOffPolicy(BatchedLearner):
     """S agents that learn from a replay buffer."""
 
     ALIKE = ("n_envs", "batch_size", "train_freq", "gradient_steps", "action_space")
+    other_networks: ClassVar = {"targets": "next_observations"}
     _vec_normalize_env = None
 
     def __init__(self, agents: Sequence[Any]) -> None:
@@ -286,7 +308,7 @@ class BatchedOffPolicy(BatchedLearner):
         gammas = [agent.gamma for agent in self.agents]
         self.gamma = gammas[0] if len(set(gammas)) == 1 else torch.tensor(gammas)[:, None, None]
         targets = [agent.learner.targets for agent in self.agents]
-        self._targets = BatchedNetworks(targets, ParameterTable(blocks_of(targets)))
+        self.targets = BatchedNetworks(targets, ParameterTable(blocks_of(targets)))
 
     @torch.no_grad()
     def act(self, observations: list[np.ndarray]) -> list[np.ndarray]:
@@ -299,8 +321,8 @@ class BatchedOffPolicy(BatchedLearner):
         self.optimizer.tell_own()
         return list(losses.unbind())
 
-    def prepare(self, arguments: list[tuple[int, int]]) -> tuple[Any, list[tuple[Any, ...]]]:
-        """Returns a minibatch, and what `loss` takes besides."""
+    def example(self, arguments: list[tuple[int, int]]) -> tuple[Any, list[tuple[Any, ...]]]:
+        """Returns a minibatch, and what `loss` takes besides: of all runs, then of each."""
         return self.replay_buffer.first(arguments[0][1]), [()] * (len(self.agents) + 1)
 
     def q_net(self, x: Tensor) -> Tensor:
@@ -309,7 +331,7 @@ class BatchedOffPolicy(BatchedLearner):
 
     def q_net_target(self, x: Tensor) -> Tensor:
         """Does the same by the target networks."""
-        return self._targets(x)["q"]
+        return self.targets(x)["q"]
 
 
 class BatchedReplay:

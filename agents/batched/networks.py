@@ -52,7 +52,7 @@ class BatchedNetworks:
             ]
         except ValueError as unknown:
             raise Unbatchable(str(unknown)) from None
-        self._anchor = torch.zeros((), requires_grad=gradients is not None)
+        self.anchor = torch.zeros((), requires_grad=gradients is not None)
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """Maps inputs (S, B, I) to outputs (S, B, O) by the networks' names; differentiable by all parameters.
@@ -61,18 +61,18 @@ class BatchedNetworks:
         """
         names = [*self.names, *map(str, range(len(self._outside)))]
         if self._gradients is not None and torch.is_grad_enabled():
-            return dict(zip(names, _Layers.apply(self._anchor, self, x), strict=True))
+            return dict(zip(names, _Layers.apply(self.anchor, self, x), strict=True))
         features = self._body(x.numpy()[:, None])
         outputs = [head(features[:, c : c + 1])[:, 0] for c, head in enumerate(self._heads)]
         outputs += [value for value, _ in self._outside]
         return dict(zip(names, map(torch.from_numpy, outputs), strict=True))
 
-    def forward_with_cache(self, x: np.ndarray) -> tuple[list[np.ndarray], Any]:
+    def forward_with_cache(self, x: np.ndarray) -> tuple[list[Tensor], Any]:
         """Returns the outputs for x (S, B, I), and what `backward` needs of them."""
         body = self._body.forward_with_cache(x[:, None])
         heads = [head.forward_with_cache(body[-1][:, c : c + 1]) for c, head in enumerate(self._heads)]
-        outputs = [values[-1][:, 0] for values in heads]
-        return outputs + [value.copy() for value, _ in self._outside], (body, heads)
+        outputs = [values[-1][:, 0] for values in heads] + [value.copy() for value, _ in self._outside]
+        return list(map(torch.from_numpy, outputs)), (body, heads)
 
     def backward(self, output_grads: Sequence[Tensor], cache: Any) -> None:
         """Puts the parameters' gradients where they belong."""
@@ -97,7 +97,7 @@ class _Layers(torch.autograd.Function):
         """Computes the outputs; `anchor` makes autograd come back here."""
         outputs, ctx.cache = networks.forward_with_cache(x.numpy())
         ctx.networks = networks
-        return tuple(map(torch.from_numpy, outputs))
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *output_grads: Tensor) -> tuple[None, None, None]:

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.adam import adam
 
 from isorl.agents.batched.parameters import ParameterTable, Unbatchable
 from isorl.plasticity import AdamO
 
 ADAM = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 ISOMETRY = ("iso_lambda", "iso_lr", "iso_target", "iso_every", "iso_updates")
+COUNTED = ("params", "iso_updates")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -39,6 +41,11 @@ def options_of(optimizer: Optimizer) -> dict[str, Any]:
     if options["amsgrad"]:
         raise Unbatchable("the optimizer keeps a third average of gradients (amsgrad)")
     return options | {name: group[name] for group in isometric[:1] for name in ISOMETRY}
+
+
+def _raw(optimizer: Optimizer) -> list[Any]:
+    """Reads quickly what may change from one update to the next."""
+    return [value for group in optimizer.param_groups for name, value in group.items() if name not in COUNTED]
 
 
 class RowOptimizer(Optimizer):
@@ -63,13 +70,26 @@ class RowOptimizer(Optimizer):
         make_way: Callable[[], None],
     ) -> None:
         self._own, self._table, self._gradients, self._make_way = optimizers, table, gradients, make_way
-        self._told = [options_of(optimizer) for optimizer in optimizers]
+        self._raw, self._told = list(map(_raw, optimizers)), list(map(options_of, optimizers))
         groups = [
             {**self._told[rows.start], "params": self._rows(rows), **self._further(rows)}
             for rows in self._groups()
         ]
         super().__init__(groups, lr=self._told[0]["lr"], fused=True, foreach=False)  # type: ignore[call-arg]
         self._share_state()
+        self._arguments = list(map(self._of_adam, self.param_groups))
+
+    def adam_step(self) -> None:
+        """Takes the step of torch's Adam, without looking up anew each time what it works on."""
+        for arguments in self._arguments:
+            adam(**arguments)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """Takes one step of every run."""
+        self.adam_step()
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch would time it
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Makes way for the next gradients."""
@@ -80,6 +100,17 @@ class RowOptimizer(Optimizer):
         sizes = [len(list(same)) for _, same in groupby(self._told)]
         ends = list(accumulate(sizes))
         return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+    def _of_adam(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Returns what torch's function `adam` takes for a group."""
+        rows, (beta1, beta2) = group["params"], group["betas"]
+        states = {name: [self.state[row][name] for row in rows] for name in ("exp_avg", "exp_avg_sq", "step")}
+        return {
+            **{"params": rows, "grads": [row.grad for row in rows], "exp_avgs": states["exp_avg"]},
+            **{"exp_avg_sqs": states["exp_avg_sq"], "max_exp_avg_sqs": [], "state_steps": states["step"]},
+            **{name: group[name] for name in ADAM if name != "betas"},
+            **{"beta1": beta1, "beta2": beta2, "foreach": False, "fused": True},
+        }
 
     def _rows(self, rows: slice) -> list[Tensor]:
         found = list(self._table.values[rows].unbind())
@@ -119,13 +150,15 @@ class RowOptimizer(Optimizer):
 
     def follow_options(self) -> bool:
         """Takes over options that have changed, by a schedule say; False where other runs stand together now."""
-        told, before = [options_of(optimizer) for optimizer in self._own], self._groups()
-        if told != self._told:
-            self._told = told
+        raw = [_raw(optimizer) for optimizer in self._own]
+        if raw != self._raw:
+            before = self._groups()
+            self._raw, self._told = raw, [options_of(optimizer) for optimizer in self._own]
             if self._groups() != before:
                 return False
             for group, rows in zip(self.param_groups, before, strict=True):
-                group.update(told[rows.start])
+                group.update(self._told[rows.start])
+            self._arguments = list(map(self._of_adam, self.param_groups))
         return True
 
     def give_back(self) -> None:
@@ -148,6 +181,8 @@ class RowAdamW(RowOptimizer, AdamW):
 
 class RowAdamO(RowOptimizer, AdamO):
     """AdamO on rows: the isometry step acts on a weight of all runs of a group at once."""
+
+    step = AdamO.step
 
     def _further(self, rows: slice) -> dict[str, Any]:
         isometric = {id(p) for g in self._own[rows.start].param_groups if g["isometric"] for p in g["params"]}

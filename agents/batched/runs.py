@@ -166,23 +166,19 @@ class BatchedRuns:
         if phase == "learn":
             learner.follow()
         own = [arguments[id(agent)] for agent in learner.agents]
-        if phase == "learn":
-            batch, of_loss = learner.prepare(own)
-            self._check(learner, batch, of_loss)
+        if phase == "learn" and not self._checked.issuperset(map(id, learner.agents)):
+            self._check(learner, own)
         found = getattr(learner, phase)(own)
         return dict(zip(map(id, learner.agents), found, strict=True))
 
-    def _check(self, learner: BatchedLearner, batch: Any, arguments: Any) -> None:
+    def _check(self, learner: BatchedLearner, arguments: list[Any]) -> None:
         """Compares kernels and modules once for each run, before its first update.
 
         Raises:
             Unbatchable: they differ for a run, which from now on computes for itself.
         """
-        new = {id(agent) for agent in learner.agents} - self._checked
-        if not new:
-            return
-        self._checked |= new
-        differ = learner.disagreements(batch, arguments)
+        self._checked.update(map(id, learner.agents))
+        differ = learner.disagreements(*learner.example(arguments))
         for run, difference in differ.items():
             LOG.warning(DISAGREE, difference)
             agent = learner.agents[run]
