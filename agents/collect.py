@@ -161,6 +161,7 @@ def _values(agent: Any, observations: np.ndarray) -> Tensor:
 
 def _bootstrap(agent: Any, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
     """Adds gamma times the value of the last observation where an episode was truncated: it would have gone on."""
-    for copy in np.flatnonzero(dones):
-        if infos[copy].get("TimeLimit.truncated", False):
-            rewards[copy] += agent.gamma * _values(agent, infos[copy]["terminal_observation"][None]).item()
+    cut = [copy for copy in np.flatnonzero(dones) if infos[copy].get("TimeLimit.truncated", False)]
+    for copies in [[copy] for copy in cut] if getattr(agent, "exact", True) else [cut] * bool(cut):
+        last = np.stack([infos[copy]["terminal_observation"] for copy in copies])
+        rewards[copies] += agent.gamma * _values(agent, last).cpu().numpy()[:, 0]

@@ -18,6 +18,8 @@ Array = np.ndarray
 aten = torch.ops.aten
 OPERATIONS: dict[Any, Callable[..., Any]] = {operator.getitem: operator.getitem}
 """Operation of torch -> function of numpy with the same arguments."""
+SHAPES_ONLY = (aten.ones_like.default, aten.zeros_like.default)
+"""Operations whose result depends on the shape of their argument alone."""
 
 
 def register(*operations: Any) -> Callable[[Any], Any]:
@@ -100,7 +102,7 @@ def _squeeze(a: Array, dim: int) -> Array:
 
 @register(aten.unsqueeze.default)
 def _unsqueeze(a: Array, dim: int) -> Array:
-    return np.expand_dims(a, dim)
+    return a[(*(slice(None),) * (dim % (np.ndim(a) + 1)), None)]
 
 
 @register(aten.select.int)

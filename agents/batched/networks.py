@@ -74,13 +74,13 @@ class BatchedNetworks:
         outputs = [values[-1][:, 0] for values in heads] + [value.copy() for value, _ in self._outside]
         return list(map(torch.from_numpy, outputs)), (body, heads)
 
-    def backward(self, output_grads: Sequence[Tensor], cache: Any) -> None:
+    def backward(self, output_grads: Sequence[np.ndarray], cache: Any) -> None:
         """Puts the parameters' gradients where they belong."""
         body, heads = cache
         for (_, gradient), found in zip(self._outside, output_grads[len(heads) :], strict=True):
-            gradient[...] = found.numpy()
+            gradient[...] = found
         of_features = [
-            head.backward(gradient.numpy()[:, None], values)
+            head.backward(gradient[:, None], values)
             for head, gradient, values in zip(self._heads, output_grads, heads, strict=False)
         ]
         gradient = np.concatenate([each.swapaxes(-1, -2) for each in of_features], 1).swapaxes(-1, -2)
@@ -102,7 +102,7 @@ class _Layers(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *output_grads: Tensor) -> tuple[None, None, None]:
         """Lets the kernels put the gradients where they belong."""
-        ctx.networks.backward(output_grads, ctx.cache)
+        ctx.networks.backward([gradient.numpy() for gradient in output_grads], ctx.cache)
         return None, None, None
 
 

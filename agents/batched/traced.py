@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.fx import Graph
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.graph import CodeGen
+from torch.fx.node import map_arg
 
-from isorl.agents.batched.aten import OPERATIONS
+from isorl.agents.batched.aten import OPERATIONS, SHAPES_ONLY, aten
 
 LOG = logging.getLogger("isorl")
 CHECK_EVERY = 100
@@ -54,11 +56,7 @@ class TracedLosses:
     def __call__(self, loss: Callable[..., Any], *arguments: Any) -> Any:
         """Returns what `loss` returns, (S,) or (S,) with terms by name; differentiable by the networks' parameters."""
         batch = next(each for each in arguments if hasattr(each, "observations"))
-        key = (
-            loss,
-            tuple(None if column is None else column.shape for column in batch),
-            self._learner.numbers,
-        )
+        key = (loss, batch.observations.shape, self._learner.numbers)
         if key not in self._graphs:
             self._graphs[key] = self._traced(loss, arguments, batch)
         graph = self._graphs[key]
@@ -86,7 +84,7 @@ class TracedLosses:
             text, _ = _parts(loss(*arguments))
             outputs, _ = self._learner.networks.forward_with_cache(batch.observations.numpy())
             values, *_ = graph(outputs, self._others(batch), batch)
-        return torch.allclose(text, values, **TOLERANCE)  # type: ignore[arg-type]
+        return torch.allclose(text, torch.from_numpy(values), **TOLERANCE)  # type: ignore[arg-type]
 
     def _traced(self, loss: Any, arguments: tuple[Any, ...], batch: Any) -> _Graph | None:
         """Traces `loss`; None where that is not possible, with a line in the log."""
@@ -126,26 +124,43 @@ class TracedLosses:
                 "the loss is differentiated by autograd at every minibatch: %s", str(error).splitlines()[0]
             )
             return None
-        unknown = _into_numpy(module.graph)
+        unknown = _into_numpy(module)
         if unknown:
             LOG.info("the loss is differentiated by autograd: numpy does not know %s", ", ".join(unknown))
             return None
-        module.recompile()
         return _Graph(module.forward, list(columns), list(terms), isinstance(loss(*arguments), tuple))
 
 
-def _into_numpy(graph: Graph) -> list[str]:
+def _into_numpy(module: GraphModule) -> list[str]:
     """Puts numpy's functions in the place of torch's operations; returns the names of those that it does not know."""
-    unknown = []
+    graph, known, unknown = module.graph, dict[Node, Any](), []
     graph.eliminate_dead_code()
-    for node in [node for node in graph.nodes if node.op == "call_function"]:
-        if node.target in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            known[node] = getattr(module, str(node.target)).numpy()
+        if node.op != "call_function":
+            continue
+        if node.target not in OPERATIONS:
+            unknown.append(str(node.target))
+        elif node.target in (aten.detach.default, aten.alias.default):
             node.replace_all_uses_with(node.args[0])  # in numpy there is no graph to leave
             graph.erase_node(node)
-        elif node.target in OPERATIONS:
-            node.target = OPERATIONS[node.target]
         else:
-            unknown.append(str(node.target))
+            node.target, target = OPERATIONS[node.target], node.target
+            if target in SHAPES_ONLY:
+                known[node] = node.target(np.empty(tuple(node.meta["val"].shape), np.float32))
+            elif known.keys() >= set(node.all_input_nodes):
+                args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+                known[node] = node.target(*args, **kwargs)
+    for number, (node, value) in enumerate(
+        known.items()
+    ):  # what does not depend on the minibatch is computed once
+        setattr(module, f"known{number}", value)
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(graph.create_node("get_attr", f"known{number}"))
+    graph.set_codegen(CodeGen())  # flat arguments, a flat list of results
+    graph.eliminate_dead_code()
+    module.recompile()
     return unknown
 
 
@@ -158,10 +173,9 @@ class _Graph:
         self._straight, self._columns = straight, columns
         self.terms, self._has_terms = terms, has_terms
 
-    def __call__(self, outputs: list[Tensor], others: list[Tensor], batch: Any) -> list[Tensor]:
-        given = (outputs, others, [getattr(batch, name) for name in self._columns])
-        found = self._straight(*([tensor.numpy() for tensor in each] for each in given))
-        return [torch.from_numpy(np.asarray(array)) for array in found]
+    def __call__(self, outputs: list[Tensor], others: list[Tensor], batch: Any) -> list[np.ndarray]:
+        given = (*outputs, *others, *(getattr(batch, name) for name in self._columns))
+        return self._straight(*(tensor.numpy() for tensor in given))
 
     def result(self, values: tuple[Tensor, ...]) -> Any:
         """Gives the values the form in which the loss's text returns them."""
@@ -180,13 +194,16 @@ class _Layers(torch.autograd.Function):
         values = graph(outputs, others, batch)
         count = 1 + len(graph.terms)
         ctx.networks, ctx.slopes = networks, values[count:]
-        ctx.mark_non_differentiable(*values[1:count])
-        return tuple(values[:count])
+        loss, *terms = map(torch.from_numpy, values[:count])
+        ctx.mark_non_differentiable(*terms)
+        return loss, *terms
 
     @staticmethod
     def backward(ctx: Any, by_loss: Tensor, *_: Any) -> tuple[None, ...]:
         """Lets the kernels put the gradients where they belong."""
-        slopes = [slope * by_loss.view(-1, *[1] * (slope.ndim - 1)) for slope in ctx.slopes]
+        scale, slopes = by_loss.numpy(), ctx.slopes
+        if not (scale == 1).all():
+            slopes = [slope * scale.reshape(-1, *[1] * (slope.ndim - 1)) for slope in slopes]
         ctx.networks.backward(slopes, ctx.cache)
         return (None,) * 5
 
