@@ -17,8 +17,10 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.contenders import ours
-from benchmarks.tables import shown, table
 from isorl.agents.batched import BatchedRuns
+from isorl.experiments.report.document import Cell, Table
+from isorl.experiments.report.estimates import estimated, rng
+from isorl.experiments.report.statistics import bootstrap, mean
 
 MODES = ("exact", "fast", "fast, bf16")
 
@@ -68,9 +70,10 @@ def main() -> None:
                     [partial(curve, case, mode, options.steps, seed) for seed in range(options.seeds)]
                 )
             )
-            rows.append([case, mode, *(shown(quarter, ".1f") for quarter in runs.T)])
-            print(*rows[-1], sep=" | ", flush=True)
-    print(*table(["", "mode", *(f"quarter {i}" for i in range(1, 5))], rows), sep="\n")
+            means = [estimated(bootstrap(mean, quarter[:, None], rng=rng())) for quarter in runs.T]
+            rows.append([Cell(case), Cell(mode), *means])
+            print(*(cell.in_markdown() for cell in rows[-1]), sep=" | ", flush=True)
+    print(Table(("", "mode", *(f"quarter {i}" for i in range(1, 5))), rows, left=2).to_markdown())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isorl.experiments.report import charts, spectra
+from isorl.experiments.report import charts, final_state, spectra
 from isorl.experiments.report.document import Cell, Picture, Section, Table
 from isorl.experiments.report.numbers import number
 from isorl.experiments.report.panels import PANELS, panels, present
@@ -26,6 +26,10 @@ def networks(study: Study) -> Section:
         found = present([charts.diagnostic(study, sequence, metric) for metric in charts.DIAGNOSTICS])
         section.pictures += [Picture(p.svg, p.alt, f"{sequence}: {p.title}") for p in found]
     section.pictures = section.pictures[:PANELS]
+    section.tables = [final_state.table(study, sequence) for sequence in study.sequences]
+    section.tables = [table for table in section.tables if table.rows]
+    if section.tables:
+        section.texts.append(final_state.explained(study))
     if not section.pictures:
         section.texts = ["No diagnostics were measured (diagnostics.every=0, or a log of another program)."]
     return section

@@ -68,8 +68,8 @@ def curve_of(run: Run) -> tuple[Array, Array]:
 def learning_curve(study: Study, sequence: str, arm: str) -> Picture | None:
     """One arm's return over the run, the baseline dashed and its fresh agents dotted, switches as lines."""
     runs = [run for run in study.of(sequence, arm) if run.curve is not None]
-    if not runs:
-        return None
+    if np.isnan([value for run in runs for value in run.curve.flat]).all():  # type: ignore[union-attr]
+        return None  # no run, or no episode ended in any
     number = study.arms.index(arm)
     fresh = [f for run in runs if (f := study.fresh_of(run)) is not None and f.curve is not None]
     others = [run for run in study.of(sequence, study.reference_arm) if run.curve is not None]

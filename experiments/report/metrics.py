@@ -134,6 +134,18 @@ def average_performance(online: Array) -> float:
 
 
 @metric(
+    "start_performance",
+    formula="mean of R_v over the first third of the visits",
+    range="of the returns",
+    better="high",
+    source="the counterpart of end_performance",
+)
+def start_performance(online: Array) -> float:
+    """Returns how well the first tasks are learned (V,)."""
+    return _mean(first(online))
+
+
+@metric(
     "end_performance",
     formula="mean of R_v over the last third of the visits",
     range="of the returns",

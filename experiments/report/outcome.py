@@ -35,7 +35,8 @@ def results(study: Study) -> Section:
         "not a significant one."
     )
     shown = ("plasticity_ratio", "plasticity_trend", "worst_visit", "recovery_time", "average_performance",
-             "end_performance", "forgetting", "zero_shot_transfer")  # fmt: skip
+             "start_performance", "end_performance", "final_performance", "forgetting",
+             "zero_shot_transfer")  # fmt: skip
     for sequence in study.sequences:
         columns = [key for key in shown if any(study.by_seed(key, sequence, arm) for arm in study.arms)]
         if columns:

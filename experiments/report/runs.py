@@ -113,12 +113,12 @@ def _main_network(measured: list[dict[str, float | None]]) -> dict[str, Array]:
     }
 
 
-def records(metrics: Path) -> Iterator[dict[str, Any]]:
-    """The whole records of metrics.jsonl; a torn last line is left out."""
+def records(metrics: Path, containing: str = "") -> Iterator[dict[str, Any]]:
+    """Yields the records of metrics.jsonl whose line has `containing` in it; a torn last line is left out."""
     if metrics.is_file():
         with metrics.open() as file:
             for line in file:
-                if line.endswith("}\n"):
+                if containing in line and line.endswith("}\n"):
                     yield json.loads(line)
 
 

@@ -22,7 +22,8 @@ OVERLAP = 2.2
 def spectra_of(run: Run) -> dict[int, list[float]]:
     """Visit -> pooled singular values of the acting network's hidden layers at its last measurement there."""
     wanted = {f"plasticity/layer_jacobian_spectrum/{network}" for network in MAIN_NETWORKS}
-    found = (row for row in records(run.folder / "metrics.jsonl") if row["key"] in wanted)
+    rows = records(run.folder / "metrics.jsonl", containing="layer_jacobian_spectrum")
+    found = (row for row in rows if row["key"] in wanted)
     return {row["visit"]: row["value"] for row in found if row["agent_step"] > 0}
 
 

@@ -14,7 +14,7 @@ from isorl.experiments.report.runs import Run
 
 Array = np.ndarray
 HEADLINES = ("plasticity_ratio", "end_performance")
-"""What arms are ranked by: the first of these that can be measured."""
+"""What arms are ranked by unless it is said: the first of these that can be measured."""
 
 
 @dataclass
@@ -24,10 +24,12 @@ class Study:
     Attributes:
         runs: all, references among them.
         baseline: the arm with which others are compared; "" for the first.
+        metric: what arms are ranked by; "" for the first of HEADLINES that can be measured.
     """
 
     runs: Sequence[Run]
     baseline: str = ""
+    metric: str = ""
 
     @cached_property
     def arms(self) -> list[str]:
@@ -112,6 +114,8 @@ class Study:
     @cached_property
     def headline(self) -> str:
         """The metric that arms are ranked by."""
+        if self.metric:
+            return self.metric
         ids = [run.id for run in self.runs if run.kind == "arm"]
         known = (
             key for key in HEADLINES if not np.isnan([self.values[key].get(id, np.nan) for id in ids]).all()

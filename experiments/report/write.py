@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isorl.configs import UserError
+from isorl.configs import UserError, nearest
 from isorl.experiments.grid.cell import State
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.report import causes, origin, outcome, page, tensorboard
@@ -22,6 +22,8 @@ from isorl.experiments.report.study import Study
 EXPLAINED = """Writes one page about runs: report.html (no network needed), report.md, runs.csv, visits.csv.
 
   python report.py runs/grids/control_quick         a grid, finished or not
+  python report.py runs/grids/control_quick --baseline AdamO --metric final_performance --out DIR
+                                                    every arm against another one, by another metric
   python report.py RUN_DIR RUN_DIR ...              single runs
   python report.py runs                             everything below a folder
   python report.py ~/sb3_logs                       TensorBoard logs of any stable-baselines3 run"""
@@ -104,16 +106,24 @@ def _has(run: object, key: str, visit: int) -> bool:
     return visit < len(values)
 
 
-def write(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
+def write(paths: Sequence[Path], out: Path | None = None, baseline: str = "", metric: str = "") -> list[Path]:
     """Writes the report on `paths`; gives back the files.
 
+    Args:
+        paths: grids, run folders, folders of them.
+        out: folder to write to; None: the grid's, or ./report.
+        baseline: the arm with which others are compared; "": the grid's.
+        metric: what arms are ranked by, where more is better; "": the plasticity ratio, or else the end performance.
+
     Raises:
-        UserError: nothing to report on.
+        UserError: nothing to report on, no such arm, or no such metric.
     """
+    _check(metric, [key for key, known in METRICS.items() if known.better == "high"], "--metric")
     runs, grid = find(paths)
-    study = Study(runs, grid.baseline if grid else "")
+    study = Study(runs, baseline or (grid.baseline if grid else ""), metric)
     if not study.arms:
         raise UserError(f"There is no run to report on in {', '.join(map(str, paths))}, only references.")
+    _check(baseline, study.arms, "--baseline")
     made = report(study, grid)
     folder = out or (paths[0] if grid else Path("report"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +139,11 @@ def write(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
     return [folder / name for name in content]
 
 
+def _check(given: str, known: Sequence[str], option: str) -> None:
+    if given and given not in known:
+        raise UserError(f"{option} cannot be '{given}'. {nearest(given, known)}")
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -138,9 +153,13 @@ def main(words: Sequence[str] | None = None) -> None:
         "runs", nargs="+", type=Path, metavar="RUNS", help="grids, run folders, folders of them"
     )
     parser.add_argument("--out", type=Path, help="folder to write to; default: the grid's, or ./report")
+    parser.add_argument("--baseline", default="", metavar="ARM", help="compare with this arm")
+    parser.add_argument(
+        "--metric", default="", metavar="METRIC", help="rank by this metric, more being better"
+    )
     given = parser.parse_args(words)
     try:
-        files = write(given.runs, given.out)
+        files = write(given.runs, given.out, given.baseline, given.metric)
     except UserError as error:
         print(f"report.py: {error}", file=sys.stderr)
         sys.exit(2)

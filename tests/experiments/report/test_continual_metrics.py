@@ -26,6 +26,7 @@ HAND = Scores(
 )
 WORKED = {
     "average_performance": 7.0,  # (10 + 8 + 6 + 4) / 4
+    "start_performance": 10.0,
     "end_performance": 4.0,  # a third of four visits is one
     "final_performance": 14 / 3,  # (8 + 5 + 1) / 3
     "auc": 6.75,  # means of the parts: 10, 8, 6, 3
@@ -73,6 +74,10 @@ class Reference:
     @staticmethod
     def average_performance(s):
         return mean(list(s.online))
+
+    @staticmethod
+    def start_performance(s):
+        return mean([s.online[v] for v in range(max(len(s.online) // 3, 1))])
 
     @staticmethod
     def end_performance(s):

@@ -71,6 +71,14 @@ def test_page_says_what_was_lost(written):
     assert "python train.py -m" in text
 
 
+def test_page_against_another_arm_by_another_metric(grid, tmp_path):
+    write([grid], tmp_path, baseline="loses", metric="start_performance")
+    text = (tmp_path / "report.md").read_text()
+    assert "## Against loses" in text
+    assert "Differences in start performance" in text
+    assert "| keeps | 0.05" in text  # the first two of six visits: 1 and 1 against 1 and 0.9
+
+
 def test_numbers_are_written_as_csv(written):
     with (written / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -146,6 +154,23 @@ def test_runs_of_others_show_what_can_be_shown(tmp_path, capsys):
     assert "no switches, no references" in text
     assert "No ratios" in text
     assert "report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "nearest"), [("baseline", "keep", "keeps"), ("metric", "auk", "auc")]
+)
+def test_unknown_arms_and_metrics_are_answered(option, value, nearest, grid, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([str(grid), f"--{option}", value, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert f"Did you mean '{nearest}'?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_arms_are_not_ranked_by_what_should_be_low(grid, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(grid), "--metric", "forgetting", "--out", str(tmp_path / "out")])
+    assert "--metric cannot be 'forgetting'" in capsys.readouterr().err
 
 
 MISTAKES = {"nowhere": ("nowhere", "There is no"), "nothing in it": ("", "holds no grid")}

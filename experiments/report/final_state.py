@@ -1,0 +1,88 @@
+"""The state of the networks after the last visit beside what the arms achieve, and how the two go together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from isorl.experiments.report.charts import DIAGNOSTICS
+from isorl.experiments.report.document import Cell, Table
+from isorl.experiments.report.estimates import interval
+from isorl.experiments.report.numbers import number
+from isorl.experiments.report.runs import Run
+from isorl.experiments.report.spectra import spectra_of
+from isorl.experiments.report.study import Study
+
+LOST = 0.1
+"""A singular value below this counts as a lost direction."""
+SPECTRUM: dict[str, Callable[[np.ndarray], float]] = {
+    "σ, 5 % quantile": lambda sigma: float(np.quantile(sigma, 0.05)),
+    f"share of σ < {LOST}": lambda sigma: float(np.mean(sigma < LOST)),
+    "σ, std / mean": lambda sigma: float(sigma.std() / sigma.mean()) if sigma.any() else math.nan,
+}
+"""Column -> a figure of the singular values of the hidden layers' Jacobians, pooled over layers and samples."""
+LEAST_ARMS = 4
+"""Fewer have no rank correlation worth a number."""
+
+
+def table(study: Study, sequence: str) -> Table:
+    """Returns one row per finished arm: its score, then medians over seeds; below, rank correlations across arms."""
+    scores = {
+        arm: interval(list(by_seed.values())).value
+        for arm in study.arms
+        if (by_seed := study.by_seed(study.headline, sequence, arm))
+    }
+    readings = {arm: [_reading(run) for run in study.finished(sequence, arm)] for arm in scores}
+    columns = [
+        key
+        for key in (*DIAGNOSTICS, *SPECTRUM)
+        if any(key in reading for found in readings.values() for reading in found)
+    ]
+    if not columns:
+        return Table((), [])
+    medians = {
+        key: [_median([r.get(key, math.nan) for r in readings[arm]]) for arm in scores] for key in columns
+    }
+    score = list(scores.values())
+    rows = [
+        [Cell(arm), Cell(number(score[row])), *(Cell(number(medians[key][row])) for key in columns)]
+        for row, arm in enumerate(scores)
+    ]
+    found = [_correlation(medians[key], score) for key in columns]
+    if not np.isnan(found).all():
+        shades = [None if math.isnan(value) else value for value in found]
+        cells = [Cell(number(value), shade) for value, shade in zip(found, shades, strict=True)]
+        rows.append([Cell("rank correlation"), Cell(""), *cells])
+    head = ("", *(key.replace("_", " ") for key in (study.headline, *columns)))
+    colours = [study.arms.index(arm) for arm in scores]
+    return Table(head, rows, caption=f"{sequence}, after the last visit", colours=colours)
+
+
+def explained(study: Study) -> str:
+    """Returns what the tables show."""
+    return (
+        "Tables: medians over seeds after the last visit. σ: singular values of the hidden layers' Jacobians. Rank "
+        f"correlation: Spearman's, of a column with {study.headline.replace('_', ' ')} across arms; it is no cause."
+    )
+
+
+def _reading(run: Run) -> dict[str, float]:
+    """Returns the diagnostics and the figures of the spectrum after the last visit, as far as they were measured."""
+    known = {key: float(run.diagnostics[key][-1]) for key in DIAGNOSTICS if key in run.diagnostics}
+    spectrum = np.array(spectra_of(run).get(run.visits - 1, ()))
+    return known | {key: read(spectrum) for key, read in SPECTRUM.items() if spectrum.size}
+
+
+def _median(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.median(known)) if known else math.nan
+
+
+def _correlation(values: Sequence[float], scores: Sequence[float]) -> float:
+    pairs = np.array([pair for pair in zip(values, scores, strict=True) if not np.isnan(pair).any()])
+    if len(pairs) < LEAST_ARMS or not np.ptp(pairs, axis=0).all():
+        return math.nan
+    return float(spearmanr(*pairs.T).statistic)
