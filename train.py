@@ -52,9 +52,9 @@ def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
     else:
         config = references.referred(resolve(composed), composed.reference)
         if composed.dry_run:
-            from isorl.experiments.run import plan
+            from isorl.experiments.run import dry_run
 
-            plan.show(config)
+            dry_run.show(config)
             return None
         run_dir, content = config.run_dir, work.begin(config)
     Console().print(summary.table(content))

@@ -60,17 +60,17 @@ def _plain(value: Any) -> Any:
 
 
 def learner(config: RunConfig) -> list[str]:
-    """Agent, network and optimizer in a word each; fewer for the random agent."""
+    """Returns the names of the agent, network and optimizer of `config`; fewer for the random agent."""
     isometry = config.network.get("isometry", "none")
     network = [str(config.network.get("activation", "")), "layer_norm" if config.network.get("layer_norm") else "",
                isometry if isometry in ("projected", "hard") else ""]  # fmt: skip
-    words = (config.agent["name"], "+".join(filter(None, network)), config.optimizer.get("name"))
-    return [str(word) for word in words if word]
+    names = (config.agent["name"], "+".join(filter(None, network)), config.optimizer.get("name"))
+    return [str(name) for name in names if name]
 
 
 def folder_of(config: RunConfig, root: str | Path) -> Path:
     """Where the cell of `config` lives under `root`: readable, and unique by its identity."""
-    name = "-".join(re.sub(r"[^\w.+]", "_", word) for word in [*learner(config), *config.method])
+    name = "-".join(re.sub(r"[^\w.+]", "_", part) for part in [*learner(config), *config.method])
     where = re.sub(r"[^\w.+-]", "_", config.sequence.name)
     return Path(root) / "cells" / where / f"{name}-seed{config.seed}-{identity(config)}"
 
@@ -82,9 +82,9 @@ class Cell:
     Attributes:
         id: its identity.
         folder: where it lives; absolute, so that a worker elsewhere finds it.
-        words: what train.py is told to make it.
+        overrides: what train.py is told to make it.
         sequence: row of the benchmark.
-        arm: what is compared: a name of the benchmark, or the words that a sweep varies.
+        arm: what is compared: a name of the benchmark, or the overrides that a sweep varies.
         seed: of the run.
         agent_steps: its planned length.
         kind: "arm", "fresh" or "random" (experiments/grid/references.py).
@@ -94,7 +94,7 @@ class Cell:
 
     id: str
     folder: Path
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     sequence: str
     arm: str
     seed: int

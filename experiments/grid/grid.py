@@ -62,7 +62,7 @@ class Grid:
                 **{
                     **row,
                     "folder": Path(os.path.normpath(folder / row["folder"])),
-                    "words": tuple(row["words"]),
+                    "overrides": tuple(row["overrides"]),
                 }
             )
             for row in content.pop("cells")

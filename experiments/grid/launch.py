@@ -15,12 +15,12 @@ from rich.console import Console
 
 from isorl.configs import UserError, typed
 from isorl.configs.suite import BenchmarkConfig
-from isorl.experiments.grid import cost, results, tuning, work
+from isorl.experiments.grid import cost, results_table, tuning, work
 from isorl.experiments.grid.cell import Cell, State
-from isorl.experiments.grid.expand import Composer, cells, of_benchmark, of_sweep
+from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark, requests_of_sweep
 from isorl.experiments.grid.grid import Grid
-from isorl.experiments.grid.packs import sharing, words_of
-from isorl.experiments.grid.table import states, watching
+from isorl.experiments.grid.packs import overrides_of, sharing
+from isorl.experiments.grid.progress_table import states, watching
 from isorl.experiments.grid.watch import Watch
 from isorl.experiments.run.stopping import interrupted_once
 
@@ -40,24 +40,24 @@ class Launcher(Protocol):
     """Any of Hydra's launchers."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        """Runs the jobs, each with its words."""
+        """Runs the jobs, each with its overrides."""
 
 
-def launch(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
-    """Works off the grid that `config` and `words` describe; gives back the exit code.
+def launch(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> int:
+    """Works off the grid that `config` and `overrides` describe; gives back the exit code.
 
     Args:
         config: of the sweep as Hydra composed it; its hydra.sweep.dir is where everything goes.
-        words: of the command line, Hydra's own left out.
+        overrides: of the command line, Hydra's own left out.
         launcher: runs the jobs.
 
     Raises:
-        UserError: whatever in the words cannot work, before anything is written.
+        UserError: whatever in the overrides cannot work, before anything is written.
     """
     console, root = Console(stderr=True), Path(config.hydra.sweep.dir).absolute()
     composer, suite = Composer(), _suite(config)
-    only_show, words = _take_dry_run(words)
-    grid = plan(suite, words, root, composer)
+    only_show, overrides = _take_dry_run(overrides)
+    grid = plan(suite, overrides, root, composer)
     jobs = sharing(config, composer)
     say_cost(grid.name, grid.cells, config, composer, jobs, console)
     if only_show:
@@ -77,23 +77,29 @@ def _suite(config: DictConfig) -> BenchmarkConfig | None:
     return typed(BenchmarkConfig, OmegaConf.to_container(config.benchmark, resolve=True))  # type: ignore[arg-type]
 
 
-def _take_dry_run(words: Sequence[str]) -> tuple[bool, list[str]]:
-    rest = [word for word in words if not word.startswith("dry_run=")]
-    return any(word.lower() == "dry_run=true" for word in words), rest
+def _take_dry_run(overrides: Sequence[str]) -> tuple[bool, list[str]]:
+    rest = [override for override in overrides if not override.startswith("dry_run=")]
+    return any(override.lower() == "dry_run=true" for override in overrides), rest
 
 
-def plan(suite: BenchmarkConfig | None, words: Sequence[str], root: Path, composer: Composer) -> Grid:
+def plan(suite: BenchmarkConfig | None, overrides: Sequence[str], root: Path, composer: Composer) -> Grid:
     """The grid, every cell of it composed and checked."""
     command = shlex.join(["python", *sys.argv])
     if suite is None:
-        made = cells(of_sweep(words), (), root, composer)
+        made = cells(requests_of_sweep(overrides), (), root, composer)
         return Grid(f"sweep-{_digest(made)}", made, command, about="a sweep of the command line")
-    words = [word for word in words if not word.lstrip("+~").startswith(("benchmark=", "benchmark."))]
+    overrides = [
+        override
+        for override in overrides
+        if not override.lstrip("+~").startswith(("benchmark=", "benchmark."))
+    ]
     baseline = suite.baseline or next(iter(suite.arms))
     if suite.stage == "tune":
-        made = cells(tuning.wanted(suite, words), (), root, composer)
+        made = cells(tuning.requests(suite, overrides), (), root, composer)
         return Grid(f"{suite.name}-tune", made, command, f"candidates of {suite.name}", "")
-    made = cells(of_benchmark(suite, words, tuning.settings(suite)), suite.references, root, composer)
+    made = cells(
+        requests_of_benchmark(suite, overrides, tuning.settings(suite)), suite.references, root, composer
+    )
     return Grid(suite.name, made, command, suite.about, baseline, tuning.record_of(suite))
 
 
@@ -107,7 +113,7 @@ def say_cost(
     """Prints what is left to do of the cells `made`."""
     left = jobs([cell for cell in made if cell.state() is not State.FINISHED])
     planned = cost.forecast(
-        made, left, lambda job: cost.measured_speed([composer(cell.words) for cell in job])
+        made, left, lambda job: cost.measured_speed([composer(cell.overrides) for cell in job])
     )
     cost.show(name, made, planned, cost.at_once(config.hydra.launcher), console)
 
@@ -135,7 +141,7 @@ def work_off(
             tried |= {cell.id for cell in left}
             if not left:
                 return False
-            todo = [words_of(job) for job in jobs(left)]
+            todo = [overrides_of(job) for job in jobs(left)]
             try:
                 ended = launcher.launch(todo, initial_job_idx=started)
             except (KeyboardInterrupt, SystemExit):
@@ -160,7 +166,7 @@ def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:
     """Says what is finished and why the rest is not; gives back the exit code."""
     count = states(Watch(grid.cells).look())
     if count[State.FINISHED]:
-        console.print(results.table(grid.cells))
+        console.print(results_table.table(grid.cells))
     console.print(f"{count[State.FINISHED]} of {len(grid.cells)} cells are finished.", highlight=False)
     failed = [cell for cell in grid.cells if cell.state() is State.FAILED]
     for cell in failed[:LISTED]:

@@ -11,15 +11,15 @@ from rich.console import Console
 
 from isorl.configs import UserError
 from isorl.experiments.grid.grid import Grid
-from isorl.experiments.grid.table import table
+from isorl.experiments.grid.progress_table import table
 from isorl.experiments.grid.watch import Watch
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m isorl.experiments.grid.list", description=__doc__)
     parser.add_argument("grids", nargs="+", type=Path, help="folders with a grid.json")
-    for folder in parser.parse_args(words).grids:
+    for folder in parser.parse_args(arguments).grids:
         try:
             grid = Grid.load(folder)
         except UserError as error:

@@ -15,7 +15,7 @@ PLUGINS = "hydra_plugins.isorl"
 
 
 class GridSweeper(Sweeper):
-    """Hands the words of a sweep to experiments/grid/launch.py, with Hydra's launcher of the user's choice."""
+    """Hands the overrides of a sweep to experiments/grid/launch.py, with Hydra's launcher of the user's choice."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Makes the launcher."""

@@ -20,14 +20,14 @@ from omegaconf import OmegaConf
 from isorl.configs import UserError
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
-from isorl.experiments.grid.expand import Settings, Wanted, of_benchmark
+from isorl.experiments.grid.expand import RunRequest, Settings, requests_of_benchmark
 from isorl.experiments.grid.work import score_of
 
 OBJECTIVE = "mean over tuning seeds of the mean raw return over all visits"
 
 
 def candidates(tuning: TuningConfig, arm: str) -> list[tuple[str, ...]]:
-    """`budget` settings of `arm`, each a tuple of words: the whole space, or a draw from it that is always the same.
+    """Returns `budget` settings of `arm`, each a tuple of overrides: the whole space, or a fixed draw from it.
 
     Raises:
         UserError: the space has fewer settings than the budget, so that this arm would get fewer than others.
@@ -49,26 +49,26 @@ def candidates(tuning: TuningConfig, arm: str) -> list[tuple[str, ...]]:
 
 
 def text(value: Any) -> str:
-    """`value` as the command line wants it, without blanks: they stand between the words of a candidate."""
+    """`value` as the command line wants it, without blanks: they stand between the overrides of a candidate."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
-def wanted(suite: BenchmarkConfig, words: Iterable[str]) -> list[Wanted]:
-    """Every candidate of every arm on the tuning seeds; its words follow the arm's name after a bar."""
+def requests(suite: BenchmarkConfig, overrides: Iterable[str]) -> list[RunRequest]:
+    """Every candidate of every arm on the tuning seeds; its overrides follow the arm's name after a bar."""
     assert suite.tuning is not None
     arms = {
-        f"{arm}{CANDIDATE}{' '.join(candidate)}": [*arm_words, *candidate]
-        for arm, arm_words in suite.arms.items()
+        f"{arm}{CANDIDATE}{' '.join(candidate)}": [*arm_overrides, *candidate]
+        for arm, arm_overrides in suite.arms.items()
         for candidate in candidates(suite.tuning, arm)
     }
-    return of_benchmark(replace(suite.to_tune(), arms=arms), words)
+    return requests_of_benchmark(replace(suite.to_tune(), arms=arms), overrides)
 
 
 def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     """Per sequence and arm the candidate with the highest score; NaN, where a cell failed or diverged, is the lowest.
 
     Returns:
-        {sequence: {arm: {"words": [...], "score": float, "tried": {candidate: score}, "unfinished": cells}}}
+        {sequence: {arm: {"overrides": [...], "score": float, "tried": {candidate: score}, "unfinished": cells}}}
     """
     scores: dict[tuple[str, str, str], list[float]] = {}
     result: dict[str, dict[str, Any]] = {}
@@ -82,7 +82,7 @@ def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     for arms in result.values():
         for row in arms.values():
             best = max(row["tried"], key=lambda candidate: _or_least(row["tried"][candidate]))
-            row |= {"words": best.split(" "), "score": row["tried"][best]}
+            row |= {"overrides": best.split(" "), "score": row["tried"][best]}
     return result
 
 
@@ -106,7 +106,7 @@ def save(path: Path, suite: BenchmarkConfig, chosen: Mapping[str, Any]) -> None:
 
 
 def settings(suite: BenchmarkConfig) -> Settings:
-    """The words that `suite.tuned` chose for each sequence and arm; nothing where it names no file.
+    """The overrides that `suite.tuned` chose for each sequence and arm; nothing where it names no file.
 
     Raises:
         UserError: the file is missing, lacks an arm, is of unfinished tuning, or was made on seeds that are to be
@@ -120,7 +120,7 @@ def settings(suite: BenchmarkConfig) -> Settings:
         row = chosen.get(sequence, {}).get(arm)
         if reason := _useless(row):
             raise UserError(f"'{suite.tuned}' has no settings for arm '{arm}' on '{sequence}'{reason}.")
-    return {(sequence, arm): chosen[sequence][arm]["words"] for sequence, arm in pairs}
+    return {(sequence, arm): chosen[sequence][arm]["overrides"] for sequence, arm in pairs}
 
 
 def _useless(row: dict[str, Any] | None) -> str:

@@ -52,7 +52,7 @@ def job(composed: DictConfig) -> list[Outcome] | float:
     """One job of Hydra's: for our own sweeper its outcomes, for one that looks for the best configuration its score.
 
     Without a run_dir of the user's, the run goes to the folder of its cell. `pack` in the configuration makes it
-    several cells: of each its run_dir, and the words that only it has.
+    several cells: of each its run_dir, and the overrides that only it has.
     """
     began, hydra = time.monotonic(), HydraConfig.get()
     try:
@@ -70,10 +70,12 @@ def _cells(composed: DictConfig) -> list[RunConfig]:
     hydra = HydraConfig.get()
     if composed.pack:
         composer = Composer()
-        common = [word for word in hydra.overrides.task if not word.startswith("pack=")]
-        return [replace(composer([*common, *words]), run_dir=folder) for folder, *words in composed.pack]
+        common = [override for override in hydra.overrides.task if not override.startswith("pack=")]
+        return [
+            replace(composer([*common, *overrides]), run_dir=folder) for folder, *overrides in composed.pack
+        ]
     config = referred(resolve(composed), composed.reference)
-    if not any(word.startswith("run_dir=") for word in hydra.overrides.task):
+    if not any(override.startswith("run_dir=") for override in hydra.overrides.task):
         config = replace(config, run_dir=str(folder_of(config, Path(hydra.sweep.dir).absolute())))
     return [config]
 

@@ -105,8 +105,8 @@ class Section:
 
 
 @dataclass
-class Report:
-    """The whole."""
+class Document:
+    """A whole report: figures for its head, then sections."""
 
     title: str
     about: str

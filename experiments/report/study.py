@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from isorl.experiments.grid.cell import State
-from isorl.experiments.report.metrics import METRICS, Scores, ratio_by_visit
+from isorl.experiments.report.continual_metrics import METRICS, Scores, ratio_by_visit
 from isorl.experiments.report.runs import Run
 
 Array = np.ndarray

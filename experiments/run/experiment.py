@@ -25,15 +25,15 @@ from isorl.envs.failures import Failures
 from isorl.envs.normalize import TaskNormalize
 from isorl.experiments.run import dashboard, summary
 from isorl.experiments.run.callback import RunCallback
+from isorl.experiments.run.checkpoint_manager import CheckpointManager
+from isorl.experiments.run.divergence import DivergenceMonitor
 from isorl.experiments.run.evaluation import Evaluator
 from isorl.experiments.run.folder import LOG, RunFolder
-from isorl.experiments.run.keeper import Keeper
-from isorl.experiments.run.numbers import NumberWatch
 from isorl.experiments.run.probes import load_or_collect
 from isorl.experiments.run.progress import ProgressBar
 from isorl.experiments.run.recording import Recorder, cut_back
 from isorl.experiments.run.returns import Returns
-from isorl.experiments.run.state import RunState
+from isorl.experiments.run.run_state import RunState
 from isorl.plasticity import AdamO
 from isorl.plasticity.diagnostics import snapshot
 
@@ -85,7 +85,7 @@ def start(config: RunConfig) -> dict[str, Any]:
     parts = build(config)
     with folder.locked():
         folder.create(config)
-        keeper = Keeper(folder, config.checkpoint, parts.agent)
+        keeper = CheckpointManager(folder, config.checkpoint, parts.agent)
         return _train(config, folder, parts, RunState(Returns(parts.sequence.visits)), keeper)
 
 
@@ -97,11 +97,11 @@ def resume(run_dir: str) -> dict[str, Any]:
         parts = build(config)
         state, keeper = (
             RunState(Returns(parts.sequence.visits)),
-            Keeper(folder, config.checkpoint, parts.agent),
+            CheckpointManager(folder, config.checkpoint, parts.agent),
         )
         if not keeper.load(state):
             parts = build(config)  # it stopped before its first checkpoint: from the beginning
-            keeper = Keeper(folder, config.checkpoint, parts.agent)
+            keeper = CheckpointManager(folder, config.checkpoint, parts.agent)
         if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
             if folder.summary.exists():
                 raise UserError(
@@ -115,7 +115,7 @@ def resume(run_dir: str) -> dict[str, Any]:
 
 
 def _train(
-    config: RunConfig, folder: RunFolder, parts: Parts, state: RunState, keeper: Keeper
+    config: RunConfig, folder: RunFolder, parts: Parts, state: RunState, keeper: CheckpointManager
 ) -> dict[str, Any]:
     if Pack.current is None:  # alone, a run computes to the bit what it computes among others
         return Pack().answers([lambda: _train(config, folder, parts, state, keeper)])[0]
@@ -142,7 +142,7 @@ def _train(
             folder.probes, sequence, common, config.diagnostics.probe_size, config.seed, failures
         ),
         parts.initial,
-        NumberWatch(agent, failures),
+        DivergenceMonitor(agent, failures),
         ProgressBar(sequence.agent_steps, done),
     )
     began = time.monotonic()
@@ -153,7 +153,7 @@ def _train(
             # log_interval None: RunCallback says when SB3 writes its rows
             agent.learn(remaining, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
     except BaseException as error:
-        reason = callback.numbers.reason_of(error)
+        reason = callback.divergence.reason_of(error)
         _save_what_is_held(keeper, reason)
         if reason is error:
             raise
@@ -166,7 +166,7 @@ def _train(
     return summary.write(folder.summary, sequence, state, (time.monotonic() - began) / sharing())
 
 
-def _save_what_is_held(keeper: Keeper, error: BaseException) -> None:
+def _save_what_is_held(keeper: CheckpointManager, error: BaseException) -> None:
     """Writes the latest snapshot before `error` ends the run; tells it from where the run can be resumed."""
     if getattr(error, "saves", True):
         try:

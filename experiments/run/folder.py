@@ -33,7 +33,7 @@ from omegaconf import OmegaConf
 
 from isorl.configs import RunConfig, UserError, typed
 from isorl.configs.errors import RunStopped
-from isorl.experiments.run.files import write_json, write_whole
+from isorl.experiments.run.atomic_write import write_atomically, write_json
 
 LOG = logging.getLogger("isorl")
 _LOGGED: ContextVar[Path | None] = ContextVar("logged", default=None)
@@ -131,7 +131,7 @@ class RunFolder:
     def create(self, config: RunConfig) -> None:
         """Writes what is known before training; the folder is locked and empty."""
         self.check_empty()  # again: another process may have been first
-        write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+        write_atomically(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
         write_json(self.path / "run.json", _provenance())
 
     def load_config(self) -> RunConfig:

@@ -9,12 +9,12 @@ from gymnasium.utils.save_video import save_video
 
 from isorl.configs import RunConfig, UserError
 from isorl.envs.task_env import TaskEnv
+from isorl.experiments.run.checkpoint_manager import CheckpointManager
 from isorl.experiments.run.evaluation import act, random_streams_preserved
 from isorl.experiments.run.experiment import Parts, build
 from isorl.experiments.run.folder import RunFolder
-from isorl.experiments.run.keeper import Keeper
 from isorl.experiments.run.returns import Returns
-from isorl.experiments.run.state import RunState
+from isorl.experiments.run.run_state import RunState
 
 MAX_STEPS = 1_000
 """Agent steps after which a video ends: about a minute of an Atari game."""
@@ -55,7 +55,9 @@ def restored(folder: RunFolder, config: RunConfig) -> Parts:
         UserError: there is no checkpoint.
     """
     parts = build(config)
-    if not Keeper(folder, config.checkpoint, parts.agent).load(RunState(Returns(parts.sequence.visits))):
+    if not CheckpointManager(folder, config.checkpoint, parts.agent).load(
+        RunState(Returns(parts.sequence.visits))
+    ):
         raise UserError(f"There is no checkpoint in '{folder.path}': the run stopped before it wrote one.")
     parts.agent.policy.set_training_mode(False)
     return parts

@@ -17,7 +17,7 @@ from isorl.envs.failures import Failures
 from isorl.envs.sequence import Sequence, Task
 from isorl.envs.spaces import CommonSpaces
 from isorl.envs.task_env import TaskEnv
-from isorl.experiments.run.files import write_whole
+from isorl.experiments.run.atomic_write import write_atomically
 from isorl.experiments.run.folder import LOG
 
 SPACING = 8
@@ -73,5 +73,5 @@ def load_or_collect(
     }
     content = io.BytesIO()
     np.savez_compressed(content, **by_task)
-    write_whole(path, content.getvalue())
+    write_atomically(path, content.getvalue())
     return probes

@@ -25,7 +25,7 @@ from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
 from isorl.agents.replay import BLACK, WHITE, CountedReplay, FrameReplay
 from isorl.configs import UserError
-from isorl.experiments.run.files import sync_folder, sync_path
+from isorl.experiments.run.atomic_write import sync_folder, sync_path
 
 SEGMENTS = 8
 """Into so many the buffer is divided: at most an eighth more than the buffer lies on disk."""

@@ -12,7 +12,7 @@ from isorl.agents.batched import sharing
 from isorl.envs.sequence import Sequence
 from isorl.experiments.run.folder import write_json
 from isorl.experiments.run.returns import VisitReturns
-from isorl.experiments.run.state import RunState
+from isorl.experiments.run.run_state import RunState
 
 
 def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> dict[str, Any]:

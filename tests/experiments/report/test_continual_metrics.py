@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from isorl.experiments.report import metrics
-from isorl.experiments.report.metrics import METRICS, Scores
+from isorl.experiments.report import continual_metrics as metrics
+from isorl.experiments.report.continual_metrics import METRICS, Scores
 
 # Three tasks, task 0 visited again at the end. Returns: an agent that gets worse; random is 0, fresh is 10 everywhere.
 HAND = Scores(

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from isorl.experiments.report import charts
+from isorl.experiments.report.continual_metrics import METRICS, first, last, trend
 from isorl.experiments.report.document import Cell, Section, Table
-from isorl.experiments.report.estimates import estimated, interval, rng
-from isorl.experiments.report.metrics import METRICS, first, last, trend
-from isorl.experiments.report.numbers import number, p_value
+from isorl.experiments.report.estimates import estimate_cell, iqm_over_seeds, rng
+from isorl.experiments.report.formatting import format_number, format_p_value
 from isorl.experiments.report.panels import panels, present
 from isorl.experiments.report.statistics import (
     LEVEL,
@@ -46,7 +46,7 @@ def results(study: Study) -> Section:
 def _result_table(study: Study, sequence: str, columns: Sequence[str]) -> Table:
     arms = [arm for arm in study.arms if study.finished(sequence, arm)]
     found = {
-        (arm, key): interval(list(study.by_seed(key, sequence, arm).values()))
+        (arm, key): iqm_over_seeds(list(study.by_seed(key, sequence, arm).values()))
         for arm in arms
         for key in columns
     }
@@ -55,7 +55,7 @@ def _result_table(study: Study, sequence: str, columns: Sequence[str]) -> Table:
         [
             Cell(arm),
             Cell(str(len(study.finished(sequence, arm)))),
-            *(estimated(found[arm, key], strong=found[arm, key].value == best[key]) for key in columns),
+            *(estimate_cell(found[arm, key], strong=found[arm, key].value == best[key]) for key in columns),
         ]
         for arm in arms
     ]
@@ -86,11 +86,11 @@ def comparison(study: Study) -> Section | None:
         )
         rows.append([
             Cell(arm),
-            estimated(bootstrap(mean, gap[:, None], rng=rng())),
+            estimate_cell(bootstrap(mean, gap[:, None], rng=rng())),
             Cell(f"{np.count_nonzero(gap > 0)} of {len(gap)}"),
-            estimated(better, 2 * (better.value - 0.5)),
-            Cell(p_value(raw[arm])),
-            Cell(p_value(corrected.get(arm, math.nan)), strong=corrected.get(arm, 1.0) < 1 - LEVEL),
+            estimate_cell(better, 2 * (better.value - 0.5)),
+            Cell(format_p_value(raw[arm])),
+            Cell(format_p_value(corrected.get(arm, math.nan)), strong=corrected.get(arm, 1.0) < 1 - LEVEL),
             Cell(f"{seeds_needed(gap):.0f}".replace("nan", "\N{EN DASH}")),
         ])  # fmt: skip
     head = ("", "difference", "seeds above", "P(improvement)", "p", "p (Holm)", "seeds for a claim")
@@ -144,7 +144,10 @@ def _heat(study: Study, sequence: str, rows: dict[str, np.ndarray]) -> Table:
     table = [
         [
             Cell(arm),
-            *(Cell(number(v), shade=None if np.isnan(v) else float(np.clip(v - 1, -1, 1))) for v in values),
+            *(
+                Cell(format_number(v), shade=None if np.isnan(v) else float(np.clip(v - 1, -1, 1)))
+                for v in values
+            ),
         ]
         for arm, values in rows.items()
     ]
@@ -173,10 +176,10 @@ def trends(study: Study) -> Section | None:
 
 def _trend_row(arm: str, values: np.ndarray) -> list[Cell]:
     found = trend(values)
-    slope = estimated(
+    slope = estimate_cell(
         Estimate(found.slope, found.low, found.high), float(np.clip(found.slope * len(values), -1, 1))
     )
-    ends = [Cell(number(float(np.nanmean(part)))) for part in (first(values), last(values))]
+    ends = [Cell(format_number(float(np.nanmean(part)))) for part in (first(values), last(values))]
     return [Cell(arm), slope, Cell(_verdict(found.low, found.high)), *ends]
 
 

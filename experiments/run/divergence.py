@@ -19,7 +19,7 @@ class NotFinite(RunStopped):
     """The weights are NaN or infinite."""
 
 
-class NumberWatch:
+class DivergenceMonitor:
     """Watches the numbers of one agent.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Replaces `path`: a temporary file, flushed to the disk, takes its name.
 
     Raises:
@@ -25,9 +25,9 @@ def write_json(path: Path, content: Any) -> None:
     """Replaces `path` by `content` as JSON.
 
     Raises:
-        OSError: as `write_whole`.
+        OSError: as `write_atomically`.
     """
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def sync_path(path: Path) -> None:

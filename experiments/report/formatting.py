@@ -7,7 +7,7 @@ import math
 from isorl.experiments.report.statistics import Estimate
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Two decimals, or three digits where it is large; a dash where nothing was measured."""
     if math.isnan(value):
         return "\N{EN DASH}"
@@ -17,11 +17,11 @@ def number(value: float) -> str:
     return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
 
 
-def interval(found: Estimate) -> str:
+def format_interval(found: Estimate) -> str:
     """In brackets; nothing where there is none."""
-    return "" if math.isnan(found.low) else f"[{number(found.low)}, {number(found.high)}]"
+    return "" if math.isnan(found.low) else f"[{format_number(found.low)}, {format_number(found.high)}]"
 
 
-def p_value(value: float) -> str:
+def format_p_value(value: float) -> str:
     """As it is usually written."""
     return "\N{EN DASH}" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"

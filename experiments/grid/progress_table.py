@@ -16,7 +16,7 @@ from rich.table import Table
 
 from isorl.experiments.grid.cell import State
 from isorl.experiments.grid.watch import NOTHING, Progress, Watch
-from isorl.experiments.run.plan import duration
+from isorl.experiments.run.dry_run import duration
 
 LOOK_SECONDS = 2.0
 """Between two looks at the folders."""

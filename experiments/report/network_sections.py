@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isorl.experiments.report import charts, spectra
+from isorl.experiments.report import charts
 from isorl.experiments.report.document import Cell, Picture, Section, Table
-from isorl.experiments.report.numbers import number
+from isorl.experiments.report.formatting import format_number
 from isorl.experiments.report.panels import PANELS, panels, present
 from isorl.experiments.report.prediction import FAILED, Prediction, predict
+from isorl.experiments.report.ridge_plots import ridges
 from isorl.experiments.report.study import Study
 
 LAGS = (1, 2, 3, 5)
@@ -37,7 +38,7 @@ def ridge_plots(study: Study) -> Section:
     section.texts.append(
         "One ridge for each visit, the first on top, of one seed. Healthy is one narrow peak near 1 (dotted)."
     )
-    return panels(section, study, spectra.ridges)
+    return panels(section, study, ridges)
 
 
 def prediction(study: Study) -> Section | None:
@@ -77,9 +78,9 @@ def prediction(study: Study) -> Section | None:
 
 def _prediction_cells(found: Sequence[Prediction]) -> list[Cell]:
     """One column per lag and kind."""
-    within = [Cell(number(p.within), shade=_known(p.within)) for p in found]
-    pooled = [Cell(number(p.correlation), shade=_known(p.correlation)) for p in found]
-    return [*within, *pooled, Cell(number(found[0].auroc), shade=_known(2 * (found[0].auroc - 0.5)))]
+    within = [Cell(format_number(p.within), shade=_known(p.within)) for p in found]
+    pooled = [Cell(format_number(p.correlation), shade=_known(p.correlation)) for p in found]
+    return [*within, *pooled, Cell(format_number(found[0].auroc), shade=_known(2 * (found[0].auroc - 0.5)))]
 
 
 def _known(value: float) -> float | None:

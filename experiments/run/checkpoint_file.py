@@ -17,7 +17,7 @@ from torch import Tensor
 from isorl.configs import UserError
 
 
-def pack(state: dict[str, Any]) -> bytes:
+def to_bytes(state: dict[str, Any]) -> bytes:
     """The bytes of a file with `state`: tensors, numbers, texts, lists and mappings."""
     file = io.BytesIO()
     torch.save(state, file)
@@ -25,7 +25,7 @@ def pack(state: dict[str, Any]) -> bytes:
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `pack` was given.
+    """What `to_bytes` was given.
 
     Raises:
         UserError: the file is missing, damaged, or holds anything but tensors and plain values.

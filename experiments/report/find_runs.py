@@ -12,7 +12,7 @@ from isorl.configs import UserError
 from isorl.experiments.grid.cell import Cell, identity, learner
 from isorl.experiments.grid.grid import FILE, Grid
 from isorl.experiments.grid.references import fresh, random
-from isorl.experiments.report.foreign import read_tensorboard
+from isorl.experiments.report.read_tensorboard import read_tensorboard
 from isorl.experiments.report.runs import Run, read
 from isorl.experiments.run.folder import RunFolder
 
@@ -20,7 +20,7 @@ MATCHED = 500
 """Runs without a grid whose references are looked for by their whole configuration; it takes 20 ms each."""
 
 
-def find(paths: Iterable[Path]) -> tuple[list[Run], Grid | None]:
+def find_runs(paths: Iterable[Path]) -> tuple[list[Run], Grid | None]:
     """Every run below `paths`, and the grid if exactly one was named.
 
     Raises:

@@ -11,9 +11,9 @@ from typing import Any
 from isorl.experiments.grid.cell import Cell as GridCell
 from isorl.experiments.grid.cell import State, beside
 from isorl.experiments.grid.grid import Grid
+from isorl.experiments.report.continual_metrics import METRICS
 from isorl.experiments.report.document import Cell, Section, Table
-from isorl.experiments.report.estimates import estimated, interval
-from isorl.experiments.report.metrics import METRICS
+from isorl.experiments.report.estimates import estimate_cell, iqm_over_seeds
 from isorl.experiments.report.runs import Run
 from isorl.experiments.report.study import Study
 
@@ -31,7 +31,10 @@ def all_metrics(study: Study) -> Section:
         rows = [
             [
                 Cell(key),
-                *(estimated(interval(list(study.by_seed(key, sequence, arm).values()))) for arm in arms),
+                *(
+                    estimate_cell(iqm_over_seeds(list(study.by_seed(key, sequence, arm).values())))
+                    for arm in arms
+                ),
             ]
             for key in METRICS
         ]
@@ -87,7 +90,7 @@ def _reason(run: Run) -> str:
     return "; ".join(run.notes) or "not started"
 
 
-def origin(study: Study, grid: Grid | None) -> Section:
+def provenance(study: Study, grid: Grid | None) -> Section:
     """Commands, versions, machines, tuning."""
     section = Section("How it was made", folded=True)
     if grid is not None and grid.command:
@@ -107,7 +110,7 @@ def origin(study: Study, grid: Grid | None) -> Section:
         commands = dict.fromkeys(str(entry.get("command")) for entry in known)
         section.code += list(commands)[:LISTED]
     else:
-        section.code += [shlex.join(["python", "train.py", *cell.words]) for cell in _one_per_arm(grid)]
+        section.code += [shlex.join(["python", "train.py", *cell.overrides]) for cell in _one_per_arm(grid)]
     return section
 
 
@@ -147,7 +150,7 @@ def _tuning_table(grid: Grid | None) -> list[Table]:
         [
             Cell(sequence),
             Cell(arm),
-            Cell(" ".join(row["words"])),
+            Cell(" ".join(row["overrides"])),
             Cell(f"{row['score']:.4g}"),
             Cell(_spread(row)),
         ]
@@ -160,5 +163,5 @@ def _tuning_table(grid: Grid | None) -> list[Table]:
 
 def _spread(row: dict[str, Any]) -> str:
     """Scores of the candidates that were not chosen."""
-    others = [score for candidate, score in row["tried"].items() if candidate != " ".join(row["words"])]
+    others = [score for candidate, score in row["tried"].items() if candidate != " ".join(row["overrides"])]
     return ", ".join(f"{score:.4g}" for score in others)

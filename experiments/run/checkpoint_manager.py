@@ -17,12 +17,12 @@ from isorl.agents import Agent
 from isorl.agents.batched import sharing
 from isorl.configs import UserError
 from isorl.configs.schema import CheckpointConfig
-from isorl.experiments.run import archive, checkpoint
-from isorl.experiments.run.files import sync_path, write_whole
+from isorl.experiments.run import checkpoint, checkpoint_file
+from isorl.experiments.run.atomic_write import sync_path, write_atomically
 from isorl.experiments.run.folder import LOG, RunFolder
 from isorl.experiments.run.recording import record_files
 from isorl.experiments.run.replay_log import ReplayLog
-from isorl.experiments.run.state import RunState
+from isorl.experiments.run.run_state import RunState
 
 PATIENCE = 200
 """A snapshot is taken when at least so many times its cost has passed since the last: half a percent of the time."""
@@ -40,7 +40,7 @@ class Snapshot:
 MOST_KEPT = 100
 
 
-class Keeper:
+class CheckpointManager:
     """The checkpoints of one run, newest first: checkpoint.pt, checkpoint-1.pt, ...
 
     Args:
@@ -72,7 +72,7 @@ class Keeper:
         begin = time.monotonic()
         replay = self._log.append() if self._log else None
         state = checkpoint.gather(self.agent, run()) | {"replay": replay}
-        self._latest = Snapshot(self.agent.num_timesteps, archive.pack(state), replay)
+        self._latest = Snapshot(self.agent.num_timesteps, checkpoint_file.to_bytes(state), replay)
         now = time.monotonic()
         self._next = now + PATIENCE * sharing() * (now - begin)
 
@@ -90,7 +90,7 @@ class Keeper:
         if self._log and snapshot.replay:
             self._log.sync(snapshot.replay)
         self._keep_older()
-        write_whole(self.folder.checkpoint, snapshot.content)
+        write_atomically(self.folder.checkpoint, snapshot.content)
         self._latest, self.saved_at = None, snapshot.agent_step
         self._kept = [snapshot.replay, *self._kept][: self.config.keep]
         if self._log:
@@ -107,7 +107,7 @@ class Keeper:
         paths = self.paths()
         for number, path in enumerate(paths):
             try:
-                replay = self._restore(archive.read(path, self.agent.device), run)
+                replay = self._restore(checkpoint_file.read(path, self.agent.device), run)
             except UserError as error:
                 refused.append(f"The checkpoint '{path}' cannot be used. {error}")
                 continue
@@ -150,6 +150,6 @@ class Keeper:
 
 def _replay_of(path: Path) -> dict[str, Any] | None:
     try:
-        return archive.read(path).get("replay")
+        return checkpoint_file.read(path).get("replay")
     except UserError:
         return None
