@@ -1,4 +1,4 @@
-"""From the overrides of a sweep or a benchmark to its cells.
+"""Turns the overrides of a sweep or a benchmark into its cells; an *override* is one KEY=VALUE of train.py.
 
 Every cell is composed and checked here, before anything runs; one mistake anywhere stops the grid at the start.
 """
@@ -24,13 +24,13 @@ from isorl.experiments.grid.references import referred
 
 SEED = "seed="
 OPEN = "?"
-"""The run_dir of a cell for which the user chose none."""
+"""Stands for the run_dir of a cell for which the user chose none."""
 ONE_RUN_ONLY = ("resume", "play")
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What one cell should be: its overrides, and its place in the grid."""
+    """Says what one cell should be: its overrides, and its place in the grid."""
 
     overrides: tuple[str, ...]
     sequence: str
@@ -40,12 +40,12 @@ class RunRequest:
 
 @dataclass
 class Composer:
-    """Words -> checked configuration; cells that differ in their seed alone are composed once."""
+    """Turns overrides into a checked configuration; cells that differ in their seed alone are composed once."""
 
     _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
 
     def __call__(self, overrides: Sequence[str]) -> RunConfig:
-        """The typed configuration, of a reference run where the overrides say so.
+        """Returns the typed configuration, of a reference run where the overrides say so.
 
         Raises:
             UserError: an override that cannot be composed, or a value that cannot work.
@@ -68,13 +68,16 @@ def _seed(override: str) -> int:
 
 
 Settings = Mapping[tuple[str, str], Sequence[str]]
-"""(sequence, arm) -> overrides."""
+"""Maps (sequence, arm) to overrides."""
 
 
 def requests_of_benchmark(
     suite: BenchmarkConfig, overrides: Iterable[str], settings: Settings | None = None
 ) -> list[RunRequest]:
-    """Arms x sequences x seeds; the user's `overrides` come last, and sweeps among them multiply the arms."""
+    """Returns a request for each arm, sequence and seed of a benchmark.
+
+    The user's `overrides` come last, and sweeps among them multiply the arms.
+    """
     further = list(split(overrides))
     if any(override.startswith(SEED) for added in further for override in added):
         raise UserError("The seeds of a benchmark are benchmark.seeds=[...], not seed=...")
@@ -100,12 +103,12 @@ def requests_of_benchmark(
 
 
 def merged(*overrides: str) -> tuple[str, ...]:
-    """The last override of each key: Hydra would refuse two choices for one group."""
+    """Keeps the last override of each key: Hydra would refuse two choices for one group."""
     return tuple({override.partition("=")[0].lstrip("+"): override for override in overrides}.values())
 
 
 def requests_of_sweep(overrides: Iterable[str]) -> list[RunRequest]:
-    """Every combination of a plain `-m` sweep; an arm is what varies besides sequence and seed."""
+    """Returns every combination of a plain `-m` sweep; an arm is what varies besides sequence and seed."""
     jobs = list(split(overrides))
     return [
         RunRequest(
@@ -123,7 +126,7 @@ def requests_of_sweep(overrides: Iterable[str]) -> list[RunRequest]:
 
 
 def split(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """Every combination of the values of swept overrides, as Hydra's own sweeper makes them."""
+    """Yields every combination of the values of swept overrides, as Hydra's own sweeper makes them."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in parsed:
         if override.key_or_group in ONE_RUN_ONLY:
@@ -146,7 +149,7 @@ def _varied(job: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
 def cells(
     requests: Iterable[RunRequest], references: Iterable[str], root: Path, composer: Composer
 ) -> list[Cell]:
-    """The cells of a grid: one for each request, and each reference once.
+    """Returns the cells of a grid: one for each request, and each reference once.
 
     Raises:
         UserError: a configuration that cannot work, or two cells that would write to one run_dir.

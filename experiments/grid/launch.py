@@ -1,4 +1,4 @@
-"""The life of a grid: cells -> cost -> jobs, round after round while some die -> what is finished and what is not."""
+"""Works off a grid: cells -> cost -> jobs, round after round while some die -> what is finished and what is not."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ ROUNDS = 5
 """Launches of what is not finished: a killed worker or node takes its cells along, and the next round resumes them."""
 UNFINISHED, STOPPED = 1, 130
 """Exit codes; a mistake of the user's is 2."""
-LISTED = 20
-"""Failures that are listed."""
+MAX_LISTED = 20
+"""Failures that are listed at the end."""
 
 
 Jobs = Callable[[list[Cell]], list[list[Cell]]]
-"""From the cells that are to be done to those that share a process."""
+"""Groups the cells that are to be done into those that share a process."""
 
 
 class Launcher(Protocol):
-    """Any of Hydra's launchers."""
+    """Describes what is needed of Hydra's launchers."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
         """Runs the jobs, each with its overrides."""
 
 
 def launch(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> int:
-    """Works off the grid that `config` and `overrides` describe; gives back the exit code.
+    """Works off the grid that `config` and `overrides` describe; returns the exit code.
 
     Args:
         config: of the sweep as Hydra composed it; its hydra.sweep.dir is where everything goes.
@@ -83,7 +83,7 @@ def _take_dry_run(overrides: Sequence[str]) -> tuple[bool, list[str]]:
 
 
 def plan(suite: BenchmarkConfig | None, overrides: Sequence[str], root: Path, composer: Composer) -> Grid:
-    """The grid, every cell of it composed and checked."""
+    """Returns the grid, every cell of it composed and checked."""
     command = shlex.join(["python", *sys.argv])
     if suite is None:
         made = cells(requests_of_sweep(overrides), (), root, composer)
@@ -110,7 +110,7 @@ def _digest(made: Sequence[Cell]) -> str:
 def say_cost(
     name: str, made: Sequence[Cell], config: DictConfig, composer: Composer, jobs: Jobs, console: Console
 ) -> None:
-    """Prints what is left to do of the cells `made`."""
+    """Prints what is left to do of the cells `made`, and what it will cost."""
     left = jobs([cell for cell in made if cell.state() is not State.FINISHED])
     planned = cost.forecast(
         made, left, lambda job: cost.measured_speed([composer(cell.overrides) for cell in job])
@@ -123,7 +123,7 @@ def work_off(
     launcher: Launcher,
     jobs: Jobs,
 ) -> bool:
-    """Launches what is not finished until nothing is left that died; whether the user stopped it.
+    """Launches what is not finished until nothing is left that died; returns whether the user stopped it.
 
     A cell that failed is not tried again in this launch: the next round would fail alike.
 
@@ -163,19 +163,21 @@ def _to_do(cell: Cell, tried: set[str]) -> bool:
 
 
 def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:
-    """Says what is finished and why the rest is not; gives back the exit code."""
+    """Says what is finished and why the rest is not; returns the exit code."""
     count = states(Watch(grid.cells).look())
     if count[State.FINISHED]:
         console.print(results_table.table(grid.cells))
     console.print(f"{count[State.FINISHED]} of {len(grid.cells)} cells are finished.", highlight=False)
     failed = [cell for cell in grid.cells if cell.state() is State.FAILED]
-    for cell in failed[:LISTED]:
+    for cell in failed[:MAX_LISTED]:
         reason = json.loads(cell.failure.read_text())["reason"]
         console.print(
             f"  failed: {cell.sequence} {cell.arm} seed {cell.seed}: {reason}", markup=False, soft_wrap=True
         )
-    if len(failed) > LISTED:
-        console.print(f"  ... and {len(failed) - LISTED} more; each has a *.failure.json beside its folder")
+    if len(failed) > MAX_LISTED:
+        console.print(
+            f"  ... and {len(failed) - MAX_LISTED} more; each has a *.failure.json beside its folder"
+        )
     whole = count[State.FINISHED] == len(grid.cells)
     if not whole:
         console.print(
@@ -186,6 +188,6 @@ def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:
 
 
 def refuse(error: UserError) -> None:
-    """One message, exit code 2."""
+    """Ends the process with one message and exit code 2."""
     print(f"train.py: {error}", file=sys.stderr)
     sys.exit(2)

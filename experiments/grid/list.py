@@ -1,4 +1,4 @@
-"""How far grids are: `python -m isorl.experiments.grid.list runs/grids/*`, without disturbing them."""
+"""Shows how far grids are, without disturbing them: `python -m isorl.experiments.grid.list runs/grids/*`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isorl.experiments.grid.watch import Watch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Runs the command with `arguments` (default: those of the process)."""
     parser = argparse.ArgumentParser(prog="python -m isorl.experiments.grid.list", description=__doc__)
     parser.add_argument("grids", nargs="+", type=Path, help="folders with a grid.json")
     for folder in parser.parse_args(arguments).grids:

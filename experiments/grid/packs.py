@@ -44,7 +44,7 @@ def sharing(config: DictConfig, composer: Composer) -> Callable[[list[Cell]], li
 def packed(
     cells: Sequence[Cell], most: int, workers: int | None, shares: Callable[[tuple[str, ...]], bool]
 ) -> list[list[Cell]]:
-    """The jobs of a launch, each with its cells.
+    """Returns the jobs of a launch, each with its cells.
 
     Args:
         cells: what is to be done.
@@ -81,7 +81,7 @@ def _parts(group: list[Cell], size: int) -> Iterator[list[Cell]]:
 
 
 def can_share(config: RunConfig) -> bool:
-    """Whether runs of `config` with other seeds can be computed as one with it."""
+    """Returns whether runs of `config` with other seeds can be computed as one with it."""
     if config.agent["name"] == "random":
         return False
     parts = build(config)
@@ -92,7 +92,7 @@ def can_share(config: RunConfig) -> bool:
 
 
 def overrides_of(job: Sequence[Cell]) -> list[str]:
-    """What train.py is told: the overrides of the cells and their absolute folders, which a worker elsewhere finds."""
+    """Returns what train.py is told: the cells' overrides and their absolute folders, valid for workers elsewhere."""
     first, *others = job
     if not others:
         return [*first.overrides, f"run_dir={_quoted(str(first.folder))}"]

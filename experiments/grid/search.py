@@ -1,4 +1,4 @@
-"""Settings proposed by Optuna (Akiba et al. 2019, arXiv 1907.10902) instead of a list: `hydra/sweeper=optuna`.
+"""Lets Optuna (Akiba et al. 2019, arXiv 1907.10902) propose settings instead of a list: `hydra/sweeper=optuna`.
 
 Every arm has a study of its own on every sequence, with the same sampler, the same number of trials and the same seeds.
 A round is one trial of each study, worked off like any other grid; so a search that stopped is continued by giving the
@@ -31,11 +31,11 @@ from isorl.experiments.grid.packs import sharing
 
 HOW = "python train.py -m +benchmark=NAME benchmark.stage=tune hydra/sweeper=optuna 'KEY=interval(a,b)'"
 COMMANDS = ("benchmark=", "benchmark.", "dry_run=")
-"""Words that are not for the cells."""
+"""Beginnings of the overrides that are not for the cells."""
 
 
 def search(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> int:
-    """Tunes the benchmark of `config`, writes tuned.yaml when every trial has a score; gives back the exit code.
+    """Tunes the benchmark of `config`, writes tuned.yaml when every trial has a score; returns the exit code.
 
     Args:
         config: of the sweep as Hydra composed it.

@@ -1,4 +1,4 @@
-"""Choosing settings: every arm gets equally many candidates, on seeds that are never reported, and it is written down.
+"""Chooses settings: every arm gets equally many candidates, on seeds that are never reported, and it is written down.
 
 The candidate with the highest mean over tuning seeds of the mean return over all visits is chosen, arm by arm and
 sequence by sequence. `tuned.yaml` holds what was tried, what it scored and what was chosen.
@@ -49,12 +49,12 @@ def candidates(tuning: TuningConfig, arm: str) -> list[tuple[str, ...]]:
 
 
 def text(value: Any) -> str:
-    """`value` as the command line wants it, without blanks: they stand between the overrides of a candidate."""
+    """Returns `value` as the command line wants it, without blanks, which separate the overrides of a candidate."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
 def requests(suite: BenchmarkConfig, overrides: Iterable[str]) -> list[RunRequest]:
-    """Every candidate of every arm on the tuning seeds; its overrides follow the arm's name after a bar."""
+    """Returns a request for every candidate of every arm on the tuning seeds; its overrides follow the arm's name."""
     assert suite.tuning is not None
     arms = {
         f"{arm}{CANDIDATE}{' '.join(candidate)}": [*arm_overrides, *candidate]
@@ -65,7 +65,7 @@ def requests(suite: BenchmarkConfig, overrides: Iterable[str]) -> list[RunReques
 
 
 def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """Per sequence and arm the candidate with the highest score; NaN, where a cell failed or diverged, is the lowest.
+    """Chooses for each sequence and arm the candidate with the highest score; NaN (failed, diverged) is the lowest.
 
     Returns:
         {sequence: {arm: {"overrides": [...], "score": float, "tried": {candidate: score}, "unfinished": cells}}}
@@ -87,7 +87,7 @@ def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
 
 
 def score_of_cell(cell: Cell) -> float:
-    """Mean raw return over all visits; NaN where the cell is not finished."""
+    """Returns the cell's mean raw return over all visits; NaN where it is not finished."""
     if cell.state() is not State.FINISHED:
         return math.nan
     return score_of(json.loads((cell.folder / "summary.json").read_text()))
@@ -98,7 +98,7 @@ def _or_least(score: float) -> float:
 
 
 def save(path: Path, suite: BenchmarkConfig, chosen: Mapping[str, Any]) -> None:
-    """Writes tuned.yaml."""
+    """Writes what was tried and chosen to `path`, as tuned.yaml."""
     assert suite.tuning is not None
     record = {"benchmark": suite.name, "objective": OBJECTIVE, "budget": suite.tuning.budget,
               "seeds": suite.tuning.seeds, "chosen": dict(chosen)}  # fmt: skip
@@ -106,7 +106,7 @@ def save(path: Path, suite: BenchmarkConfig, chosen: Mapping[str, Any]) -> None:
 
 
 def settings(suite: BenchmarkConfig) -> Settings:
-    """The overrides that `suite.tuned` chose for each sequence and arm; nothing where it names no file.
+    """Returns the overrides that `suite.tuned` chose for each sequence and arm; nothing where it names no file.
 
     Raises:
         UserError: the file is missing, lacks an arm, is of unfinished tuning, or was made on seeds that are to be
@@ -148,5 +148,5 @@ def _load(path: Path, suite: BenchmarkConfig) -> dict[str, Any]:
 
 
 def record_of(suite: BenchmarkConfig) -> dict[str, Any]:
-    """What a report says about how the settings came to be; empty where they are untuned."""
+    """Returns what a report says about how the settings came to be; empty where they are untuned."""
     return {} if suite.tuned is None else {"file": suite.tuned, **_load(Path(suite.tuned), suite)}

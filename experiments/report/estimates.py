@@ -1,4 +1,4 @@
-"""Numbers over seeds as cells of a table."""
+"""Turns numbers over seeds into cells of a table."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from isorl.experiments.report.statistics import Estimate, iqm_interval
 
 
 def rng() -> np.random.Generator:
-    """The same for every interval: a report made twice is the same report."""
+    """Returns the same generator for every interval: a report made twice is the same report."""
     return np.random.default_rng(0)
 
 
 def estimate_cell(found: Estimate, shade: float | None = None, strong: bool = False) -> Cell:
-    """A value over its interval."""
+    """Returns a cell with a value over its interval."""
     return Cell(format_number(found.value), shade, strong, format_interval(found))
 
 
 def iqm_over_seeds(values: Sequence[float]) -> Estimate:
-    """IQM over seeds."""
+    """Returns the interquartile mean over seeds with its interval; values that are not finite are left out."""
     return _iqm_over_seeds(tuple(value for value in values if np.isfinite(value)))
 
 

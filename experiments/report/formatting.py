@@ -1,4 +1,4 @@
-"""Numbers as they are shown."""
+"""Writes numbers as they are shown in the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from isorl.experiments.report.statistics import Estimate
 
 
 def format_number(value: float) -> str:
-    """Two decimals, or three digits where it is large; a dash where nothing was measured."""
+    """Writes two decimals, or three digits where it is large; a dash where nothing was measured."""
     if math.isnan(value):
         return "\N{EN DASH}"
     if math.isinf(value):
@@ -18,10 +18,10 @@ def format_number(value: float) -> str:
 
 
 def format_interval(found: Estimate) -> str:
-    """In brackets; nothing where there is none."""
+    """Writes an interval in brackets; nothing where there is none."""
     return "" if math.isnan(found.low) else f"[{format_number(found.low)}, {format_number(found.high)}]"
 
 
 def format_p_value(value: float) -> str:
-    """As it is usually written."""
+    """Writes a p-value with three decimals, or that it is below 0.001."""
     return "\N{EN DASH}" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""One self-contained HTML file: no script, no network, light and dark, wide screens and telephones."""
+"""Writes a document as one self-contained HTML file (no script, no network, light and dark) and as Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STYLE = Path(__file__).with_name("page.css")
 
 
 def to_html(document: Document) -> str:
-    """The file's content."""
+    """Returns the content of the HTML file."""
     contents = "".join(f'<a href="#s{n}">{html.escape(s.title)}</a>' for n, s in enumerate(document.sections))
     facts = "".join(
         f"<div><b>{html.escape(figure)}</b>{html.escape(what)}</div>" for figure, what in document.facts
@@ -59,7 +59,7 @@ def _legend(arms: list[str]) -> str:
 
 
 def to_markdown(document: Document) -> str:
-    """The same without pictures, for a repository or a letter."""
+    """Returns the same without pictures, for a repository or a letter."""
     lines = [f"# {document.title}", "", document.about, ""]
     lines += [" · ".join(f"**{figure}** {what}" for figure, what in document.facts), ""]
     for section in document.sections:

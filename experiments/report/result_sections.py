@@ -1,4 +1,4 @@
-"""What came out: results, comparisons, trends, learning curves, ratios visit by visit."""
+"""Makes the sections on what came out: results, comparisons, trends, learning curves, ratios visit by visit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from isorl.experiments.report.study import Study
 
 
 def results(study: Study) -> Section:
-    """Per sequence, every arm: IQM over seeds with its interval."""
+    """Shows every arm per sequence: the interquartile mean over seeds with its interval."""
     section = Section("Results", legend=True)
     section.texts.append(
         "Interquartile means over seeds with 95 % intervals (bootstrap over seeds). The ratio sets a uniformly random "
@@ -69,7 +69,7 @@ def _best(values: Sequence[float], better: str) -> float:
 
 
 def comparison(study: Study) -> Section | None:
-    """Every arm against the baseline, paired by seed, corrected for their number."""
+    """Compares every arm with the baseline, paired by seed, corrected for their number."""
     others = [arm for arm in study.arms if arm != study.reference_arm]
     scope = [s for s in study.sequences if study.by_seed(study.headline, s, study.reference_arm)]
     gaps = {arm: study.differences(study.headline, arm, scope) for arm in others} if scope else {}
@@ -108,7 +108,7 @@ def comparison(study: Study) -> Section | None:
 
 
 def learning(study: Study) -> Section:
-    """Learning curves with switches."""
+    """Shows learning curves with switches."""
     section = Section("Learning curves")
     section.texts.append(
         "Raw return of training episodes; upright lines are switches. Solid: the arm with its 95 % interval. Dashed: "
@@ -118,7 +118,7 @@ def learning(study: Study) -> Section:
 
 
 def visits(study: Study) -> Section:
-    """The ratio to fresh agents, as a heat map and as bars."""
+    """Shows the ratio to fresh agents, as a heat map and as bars."""
     section = Section("Visit by visit, against fresh agents")
     section.texts.append("1 is as good as an agent that starts from scratch, 0 as good as random play.")
     for sequence in study.sequences:
@@ -158,7 +158,7 @@ def _heat(study: Study, sequence: str, rows: dict[str, np.ndarray]) -> Table:
 
 
 def trends(study: Study) -> Section | None:
-    """The slope of the ratio over the visits, of the seeds' mean."""
+    """Shows the slope over the visits of the seeds' mean ratio."""
     section = Section("Is plasticity lost?")
     section.texts.append(
         "Least-squares slope per visit of the seeds' mean ratio to fresh, with Student's t interval over the visits."

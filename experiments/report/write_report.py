@@ -1,4 +1,4 @@
-"""The command behind report.py: finds runs, measures them, writes report.html, report.md and the numbers as CSV."""
+"""Runs the command behind report.py: finds runs, measures them, writes HTML, Markdown, CSV and TensorBoard files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXPLAINED = """Writes one page about runs: report.html (no network needed), repo
 
 
 def compose(study: Study, grid: Grid | None) -> Document:
-    """Everything that the runs show, in the order in which it is read."""
+    """Returns everything that the runs show, in the order in which it is read."""
     parts = [
         result_sections.results(study),
         result_sections.comparison(study),
@@ -56,7 +56,7 @@ def compose(study: Study, grid: Grid | None) -> Document:
 
 
 def facts(study: Study) -> list[tuple[str, str]]:
-    """Figures for the head of the page."""
+    """Returns figures for the head of the page."""
     states = Counter(run.state for run in study.runs)
     steps = sum(run.agent_steps for run in study.runs if run.kind != "random")
     hours = float(np.nansum([run.seconds for run in study.runs])) / 3600
@@ -73,7 +73,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
 
 
 def runs_csv(study: Study) -> str:
-    """One line per finished run: every metric."""
+    """Returns CSV with one line per finished run: every metric."""
     head = ("sequence", "arm", "seed", "kind", "id", "agent_steps", "seconds", *METRICS)
     known = study.values
     rows = [
@@ -86,7 +86,7 @@ def runs_csv(study: Study) -> str:
 
 
 def visits_csv(study: Study) -> str:
-    """One line per run and visit: return, ratio to fresh, diagnostics."""
+    """Returns CSV with one line per run and visit: return, ratio to fresh, diagnostics."""
     diagnostics = sorted({key for run in study.runs for key in run.diagnostics})
     head = ("sequence", "arm", "seed", "kind", "visit", "task", "start", "mean", "end", "ratio", *diagnostics)
     rows = []
@@ -113,7 +113,7 @@ def _has(run: object, key: str, visit: int) -> bool:
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
-    """Writes the report on `paths`; gives back the files.
+    """Writes the report on `paths`; returns the files.
 
     Raises:
         UserError: nothing to report on.
@@ -138,7 +138,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Runs the command with `arguments` (default: those of the process)."""
     parser = argparse.ArgumentParser(
         prog="report.py", description=EXPLAINED, formatter_class=argparse.RawDescriptionHelpFormatter
     )

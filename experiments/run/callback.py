@@ -1,4 +1,4 @@
-"""What happens while a learner learns: one callback that counts, measures, evaluates, records and saves.
+"""Accompanies a learner while it learns: one callback that counts, measures, evaluates, records and saves.
 
 It reads from the agent and never changes it: with or without it, the same weights come out.
 """
@@ -30,11 +30,11 @@ from isorl.experiments.run.stopping import StopRequest
 from isorl.plasticity.diagnostics import DEFAULT_METRICS, diagnose
 
 DRAWING_SHARE = 0.01
-"""Of the time that pictures may take before the last; one takes a tenth of a second."""
+"""Share of the time that pictures may take before the last; one takes a tenth of a second."""
 
 
 class RunCallback(BaseCallback):
-    """Accompanies one run.
+    """Counts, measures, evaluates, records and saves while one run goes on.
 
     Args:
         config: cadences and switches.

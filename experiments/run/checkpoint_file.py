@@ -1,4 +1,4 @@
-"""The file of a checkpoint: torch's zip, opened only where that is safe.
+"""Writes and reads the file of a checkpoint: torch's zip, opened only where that is safe.
 
 `torch.load(weights_only=True)` builds tensors and plain values and never runs code. Before that, what torch leaves
 unchecked is checked: the checksum of every entry, and that nothing in it unfolds to more than the file holds.
@@ -18,14 +18,14 @@ from isorl.configs import UserError
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
-    """The bytes of a file with `state`: tensors, numbers, texts, lists and mappings."""
+    """Returns the bytes of a file with `state`: tensors, numbers, texts, lists and mappings."""
     file = io.BytesIO()
     torch.save(state, file)
     return file.getvalue()
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `to_bytes` was given.
+    """Reads from `path` what `to_bytes` was given.
 
     Raises:
         UserError: the file is missing, damaged, or holds anything but tensors and plain values.

@@ -25,12 +25,12 @@ from isorl.experiments.run.replay_log import ReplayLog
 from isorl.experiments.run.run_state import RunState
 
 PATIENCE = 200
-"""A snapshot is taken when at least so many times its cost has passed since the last: half a percent of the time."""
+"""Times its own cost that pass between two snapshots: they take half a percent of the time."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run between two rollouts."""
+    """Holds a run as it was between two rollouts."""
 
     agent_step: int
     content: bytes
@@ -41,7 +41,7 @@ MOST_KEPT = 100
 
 
 class CheckpointManager:
-    """The checkpoints of one run, newest first: checkpoint.pt, checkpoint-1.pt, ...
+    """Writes and reads the checkpoints of one run, newest first: checkpoint.pt, checkpoint-1.pt, ...
 
     Args:
         folder: of the run.
@@ -66,7 +66,7 @@ class CheckpointManager:
         return time.monotonic() >= self._next
 
     def take(self, run: Callable[[], dict[str, Any]]) -> None:
-        """Remembers the agent as it is, between two rollouts, with what `run` gives, in memory."""
+        """Takes a snapshot in memory of the agent, between two rollouts, and of what `run` returns."""
         if not self.agent.num_timesteps:
             return  # nothing is lost by beginning anew
         begin = time.monotonic()
@@ -98,7 +98,7 @@ class CheckpointManager:
         LOG.info("checkpoint at agent step %d", snapshot.agent_step)
 
     def load(self, run: RunState) -> bool:
-        """Puts the newest checkpoint that is whole into the agent and `run`; False where there is none at all.
+        """Puts the newest checkpoint that is whole into the agent and `run`; returns False where there is none.
 
         Raises:
             UserError: there are checkpoints, and none of them can be used.
@@ -134,7 +134,7 @@ class CheckpointManager:
         return replay
 
     def paths(self) -> list[Path]:
-        """The checkpoints that are there, newest first."""
+        """Returns the checkpoints that are there, newest first."""
         return [path for path in map(self.folder.checkpoint_path, range(MOST_KEPT)) if path.exists()]
 
     def _keep_older(self) -> None:

@@ -1,4 +1,4 @@
-"""The life of one run, from the configuration to the summary.
+"""Runs an experiment from the configuration to the summary.
 
 sequence -> environment -> agent -> (restore) -> learn, accompanied by RunCallback -> summary
 """
@@ -40,7 +40,7 @@ from isorl.plasticity.diagnostics import snapshot
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of."""
+    """Holds what a run is made of."""
 
     sequence: Sequence
     env: VecEnv
@@ -54,7 +54,7 @@ class Parts:
 
 
 def build(config: RunConfig) -> Parts:
-    """The parts of a run, all checked; nothing is written.
+    """Makes the parts of a run, all checked; nothing is written.
 
     Raises:
         UserError: whatever in `config` cannot work.
@@ -80,7 +80,7 @@ def build(config: RunConfig) -> Parts:
 
 
 def start(config: RunConfig) -> dict[str, Any]:
-    """Trains from the beginning; gives back the summary."""
+    """Trains from the beginning; returns the summary."""
     folder = RunFolder.checked_new(config.run_dir)
     parts = build(config)
     with folder.locked():
@@ -90,7 +90,7 @@ def start(config: RunConfig) -> dict[str, Any]:
 
 
 def resume(run_dir: str) -> dict[str, Any]:
-    """Continues the run in `run_dir` from its newest checkpoint; gives back the summary."""
+    """Continues the run in `run_dir` from its newest checkpoint; returns the summary."""
     folder = RunFolder.existing(run_dir, "resume")
     with folder.locked():
         config = folder.load_config()

@@ -1,4 +1,4 @@
-"""play=RUN_DIR: a video of the trained agent on each task."""
+"""Records videos of the trained agent on each task: play=RUN_DIR."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_STEPS = 1_000
 
 
 def play(run_dir: str) -> list[Path]:
-    """Records one episode per task into RUN_DIR/videos; gives back the files.
+    """Records one episode per task into RUN_DIR/videos; returns the files.
 
     Raises:
         UserError: no run or no checkpoint there, or an environment that cannot draw itself.
@@ -49,7 +49,7 @@ def play(run_dir: str) -> list[Path]:
 
 
 def restored(folder: RunFolder, config: RunConfig) -> Parts:
-    """The parts of the run in `folder` with the weights of its newest checkpoint, for looking at, not for training.
+    """Returns the parts of the run in `folder` with the weights of its newest checkpoint, to look at, not to train.
 
     Raises:
         UserError: there is no checkpoint.

@@ -1,4 +1,4 @@
-"""The progress bar: task, visit, return, agent steps per second and time left; silent where there is no terminal."""
+"""Shows the progress bar: task, visit, return, agent steps per second and time left; silent without a terminal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ProgressBar:
         self._started = time.monotonic()
 
     def update(self, agent_step: int, visit: Visit, visits: int, mean_return: float | None) -> None:
-        """Refreshes a few times a second at most."""
+        """Shows where the run is; refreshes a few times a second at most."""
         now = time.monotonic()
         if now < self._next:
             return

@@ -49,5 +49,5 @@ def test_the_best_arm_comes_first_and_what_is_unfinished_is_left_out(tmp_path):
 
 
 def test_a_large_grid_is_cut(tmp_path):
-    cells = [cell(tmp_path, f"arm{i:02}", 0, [float(i)]) for i in range(results_table.SHOWN + 5)]
+    cells = [cell(tmp_path, f"arm{i:02}", 0, [float(i)]) for i in range(results_table.MAX_ROWS + 5)]
     assert "and 5 more" in lines(cells)[-1]
