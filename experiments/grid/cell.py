@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from isorl.configs import RunConfig
+from isorl.experiments.run.folder import file_name
 
 NOT_PART_OF_A_CELL = ("run_dir", "device", "threads", "checkpoint")
 """Options that say where and how a run is made, not what it computes."""
@@ -71,8 +72,12 @@ def learner(config: RunConfig) -> list[str]:
 def folder_of(config: RunConfig, root: str | Path) -> Path:
     """Returns where the cell of `config` lives under `root`: a readable path, unique by its identity."""
     name = "-".join(re.sub(r"[^\w.+]", "_", part) for part in [*learner(config), *config.method])
-    where = re.sub(r"[^\w.+-]", "_", config.sequence.name)
-    return Path(root) / "cells" / where / f"{name}-seed{config.seed}-{identity(config)}"
+    return (
+        Path(root)
+        / "cells"
+        / file_name(config.sequence.name)
+        / f"{name}-seed{config.seed}-{identity(config)}"
+    )
 
 
 @dataclass(frozen=True)

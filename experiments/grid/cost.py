@@ -18,13 +18,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.markup import escape  # the name of a sequence is no markup
 from rich.table import Table
 
 from isorl.configs import RunConfig
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
 from isorl.experiments.run.dry_run import agent_steps_per_second, duration
 from isorl.experiments.run.experiment import build
+from isorl.experiments.terminal import wrapped
 
 Speed = float  # agent steps per second
 Place = tuple[str, ...]  # (sequence, arm), or (sequence,) for any arm
@@ -145,7 +145,7 @@ def show(
     left = sum(len(job.cells) for job in jobs)
     if jobs:
         console.print(table(f"{name}: {len(cells)} cells, {len(cells) - left} finished before", jobs))
-    console.print(f"Cost: {sentence(jobs, workers)}", highlight=False, soft_wrap=True)
+    console.print(wrapped(f"Cost: {sentence(jobs, workers)}"), soft_wrap=True)
 
 
 def table(title: str, jobs: Sequence[Job]) -> Table:
@@ -159,7 +159,7 @@ def table(title: str, jobs: Sequence[Job]) -> Table:
     for sequence, row in list(rows.items())[:MAX_ROWS]:
         cells = sum(len(job.cells) for job in row)
         seconds = duration(sum(job.seconds for job in row))
-        result.add_row(escape(sequence), str(cells), str(len(row)), *_steps_and_rate(row), seconds)
+        result.add_row(sequence, str(cells), str(len(row)), *_steps_and_rate(row), seconds)
     if len(rows) > MAX_ROWS:
         result.add_row(f"... and {len(rows) - MAX_ROWS} more")
     return result

@@ -158,9 +158,10 @@ def cells(
     kinds = [kind for kind in ("fresh", "random") if kind in references]
     for request in requests:
         config = composer(request.overrides)
-        refs = [_cell(replace(request, arm=kind), referred(config, kind), root, kind) for kind in kinds]
+        own_kind = "random" if config.agent["name"] == "random" else "arm"  # reference=random needs no other
+        refs = [_reference(request, config, root, kind) for kind in kinds if own_kind == "arm"]
         ids = {reference.kind: reference.id for reference in refs}
-        for cell in (_cell(request, config, root, "arm"), *refs):
+        for cell in (_cell(request, config, root, own_kind), *refs):
             cell = replace(cell, fresh=ids.get("fresh", ""), random=ids.get("random", ""))
             if cell.id not in found or cell.kind == "arm":  # an arm may be a reference, too
                 found[cell.id] = cell
@@ -169,21 +170,24 @@ def cells(
 
 
 def _cell(request: RunRequest, config: RunConfig, root: Path, kind: str) -> Cell:
-    overrides = tuple(override for override in request.overrides if not override.startswith("run_dir="))
-    if kind != "arm":
-        overrides = (*overrides, f"reference={kind}")
-    chosen = config.run_dir != OPEN and kind == "arm"
-    folder = Path(config.run_dir) if chosen else folder_of(config, root)
+    folder = folder_of(config, root) if config.run_dir == OPEN else Path(config.run_dir)
     return Cell(
         id=identity(config),
         folder=folder.absolute(),
-        overrides=overrides,
+        overrides=tuple(override for override in request.overrides if not override.startswith("run_dir=")),
         sequence=request.sequence or config.sequence.name,
-        arm=request.arm if kind == "arm" else " ".join([kind, *learner(config)[1:]]),
+        arm=request.arm,
         seed=config.seed,
         agent_steps=_agent_steps(config),
         kind=kind,
     )
+
+
+def _reference(request: RunRequest, config: RunConfig, root: Path, kind: str) -> Cell:
+    config = replace(referred(config, kind), run_dir=OPEN)
+    arm = " ".join([kind, *learner(config)[1:]])
+    overrides = (*request.overrides, f"reference={kind}")
+    return _cell(replace(request, overrides=overrides, arm=arm), config, root, kind)
 
 
 def _agent_steps(config: RunConfig) -> int:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from isorl.configs import UserError, typed
 from isorl.configs.suite import BenchmarkConfig
+from isorl.experiments import terminal
 from isorl.experiments.grid import cost, results_table, tuning, work
 from isorl.experiments.grid.cell import Cell, State
 from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark, requests_of_sweep
@@ -23,6 +24,7 @@ from isorl.experiments.grid.packs import overrides_of, sharing
 from isorl.experiments.grid.progress_table import states, watching
 from isorl.experiments.grid.watch import Watch
 from isorl.experiments.run.stopping import interrupted_once
+from isorl.experiments.terminal import say
 
 ROUNDS = 5
 """Launches of what is not finished: a killed worker or node takes its cells along, and the next round resumes them."""
@@ -54,7 +56,7 @@ def launch(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> 
     Raises:
         UserError: whatever in the overrides cannot work, before anything is written.
     """
-    console, root = Console(stderr=True), Path(config.hydra.sweep.dir).absolute()
+    console, root = terminal.console(stderr=True), Path(config.hydra.sweep.dir).absolute()
     composer, suite = Composer(), _suite(config)
     only_show, overrides = _take_dry_run(overrides)
     grid = plan(suite, overrides, root, composer)
@@ -67,7 +69,7 @@ def launch(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> 
         stopped = work_off(grid.cells, launcher, jobs)
         if suite is not None and suite.stage == "tune":
             tuning.save(folder / "tuned.yaml", suite, tuning.choose(grid.cells))
-            console.print(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
+            say(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
         return conclude(grid, folder, stopped, console)
 
 
@@ -147,9 +149,7 @@ def work_off(
             except (KeyboardInterrupt, SystemExit):
                 return True
             except Exception as error:  # of the launcher: a node, a worker, a scheduler was lost
-                print(
-                    f"The launcher lost jobs ({type(error).__name__}); what died is resumed.", file=sys.stderr
-                )
+                say(f"The launcher lost jobs ({type(error).__name__}); what died is resumed.")
             else:
                 if all(outcome.did == "busy" for job in ended for outcome in job.return_value):
                     return False  # another launcher has what is left
@@ -167,27 +167,21 @@ def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:
     count = states(Watch(grid.cells).look())
     if count[State.FINISHED]:
         console.print(results_table.table(grid.cells))
-    console.print(f"{count[State.FINISHED]} of {len(grid.cells)} cells are finished.", highlight=False)
+    say(f"{count[State.FINISHED]} of {len(grid.cells)} cells are finished.")
     failed = [cell for cell in grid.cells if cell.state() is State.FAILED]
     for cell in failed[:MAX_LISTED]:
         reason = json.loads(cell.failure.read_text())["reason"]
-        console.print(
-            f"  failed: {cell.sequence} {cell.arm} seed {cell.seed}: {reason}", markup=False, soft_wrap=True
-        )
+        say(f"failed: {cell.sequence} {cell.arm} seed {cell.seed}: {reason}")
     if len(failed) > MAX_LISTED:
-        console.print(
-            f"  ... and {len(failed) - MAX_LISTED} more; each has a *.failure.json beside its folder"
-        )
+        say(f"... and {len(failed) - MAX_LISTED} more; each has a *.failure.json beside its folder.")
     whole = count[State.FINISHED] == len(grid.cells)
     if not whole:
-        console.print(
-            "Give the same command again to go on: finished cells are skipped, started ones resumed."
-        )
-    console.print(f"Report: python report.py {folder}", highlight=False, soft_wrap=True)
+        say("Give the same command again to go on: finished cells are skipped, started ones resumed.")
+    say(f"Report: python report.py {folder}")
     return STOPPED if stopped else 0 if whole else UNFINISHED
 
 
 def refuse(error: UserError) -> None:
     """Ends the process with one message and exit code 2."""
-    print(f"train.py: {error}", file=sys.stderr)
+    say(f"train.py: {error}")
     sys.exit(2)

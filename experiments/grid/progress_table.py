@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape  # an arm such as method=[redo] is no markup
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
+from isorl.experiments import terminal
 from isorl.experiments.grid.cell import State
 from isorl.experiments.grid.watch import NOTHING, Progress, Watch
 from isorl.experiments.run.dry_run import duration
@@ -36,7 +37,7 @@ def table(rows: dict[tuple[str, str], Progress], rate: float) -> Table:
     result.add_column()
     order = sorted(rows.items(), key=lambda item: item[1].share == 1.0)[:MAX_ROWS]
     for (sequence, arm), row in order:
-        result.add_row(escape(sequence), escape(arm), *_cells_of(row), bar(row), f"{row.share:.0%}")
+        result.add_row(sequence, arm, *_cells_of(row), bar(row), f"{row.share:.0%}")
     if len(rows) > MAX_ROWS:
         result.add_row("", f"... and {len(rows) - MAX_ROWS} more")
     result.add_section()
@@ -49,9 +50,9 @@ def bar(row: Progress) -> ProgressBar:
     return ProgressBar(total=max(row.total, 1), completed=row.steps, width=24)
 
 
-def _cells_of(row: Progress) -> tuple[str, str]:
+def _cells_of(row: Progress) -> tuple[str, Text]:
     failed = row.states[State.FAILED]
-    return f"{row.states[State.FINISHED]} / {row.cells}", f"[red]{failed}[/red]" if failed else ""
+    return f"{row.states[State.FINISHED]} / {row.cells}", Text(str(failed) if failed else "", style="red")
 
 
 def line(whole: Progress, rate: float) -> str:
@@ -66,7 +67,9 @@ def line(whole: Progress, rate: float) -> str:
 @contextmanager
 def watching(watch: Watch) -> Iterator[None]:
     """Shows the table and keeps it up to date inside; where there is no terminal, prints a line now and then."""
-    console = Console(file=sys.__stderr__)  # a cell that runs in this process has sys.stderr redirected
+    console = terminal.console(
+        file=sys.__stderr__
+    )  # a cell that runs in this process has sys.stderr redirected
     over = threading.Event()
     follow = _live if console.is_terminal else _plain
     thread = threading.Thread(target=follow, args=(watch, console, over), daemon=True)
@@ -90,7 +93,7 @@ def _plain(watch: Watch, console: Console, over: threading.Event) -> None:
     while not over.wait(PLAIN_SECONDS):
         whole = sum(watch.look().values(), NOTHING)
         finished = f"{whole.states[State.FINISHED]} of {whole.cells} cells finished"
-        console.print(f"{finished}; {line(whole, watch.rate)}", highlight=False, soft_wrap=True)
+        console.print(f"{finished}; {line(whole, watch.rate)}", soft_wrap=True)
 
 
 def states(rows: dict[tuple[str, str], Progress]) -> Counter[State]:

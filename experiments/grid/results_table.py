@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.markup import escape  # an arm such as method=[redo] is no markup
 from rich.table import Table
 
 from isorl.experiments.grid.cell import Cell, State
@@ -36,9 +35,7 @@ def table(cells: Sequence[Cell]) -> Table:
     for key in order[:MAX_ROWS]:
         whole, last = np.array(scores[key]).T
         spread = f"{whole.min():.4g} to {whole.max():.4g}" if len(whole) > 1 else ""
-        result.add_row(
-            *map(escape, key), str(len(whole)), f"{whole.mean():.4g}", spread, f"{last.mean():.4g}"
-        )
+        result.add_row(*key, str(len(whole)), f"{whole.mean():.4g}", spread, f"{last.mean():.4g}")
     if len(order) > MAX_ROWS:
         result.add_row("", f"... and {len(order) - MAX_ROWS} more")
     return result

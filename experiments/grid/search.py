@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from isorl.configs import UserError, typed
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
+from isorl.experiments import terminal
 from isorl.experiments.grid import tuning
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
 from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.grid.launch import STOPPED, UNFINISHED, Launcher, conclude, say_cost, work_off
 from isorl.experiments.grid.packs import sharing
+from isorl.experiments.terminal import say
 
 HOW = "python train.py -m +benchmark=NAME benchmark.stage=tune hydra/sweeper=optuna 'KEY=interval(a,b)'"
 COMMANDS = ("benchmark=", "benchmark.", "dry_run=")
@@ -46,7 +47,11 @@ def search(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> 
         UserError: Optuna is missing, there is nothing to tune, or a value cannot work.
     """
     suite, budget = _suite(config)
-    console, root, composer = Console(stderr=True), Path(config.hydra.sweep.dir).absolute(), Composer()
+    console, root, composer = (
+        terminal.console(stderr=True),
+        Path(config.hydra.sweep.dir).absolute(),
+        Composer(),
+    )
     fixed, swept = _parted(
         [override for override in overrides if not override.lstrip("+").startswith(COMMANDS)]
     )
@@ -77,7 +82,7 @@ def search(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> 
             score = float(np.mean([tuning.score_of_cell(cell) for cell in found]))
             studies[trial.key][0].tell(trial.asked, -math.inf if math.isnan(score) else score)
     tuning.save(folder / "tuned.yaml", suite, tuning.choose(made))
-    console.print(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}", soft_wrap=True)
+    say(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
     return conclude(grid, folder, False, console)
 
 

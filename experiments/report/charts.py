@@ -229,8 +229,6 @@ def cost_and_benefit(study: Study, sequence: str) -> Picture | None:
         for arm, cost, benefit in points:
             axes.scatter(cost, benefit, s=46, color=draw.colour(study.arms.index(arm)), zorder=3)
         axes.margins(0.12)
-        axes.set(
-            xlabel=f"wall time per agent step, {study.reference_arm} = 1",
-            ylabel=study.headline.replace("_", " "),
-        )
+        axes.set_xlabel(f"wall time per agent step, {study.reference_arm} = 1", parse_math=False)
+        axes.set_ylabel(study.headline.replace("_", " "))
     return Picture(made[0], f"cost against benefit on {sequence}", title=sequence)

@@ -24,6 +24,7 @@ from isorl.experiments.report.continual_metrics import METRICS
 from isorl.experiments.report.document import Document, to_csv
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.study import Study
+from isorl.experiments.terminal import closed_pipe_is_no_error, say
 
 EXPLAINED = """Writes one page about runs: report.html (no network needed), report.md, runs.csv, visits.csv.
 
@@ -150,10 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         files = write_report(given.runs, given.out)
     except UserError as error:
-        print(f"report.py: {error}", file=sys.stderr)
+        say(f"report.py: {error}")
         sys.exit(2)
-    for file in files:
-        print(file)
     events = files[0].parent / "tensorboard"
-    print(f"Compare the arms: tensorboard --logdir {events / 'comparison'}   (Custom Scalars)")
-    print(f"Sort the runs:    tensorboard --logdir {events / 'hparams'}   (HParams)")
+    with closed_pipe_is_no_error():
+        print(*files, sep="\n")
+        print(f"Compare the arms: tensorboard --logdir {events / 'comparison'}   (Custom Scalars)")
+        print(f"Sort the runs:    tensorboard --logdir {events / 'hparams'}   (HParams)")

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from isorl.agents import Agent
 from isorl.configs import UserError
 from isorl.envs.normalize import TaskNormalize
+from isorl.experiments.terminal import explain
 
 COUNTERS = (
     "num_timesteps",
@@ -85,7 +86,7 @@ def restore(agent: Agent, state: dict[str, Any]) -> None:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"It does not fit this run: {_first_line(error)}") from error
+        raise UserError(f"It does not fit this run: {explain(error)}") from error
 
 
 def _check(agent: Agent, state: dict[str, Any]) -> None:
@@ -149,10 +150,6 @@ def _restore(agent: Agent, state: dict[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     """A deque becomes a list."""
     return list(value) if isinstance(value, deque) else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _tensors(value: Any) -> Any:

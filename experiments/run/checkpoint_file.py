@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from isorl.configs import UserError
+from isorl.experiments.terminal import explain
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
@@ -39,8 +40,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         _check_values(state, len(content))
     except Exception as error:  # whatever a damaged or hostile file provokes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"'{path}' is damaged or no checkpoint: {reason}") from None
+        raise UserError(f"'{path}' is damaged or no checkpoint: {explain(error)}") from None
     if not isinstance(state, dict):
         raise UserError(
             f"'{path}' holds a {type(state).__name__}, where the parts of a checkpoint were expected."

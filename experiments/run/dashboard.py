@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence as SequenceOf
 from typing import Any
 
@@ -21,7 +22,7 @@ MAX_NAMED_VISITS = 8
 
 def layout(sequence: Sequence, networks: SequenceOf[str]) -> dict[str, dict[str, list[Any]]]:
     """Returns the custom-scalars page: returns and switches first, then plasticity, one chart per question."""
-    names = "|".join(sorted({task.name.split("-")[0] for task in sequence.tasks}))
+    names = "|".join(sorted({re.escape(task.name.split("-")[0]) for task in sequence.tasks}))
 
     def charts(*metrics: tuple[str, str]) -> dict[str, list[Any]]:
         return {
@@ -57,7 +58,8 @@ def returns_figure(visits: SequenceOf[VisitReturns]) -> Figure:
         task = visit.visit.task
         name = task.name if len(visits) <= MAX_NAMED_VISITS else str(task.index)
         axes.annotate(name, (visit.visit.start, 1.0), xycoords=("data", "axes fraction"), fontsize=7,
-                      xytext=(2, -9), textcoords="offset points", color=colour)  # fmt: skip
+                      xytext=(2, -9), textcoords="offset points", color=colour,
+                      parse_math=False)  # fmt: skip
     axes.set(xlabel="agent step", ylabel="raw return")
     return Figure(picture, close=True)
 
@@ -82,7 +84,7 @@ def matrix_figure(names: SequenceOf[str], rows: SequenceOf[SequenceOf[float]]) -
     if numbered:
         for (row, column), value in np.ndenumerate(values):
             axes.text(column, row, f"{value:.4g}", ha="center", va="center", fontsize=8)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8, parse_math=False)
     axes.set_yticks(range(len(rows)), [str(visit + 1) for visit in range(len(rows))], fontsize=8)
     axes.set(ylabel="after visit", xlabel="evaluated task")
     return Figure(picture, close=True)
@@ -97,7 +99,8 @@ def _picture(width: float, height: float, left: float, bottom: float) -> tuple[P
 
 def matrix_text(names: SequenceOf[str], rows: SequenceOf[SequenceOf[float]]) -> str:
     """Returns the matrix of `matrix_figure` as a Markdown table."""
-    lines = ["| after visit | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    titles = [name.replace("|", "\\|") for name in names]
+    lines = ["| after visit | " + " | ".join(titles) + " |", "|---" * (len(names) + 1) + "|"]
     lines += [
         f"| {visit + 1} | " + " | ".join(f"{v:.4g}" for v in row) + " |" for visit, row in enumerate(rows)
     ]

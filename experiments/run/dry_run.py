@@ -22,6 +22,7 @@ from isorl.agents.options import agent_options
 from isorl.agents.replay import FrameReplay
 from isorl.configs import RunConfig
 from isorl.envs.sequence import Sequence, Visit
+from isorl.experiments import terminal
 from isorl.experiments.run.experiment import Parts, build
 from isorl.experiments.run.replay_log import SEGMENTS
 
@@ -36,14 +37,25 @@ def show(config: RunConfig) -> None:
     Raises:
         UserError: whatever in `config` cannot work.
     """
+    console = terminal.console()
+    if config.agent["name"] == "random":
+        _show_schedule(Sequence.from_config(config.sequence, config.seed), console)
+        console.print("A uniformly random agent plays every task for some seconds; nothing is learned.")
+        return
     parts = build(config)
-    console = Console()
-    console.print(_schedule(parts.sequence))
-    if len(parts.sequence.visits) > MAX_VISITS:
-        console.print(f"... and {len(parts.sequence.visits) - MAX_VISITS} more visits")
+    _show_schedule(parts.sequence, console)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(justify="right", no_wrap=True)
     for name, value in _facts(config, parts).items():
-        console.print(f"{name:>20}  {value}", highlight=False, soft_wrap=True)
+        facts.add_row(name, str(value))
+    console.print(facts)
     parts.env.close()
+
+
+def _show_schedule(sequence: Sequence, console: Console) -> None:
+    console.print(_schedule(sequence))
+    if len(sequence.visits) > MAX_VISITS:
+        console.print(f"... and {len(sequence.visits) - MAX_VISITS} more visits")
 
 
 def _schedule(sequence: Sequence) -> Table:

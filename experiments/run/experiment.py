@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -34,6 +33,7 @@ from isorl.experiments.run.progress import ProgressBar
 from isorl.experiments.run.recording import Recorder, cut_back
 from isorl.experiments.run.returns import Returns
 from isorl.experiments.run.run_state import RunState
+from isorl.experiments.terminal import say
 from isorl.plasticity import AdamO
 from isorl.plasticity.diagnostics import snapshot
 
@@ -59,6 +59,11 @@ def build(config: RunConfig) -> Parts:
     Raises:
         UserError: whatever in `config` cannot work.
     """
+    if config.agent["name"] == "random":
+        raise UserError(
+            "A random agent learns nothing: there is nothing to resume, to play or to inspect. "
+            "reference=random makes its returns anew within seconds."
+        )
     torch.set_num_threads(config.threads)
     try:
         network_spec(config), make_methods(config)  # cheap to check before environments are made
@@ -179,13 +184,10 @@ def _save_what_is_held(keeper: CheckpointManager, error: BaseException) -> None:
 
 def _announce(config: RunConfig, parts: Parts) -> None:
     """Says, on the terminal and in the log, what a glance at the configuration does not tell."""
-    console = Console(stderr=True)
     sequence = parts.sequence
-    console.print(
-        f"[bold]{sequence.name}[/bold]: {len(sequence.visits)} visits, {sequence.agent_steps:,} agent steps; "
-        f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}",
-        highlight=False,
-        soft_wrap=True,
+    say(
+        f"{sequence.name}: {len(sequence.visits)} visits, {sequence.agent_steps:,} agent steps; "
+        f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}"
     )
     updates = agent_options(config).planned_updates(sequence.agent_steps)
     for message in parts.agent.methods.silent(updates, switches=len(sequence.visits) - 1):
@@ -198,14 +200,14 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         acts = "never" if math.isinf(half_life) else f"in {half_life:,.0f}"
         message = f"AdamO halves a deviation from isometry {acts} of {updates:,} planned updates"
         LOG.info(message)
-        console.print(message, highlight=False, soft_wrap=True)
+        say(message)
         for warning in caught:
             _warn(str(warning.message))
 
 
 def _warn(message: str) -> None:
     LOG.warning(message)
-    Console(stderr=True).print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    say(message, style="yellow")
 
 
 def _describe(recorder: Recorder, config: RunConfig, parts: Parts) -> None:

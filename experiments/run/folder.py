@@ -18,6 +18,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -154,6 +155,11 @@ class RunFolder:
         """Closes run.log."""
         LOG.removeHandler(self._handler)
         self._handler.close()
+
+
+def file_name(text: str) -> str:
+    """Returns `text` with "_" for everything but letters, digits and _.+- so that it can name a file."""
+    return re.sub(r"[^\w.+-]", "_", text)
 
 
 def _provenance() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from isorl.experiments.terminal import closed_pipe_is_no_error
 from isorl.plasticity.diagnostics import METRICS
 
 KEYS = {
@@ -80,4 +81,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    with closed_pipe_is_no_error():
+        print(page(), end="")
