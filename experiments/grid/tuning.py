@@ -127,6 +127,8 @@ def _useless(row: dict[str, Any] | None) -> str:
     """Why nothing can be taken from an entry of tuned.yaml; "" where something can."""
     if row is None:
         return ": it was not tuned. Tune again"
+    if "overrides" not in row:
+        return " that this version can read. Give the command of tuning again: it skips what is finished"
     if row.get("unfinished"):
         return f": {row['unfinished']} cells of its candidates are not finished. Give the command of tuning again"
     return ": none of its candidates has a score" if math.isnan(row.get("score", 0.0)) else ""
