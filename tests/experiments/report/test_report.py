@@ -87,6 +87,25 @@ def test_report_made_twice_is_the_same(grid, written, tmp_path):
         assert (tmp_path / name).read_text() == (written / name).read_text()
 
 
+@pytest.mark.parametrize(
+    ("together", "picture"), [({"loses": 1, "keeps": 1}, True), ({"loses": 10, "keeps": 10}, False),
+                              ({"loses": 10, "keeps": 1}, False), ({}, False)], ids=str)  # fmt: skip
+def test_time_of_a_shared_process_is_no_runs_own(tmp_path, together, picture):
+    """Of runs that share a process each is given the same share: no cost of an arm."""
+    grid = write_grid(tmp_path, ARMS, sequences=1, seeds=2, visits=3)
+    for path in (tmp_path / "cells").rglob("summary.json"):
+        arm = path.parent.name.partition("-")[0]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"together": together.get(arm)}))
+    write_report([grid])
+    text = (grid / "report.html").read_text()
+    assert ("cost against benefit on" in text) == picture
+    shared = sum(count != 1 for count in (together or dict.fromkeys(ARMS)).values())
+    assert (f"{2 * shared} of 4 runs shared a process" in text) == (shared > 0)
+    with (grid / "runs.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert bool(row["seconds"]) == (together.get(row["arm"]) == 1)
+
+
 def test_tensorboard_overlays_arms_and_lists_runs(written):
     events = EventAccumulator(str(written / "tensorboard" / "comparison" / "loses"))
     events.Reload()
