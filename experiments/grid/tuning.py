@@ -137,8 +137,8 @@ def _useless(row: dict[str, Any] | None) -> str:
 def _load(path: Path, suite: BenchmarkConfig) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(
-            f"benchmark.tuned: there is no file '{path}'. Make it with: python train.py -m +benchmark={suite.name} "
-            "benchmark.stage=tune; or report untuned settings with benchmark.tuned=null."
+            f"benchmark.tuned: there is no file '{path}'. Report untuned settings with benchmark.tuned=null, or make "
+            f"it with:\n  python train.py -m +benchmark={suite.name} benchmark.stage=tune"
         )
     record: Any = OmegaConf.to_container(OmegaConf.load(path))
     both = sorted(set(record["seeds"]) & set(suite.seeds))

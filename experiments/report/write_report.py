@@ -161,5 +161,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     events = files[0].parent / "tensorboard"
     with closed_pipe_is_no_error():
         print(*files, sep="\n")
-        print(f"Compare the arms: tensorboard --logdir {events / 'comparison'}   (Custom Scalars)")
-        print(f"Sort the runs:    tensorboard --logdir {events / 'hparams'}   (HParams)")
+        print(f"Compare the arms (Custom Scalars):\n  tensorboard --logdir {events / 'comparison'}")
+        print(f"Sort the runs (HParams):\n  tensorboard --logdir {events / 'hparams'}")
