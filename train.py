@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from isorl.configs.command_line import check_overrides, register_resolvers, resolve
 from isorl.configs.errors import Interrupted, RunStopped, UserError
 from isorl.experiments.grid.sweeper import register
+from isorl.experiments.terminal import closed_pipe_is_no_error, wrapped
 
 register_resolvers()
 
@@ -31,13 +32,14 @@ def run(composed: DictConfig) -> Any:
     except (RunStopped, Interrupted) as stopped:
         run_dir = composed.resume or composed.run_dir
         saved = "" if stopped.saved_at is None else f" Saved at agent step {stopped.saved_at:,}."
-        print(f"{stopped}{saved} Continue with: python train.py resume={run_dir}", file=sys.stderr)
+        print(
+            wrapped(f"{stopped}{saved} Continue with:\n  python train.py resume={run_dir}"), file=sys.stderr
+        )
         sys.exit(stopped.exit_code)
 
 
 def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
-    from rich.console import Console
-
+    from isorl.experiments import terminal
     from isorl.experiments.grid import references, work
     from isorl.experiments.run import experiment, summary
 
@@ -52,19 +54,19 @@ def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
     else:
         config = references.referred(resolve(composed), composed.reference)
         if composed.dry_run:
-            from isorl.experiments.run import plan
+            from isorl.experiments.run import dry_run
 
-            plan.show(config)
+            dry_run.show(config)
             return None
         run_dir, content = config.run_dir, work.begin(config)
-    Console().print(summary.table(content))
+    terminal.console().print(summary.table(content))
     print(f"Diagnostics took {content['diagnostics_share_of_time']:.1%} of {content['seconds']:,.0f} s.")
     print(f"Watch it with: tensorboard --logdir {run_dir}")
     return content
 
 
 def _refuse(error: UserError) -> None:
-    print(f"train.py: {error}", file=sys.stderr)
+    print(wrapped(f"train.py: {error}"), file=sys.stderr)
     sys.exit(2)
 
 
@@ -75,7 +77,8 @@ def main() -> None:
     except UserError as error:
         _refuse(error)
     register()  # last: composing a configuration makes Hydra forget what was registered
-    run()
+    with closed_pipe_is_no_error():
+        run()
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Continual(BaseAlgorithm):
     """How several agents of this class are computed as one: "on_policy", "off_policy"; None: each for itself."""
     collect: Any = None
     """The function of collect.py that collects experience: (agent, env, ...); None: the algorithm's own method."""
-    max_grad_norm: float | None
+    max_grad_norm: Any
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Continual(BaseAlgorithm):
         """Does what stable-baselines3's does, with the other runs of the process where they compute as one."""
         runs = BatchedRuns.current or BatchedRuns()
         with runs.member(self):
-            return super().learn(*args, **kwargs)
+            return super().learn(*args, **kwargs)  # type: ignore[safe-super]
 
     def request_batched(self, phase: str, argument: Any) -> Any:
         """Returns what is computed for all runs of the process at once; None where this one computes for itself."""

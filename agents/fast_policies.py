@@ -158,7 +158,7 @@ class FastActorCritic(MixedPrecisionMixin, NetworkActorCritic):
         with self.autocast():
             x = self.prepared(obs)
             if self.is_cnn:
-                of_actor = of_critic = self.features_extractor.body(x)  # type: ignore[union-attr, operator]
+                of_actor = of_critic = self.features_extractor.body(x)  # type: ignore[operator]
             else:
                 of_actor, of_critic = self.mlp_extractor(x.flatten(1))
             outputs, values = self.action_net(of_actor), self.value_net(of_critic)
@@ -174,7 +174,7 @@ class FastQ(MixedPrecisionMixin, NetworkQ):
     def forward(self, obs: PyTorchObs) -> Tensor:
         """Maps observations (B, ...) to values (B, actions), float32."""
         with self.autocast():
-            return self.q_net(self.features_extractor(self.prepared(obs))).float()  # type: ignore[misc]
+            return self.q_net(self.features_extractor(self.prepared(obs))).float()
 
 
 class FastDQNPolicy(MixedPrecisionMixin, NetworkDQNPolicy):

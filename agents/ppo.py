@@ -69,14 +69,9 @@ class ContinualPPO(Continual, Fast, PPO):
     def train(self) -> None:
         """Updates the policy `n_epochs` times over the collected rollout."""
         self._update_learning_rate(self.policy.optimizer)
-        progress = self._current_progress_remaining
-        clip_range_vf = self.clip_range_vf and self.clip_range_vf(progress)  # type: ignore[operator]
+        clip_range, clip_range_vf = self.clip_ranges()
         coefficients = Coefficients(
-            self.normalize_advantage,
-            self.clip_range(progress),
-            clip_range_vf,
-            self.ent_coef,
-            self.vf_coef,  # type: ignore[operator]
+            self.normalize_advantage, clip_range, clip_range_vf, self.ent_coef, self.vf_coef
         )
         logged = self.request_batched("learn", coefficients)
         if logged is None:
@@ -84,6 +79,12 @@ class ContinualPPO(Continual, Fast, PPO):
                 logged = self.update(coefficients)
         self._n_updates += int(logged.pop("epochs"))
         self._log(logged, coefficients)
+
+    def clip_ranges(self) -> tuple[float, float | None]:
+        """Returns the clip ranges of policy and value now, which may follow schedules."""
+        progress = self._current_progress_remaining
+        policy, value = (f and f(progress) for f in (self.clip_range, self.clip_range_vf))  # type: ignore[operator]
+        return policy, value
 
     def update(self, coefficients: Coefficients) -> dict[str, Tensor]:
         """Learns from the rollout: the whole update of PPO (Schulman et al. 2017).

@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from benchmarks.contenders import ours
 from isorl.agents.batched import BatchedRuns
 from isorl.experiments.report.document import Cell, Table
-from isorl.experiments.report.estimates import estimated, rng
+from isorl.experiments.report.estimates import estimate_cell, rng
 from isorl.experiments.report.statistics import bootstrap, mean
 
 MODES = ("exact", "fast", "fast, bf16")
@@ -70,7 +70,7 @@ def main() -> None:
                     [partial(curve, case, mode, options.steps, seed) for seed in range(options.seeds)]
                 )
             )
-            means = [estimated(bootstrap(mean, quarter[:, None], rng=rng())) for quarter in runs.T]
+            means = [estimate_cell(bootstrap(mean, quarter[:, None], rng=rng())) for quarter in runs.T]
             rows.append([Cell(case), Cell(mode), *means])
             print(*(cell.in_markdown() for cell in rows[-1]), sep=" | ", flush=True)
     print(Table(("", "mode", *(f"quarter {i}" for i in range(1, 5))), rows, left=2).to_markdown())

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 Array = np.ndarray
+_total: Any = np.add.reduce
+_largest: Any = np.maximum.reduce
 aten = torch.ops.aten
 OPERATIONS: dict[Any, Callable[..., Any]] = {operator.getitem: operator.getitem}
 """Operation of torch -> function of numpy with the same arguments."""
@@ -32,32 +34,23 @@ def register(*operations: Any) -> Callable[[Any], Any]:
     return add
 
 
-for _ufunc, _names in {
-    np.multiply: ("mul", "mul_"),
-    np.divide: ("div", "div_"),
-    np.minimum: ("minimum",),
-    np.maximum: ("maximum",),
-    np.equal: ("eq",),
-    np.less: ("lt",),
-    np.greater: ("gt",),
-    np.less_equal: ("le",),
-    np.greater_equal: ("ge",),
-    np.power: ("pow",),
-}.items():
-    for _name in _names:
-        _packet = getattr(aten, _name)
-        for _overload in ("Tensor", "Scalar", "default", "Tensor_Scalar", "Tensor_Tensor"):
-            if _overload in _packet.overloads():
-                OPERATIONS[getattr(_packet, _overload)] = (
-                    (lambda ufunc: lambda a, b: ufunc(a, b, out=a))(_ufunc) if _name.endswith("_") else _ufunc
-                )
-for _ufunc, _name in (
-    (np.exp, "exp"), (np.log, "log"), (np.negative, "neg"), (np.abs, "abs"), (np.square, "square"), (np.sqrt, "sqrt"),
-    (np.tanh, "tanh"), (np.sign, "sign"), (np.log1p, "log1p"), (np.expm1, "expm1"), (np.logical_not, "logical_not"),
-):  # fmt: skip
-    OPERATIONS[getattr(aten, _name).default] = _ufunc
-    if hasattr(aten, f"{_name}_"):
-        OPERATIONS[getattr(aten, f"{_name}_").default] = (lambda ufunc: lambda a: ufunc(a, out=a))(_ufunc)
+def _elementwise(name: str, ufunc: Any) -> None:
+    """Files a ufunc under all forms of an operation, and under those that write into their first argument."""
+    for overload in getattr(aten, name).overloads():
+        if not overload.endswith("out"):
+            OPERATIONS[getattr(getattr(aten, name), overload)] = ufunc
+    for overload in getattr(aten, f"{name}_").overloads() if hasattr(aten, f"{name}_") else ():
+        OPERATIONS[getattr(getattr(aten, f"{name}_"), overload)] = lambda a, *b: ufunc(a, *b, out=a)
+
+
+for _name, _ufunc in {
+    "mul": np.multiply, "minimum": np.minimum, "maximum": np.maximum, "pow": np.power, "eq": np.equal, "lt": np.less,
+    "gt": np.greater, "le": np.less_equal, "ge": np.greater_equal, "logical_and": np.logical_and, "exp": np.exp,
+    "log": np.log, "neg": np.negative, "abs": np.abs, "square": np.square, "sqrt": np.sqrt, "tanh": np.tanh,
+    "sign": np.sign, "log1p": np.log1p, "expm1": np.expm1, "logical_not": np.logical_not,
+}.items():  # fmt: skip
+    _elementwise(_name, _ufunc)
+OPERATIONS |= {aten.div.Tensor: np.divide, aten.div.Scalar: np.divide}
 
 
 @register(aten.add.Tensor)
@@ -135,25 +128,25 @@ def _sum(a: Array) -> Any:
 
 @register(aten.sum.dim_IntList)
 def _sum_along(a: Array, dim: Sequence[int], keepdim: bool = False) -> Array:
-    return np.add.reduce(a, tuple(dim), keepdims=keepdim)
+    return _total(a, tuple(dim), keepdims=keepdim)
 
 
 @register(aten.mean.dim)
 def _mean(a: Array, dim: Sequence[int], keepdim: bool = False) -> Array:
-    total = np.add.reduce(a, tuple(dim), keepdims=keepdim)
+    total = _total(a, tuple(dim), keepdims=keepdim)
     return total / np.float32(a.size // max(np.size(total), 1))
 
 
 @register(aten.std.correction)
 def _std(a: Array, dim: Sequence[int], correction: float = 1, keepdim: bool = False) -> Array:
     away = a - _mean(a, dim, keepdim=True)  # numpy's own takes three times as long
-    total = np.add.reduce(away * away, tuple(dim), keepdims=keepdim)
+    total = _total(away * away, tuple(dim), keepdims=keepdim)
     return np.sqrt(total / np.float32(a.size // max(total.size, 1) - correction))
 
 
 @register(aten.max.dim)
 def _max(a: Array, dim: int, keepdim: bool = False) -> tuple[Array, Array]:
-    return np.maximum.reduce(a, dim, keepdims=keepdim), a.argmax(dim, keepdims=keepdim)
+    return _largest(a, dim, keepdims=keepdim), a.argmax(dim, keepdims=keepdim)
 
 
 @register(aten.clamp.default)
@@ -171,16 +164,6 @@ def _where(condition: Array, a: Any, b: Any) -> Array:
 def _masked_fill_(a: Array, mask: Array, value: float) -> Array:
     np.copyto(a, value, where=mask)
     return a
-
-
-@register(aten.logical_and.default)
-def _logical_and(a: Array, b: Array) -> Array:
-    return np.logical_and(a, b)
-
-
-@register(aten.logical_and_.default)
-def _logical_and_(a: Array, b: Array) -> Array:
-    return np.logical_and(a, b, out=a)
 
 
 @register(aten.ones_like.default)

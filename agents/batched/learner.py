@@ -42,6 +42,7 @@ class BatchedLearner:
 
     other_networks: ClassVar[dict[str, str]] = {}
     """Attributes with networks that are not learned -> the column of a minibatch that a loss asks them for."""
+    batch_size: int
     ALIKE: ClassVar[tuple[str, ...]]
     """Attributes that agents computed as one have in common, numbers that an update loops over."""
 
@@ -133,6 +134,10 @@ class BatchedLearner:
             self._has_gradients = True
         if self._accumulates:
             self.gradients.zero_()
+
+    def example(self, arguments: list[Any]) -> tuple[Any, list[tuple[Any, ...]]]:
+        """Returns a minibatch, and what `loss` takes besides: of all runs, then of each."""
+        raise NotImplementedError
 
     def _check_complete(self) -> None:
         held = {id(parameter) for parameter in self.table.parameters}
@@ -240,10 +245,8 @@ class BatchedOnPolicy(BatchedLearner):
 
     def example(self, coefficients: list[Any]) -> tuple[Any, list[tuple[Any, ...]]]:
         """Returns a minibatch, and what `loss` takes besides: of all runs, then of each."""
-        return BatchedRollout(self).first(self.batch_size), [
-            (_folded(coefficients),),
-            *((c,) for c in coefficients),
-        ]  # type: ignore[attr-defined]
+        arguments = [_folded(coefficients), *coefficients]
+        return BatchedRollout(self).first(self.batch_size), [(each,) for each in arguments]
 
     def _outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.networks(x)
@@ -384,7 +387,6 @@ def form_of(agent: Any) -> Any:
         Unbatchable: this agent can only be computed alone.
     """
     options = options_of(agent.policy.optimizer)
-    clips = [getattr(agent, name, None) for name in ("clip_range", "clip_range_vf")]
     return (
         type(agent),
         str(agent.learner.networks),
@@ -392,7 +394,7 @@ def form_of(agent: Any) -> Any:
         tuple(group.get("isometric") for group in agent.policy.optimizer.param_groups),
         options.get("iso_target"),
         tuple(str(getattr(agent, name)) for name in LEARNERS[agent.batched_as].ALIKE),
-        tuple(clip and clip(agent._current_progress_remaining) for clip in clips),
+        agent.clip_ranges() if hasattr(agent, "clip_ranges") else None,
         None if len(steps_taken(agent.policy.optimizer)) == 1 else id(agent),
     )
 

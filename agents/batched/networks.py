@@ -47,8 +47,8 @@ class BatchedNetworks:
         try:
             self._body = NumpyMLP(first[0][1], values, slopes)
             self._heads = [
-                NumpyMLP(network[2], *arrays, largest=self._body.largest)
-                for network, *arrays in zip(first, of_heads, to_heads, strict=True)
+                NumpyMLP(network[2], values, slopes, self._body.largest)
+                for network, values, slopes in zip(first, of_heads, to_heads, strict=True)
             ]
         except ValueError as unknown:
             raise Unbatchable(str(unknown)) from None

@@ -85,7 +85,7 @@ class RowOptimizer(Optimizer):
             adam(**arguments)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Takes one step of every run."""
         self.adam_step()
 
@@ -203,7 +203,10 @@ class RowAdamO(RowOptimizer, AdamO):
         """Returns the weights (S, O, I) of a group of runs that the step acts on."""
         return group["weights"]
 
-    as_matrices = staticmethod(lambda weights: weights)
+    @staticmethod
+    def as_matrices(weight: Tensor) -> Tensor:
+        """Returns the weights themselves: (S, O, I) are matrices."""
+        return weight
 
     def tell_own(self) -> None:
         """Tells the runs' own optimizers how many updates they have made: the step is due at every k-th."""

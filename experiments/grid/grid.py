@@ -1,4 +1,4 @@
-"""grid.json: which cells a grid has. How far they are stands in their folders."""
+"""Reads and writes grid.json, which says which cells a grid has; how far they are stands in their folders."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Any
 from isorl.configs import UserError
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.run.folder import write_json
+from isorl.experiments.terminal import explain
 
 FILE = "grid.json"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a grid, and what its report must know.
+    """Holds the cells of a grid, and what its report must know.
 
     Attributes:
         about: one sentence.
@@ -36,7 +37,7 @@ class Grid:
     tuned: dict[str, Any] = field(default_factory=dict)
 
     def save(self, root: Path) -> Path:
-        """Writes grids/NAME/grid.json under `root`; gives back its folder."""
+        """Writes grids/NAME/grid.json under `root`; returns its folder."""
         folder = root / "grids" / self.name
         folder.mkdir(parents=True, exist_ok=True)
         content = asdict(self) | {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -48,21 +49,29 @@ class Grid:
 
     @classmethod
     def load(cls, folder: Path) -> Grid:
-        """The grid in `folder`.
+        """Reads the grid in `folder`.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or one of another version.
         """
         try:
-            content = json.loads((folder / FILE).read_text())
+            return cls._of(json.loads((folder / FILE).read_text()), folder)
         except FileNotFoundError:
             raise UserError(f"'{folder}' is not the folder of a grid (it has no {FILE}).") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"'{folder / FILE}' is damaged or of another version ({type(error).__name__}: {explain(error)}). Give "
+                "the command of the grid again: it writes the file anew, and skips what is finished."
+            ) from None
+
+    @classmethod
+    def _of(cls, content: dict[str, Any], folder: Path) -> Grid:
         cells = [
             Cell(
                 **{
                     **row,
                     "folder": Path(os.path.normpath(folder / row["folder"])),
-                    "words": tuple(row["words"]),
+                    "overrides": tuple(row["overrides"]),
                 }
             )
             for row in content.pop("cells")

@@ -24,7 +24,7 @@ SEED = "seed="
 
 def sharing(config: DictConfig, composer: Composer) -> Callable[[list[Cell]], list[list[Cell]]]:
     """From the cells that are to be done to jobs, as the launch `config` says (together=, hydra.launcher)."""
-    key = functools.cache(lambda words: key_of(composer(words)))
+    key = functools.cache(lambda overrides: key_of(composer(overrides)))
     workers, most = at_once(config.hydra.launcher), max(config.together, 1)
     return lambda left: packed(left, most, workers, key)
 
@@ -38,7 +38,7 @@ def packed(
         cells: what is to be done.
         most: cells in one job, at most.
         workers: jobs that run at a time, none of which should be left without work; None: unknown.
-        key: of the words of a cell without its seed, equal where cells are computed as one; None: never.
+        key: of the overrides of a cell without its seed, equal where cells are computed as one; None: never.
     """
     size = min(most, math.ceil(len(cells) / workers)) if workers else most
     alike: dict[Hashable, list[Cell]] = {}
@@ -49,8 +49,8 @@ def packed(
 
 
 def _without(beginnings: str | tuple[str, ...], cell: Cell) -> tuple[str, ...]:
-    """The cell's words but those that begin so."""
-    return tuple(word for word in cell.words if not word.startswith(beginnings))
+    """The cell's overrides but those that begin so."""
+    return tuple(override for override in cell.overrides if not override.startswith(beginnings))
 
 
 def _parts(group: list[Cell], size: int) -> Iterator[list[Cell]]:
@@ -71,14 +71,19 @@ def key_of(config: RunConfig) -> Hashable:
         parts.env.close()
 
 
-def words_of(job: Sequence[Cell]) -> list[str]:
-    """What train.py is told: the words of the cells and their absolute folders, which a worker elsewhere finds."""
+def overrides_of(job: Sequence[Cell]) -> list[str]:
+    """Returns what train.py is told: the cells' overrides and their absolute folders, valid for workers elsewhere."""
     first, *others = job
     if not others:
-        return [*first.words, f"run_dir={_quoted(str(first.folder))}"]
-    common = [word for word in first.words if all(word in other.words for other in others)]
-    own = ([str(cell.folder), *(word for word in cell.words if word not in common)] for cell in job)
-    return [*common, f"pack={_listed(_listed(map(_quoted, words)) for words in own)}"]
+        return [*first.overrides, f"run_dir={_quoted(str(first.folder))}"]
+    common = [
+        override for override in first.overrides if all(override in other.overrides for other in others)
+    ]
+    own = (
+        [str(cell.folder), *(override for override in cell.overrides if override not in common)]
+        for cell in job
+    )
+    return [*common, f"pack={_listed(_listed(map(_quoted, overrides)) for overrides in own)}"]
 
 
 def _listed(items: Iterable[str]) -> str:

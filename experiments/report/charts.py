@@ -1,8 +1,8 @@
-"""The pictures of a report, one function each: from a study to an SVG."""
+"""Draws the pictures of a report, one function each: from a study to an SVG."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -22,17 +22,17 @@ DIAGNOSTICS = {
     "feature_effective_rank": ("effective rank of the features", "linear"),
     "weight_norm": ("norm of the weights", "linear"),
 }
-"""Shown over the visits, where they were measured: title, scale."""
+"""Diagnostics that are shown over the visits, where they were measured: title, scale."""
 
 
 def stacked(rows: Sequence[Array]) -> Array:
-    """(seeds, K): the rows cut to the shortest."""
+    """Returns the rows, cut to the shortest, as (seeds, K)."""
     shortest = min(len(row) for row in rows)
     return np.array([row[:shortest] for row in rows], dtype=float)
 
 
 def mean_over_seeds(rows: Sequence[Array]) -> Array:
-    """(K,), NaN where no seed measured anything."""
+    """Returns the mean of the rows (K,); NaN where no seed measured anything."""
     return _known_mean(stacked(rows)[None])[0]
 
 
@@ -45,7 +45,7 @@ def _known_mean(values: Array) -> Array:
 
 
 def over_seeds(rows: Sequence[Array]) -> tuple[Array, Array, Array]:
-    """(mean, low, high) over seeds, each (K,); 95 % bootstrap interval of the mean, NaN left out."""
+    """Returns (mean, low, high) over seeds, each (K,): the 95 % bootstrap interval of the mean, NaN left out."""
     values = stacked(rows)
     mean = _known_mean(values[None])[0]
     if len(values) < 2:
@@ -58,7 +58,7 @@ def over_seeds(rows: Sequence[Array]) -> tuple[Array, Array, Array]:
 
 
 def curve_of(run: Run) -> tuple[Array, Array]:
-    """Agent steps and returns of a whole run, (V * P,)."""
+    """Returns agent steps and returns of a whole run, each (V * P,)."""
     assert run.curve is not None
     points = run.curve.shape[1]
     middle = (np.arange(points) + 0.5) / points
@@ -66,13 +66,13 @@ def curve_of(run: Run) -> tuple[Array, Array]:
 
 
 def learning_curve(study: Study, sequence: str, arm: str) -> Picture | None:
-    """One arm's return over the run, the baseline dashed and its fresh agents dotted, switches as lines."""
-    runs = [run for run in study.of(sequence, arm) if run.curve is not None]
-    if np.isnan([value for run in runs for value in run.curve.flat]).all():  # type: ignore[union-attr]
+    """Draws an arm's return over the run; the baseline dashed, its fresh agents dotted, switches as lines."""
+    runs = _with_curve(study.of(sequence, arm))
+    if not runs or np.isnan([value for run in runs for value in run.curve.flat]).all():  # type: ignore[union-attr]
         return None  # no run, or no episode ended in any
     number = study.arms.index(arm)
-    fresh = [f for run in runs if (f := study.fresh_of(run)) is not None and f.curve is not None]
-    others = [run for run in study.of(sequence, study.reference_arm) if run.curve is not None]
+    fresh = _with_curve(f for run in runs if (f := study.fresh_of(run)) is not None)
+    others = _with_curve(study.of(sequence, study.reference_arm))
     with draw.panel() as (axes, made):
         draw.switches(axes, runs[0].start)
         if fresh:
@@ -93,6 +93,10 @@ def learning_curve(study: Study, sequence: str, arm: str) -> Picture | None:
         axes.set_ylim(_common_limits(study, sequence))
     seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
     return Picture(made[0], f"learning curve of {arm} on {sequence}, {seeds}", title=f"{arm}, {seeds}")
+
+
+def _with_curve(runs: Iterable[Run]) -> list[Run]:
+    return [run for run in runs if run.curve is not None and np.isfinite(run.curve).any()]
 
 
 def _line(
@@ -120,13 +124,13 @@ def _limits(parts: Sequence[Array]) -> tuple[float, float]:
 def _common_limits(study: Study, sequence: str) -> tuple[float, float]:
     means = []
     for arm in study.arms:
-        curves = [run.curve.ravel() for run in study.of(sequence, arm) if run.curve is not None]
+        curves = [curve_of(run)[1] for run in _with_curve(study.of(sequence, arm))]
         means += [mean_over_seeds(curves)] if curves else []
     return _limits(means)
 
 
 def visit_bars(study: Study, sequence: str, arm: str) -> Picture | None:
-    """The ratio to a fresh agent of every visit, with the interval over seeds."""
+    """Draws the ratio to a fresh agent in every visit, with the interval over seeds."""
     rows = [ratios for run in study.of(sequence, arm) if not np.isnan(ratios := study.ratios(run)).all()]
     if not rows:
         return None
@@ -154,7 +158,7 @@ def _ratio_limits(study: Study, sequence: str) -> tuple[float, float]:
 
 
 def diagnostic(study: Study, sequence: str, metric: str) -> Picture | None:
-    """A diagnostic at the end of each visit, every arm: the median over its seeds."""
+    """Draws a diagnostic at the end of each visit for every arm: the median over its seeds."""
     title, scale = DIAGNOSTICS[metric]
     medians = {arm: _medians(study.of(sequence, arm), metric) for arm in study.arms}
     lines = {arm: values for arm, values in medians.items() if values is not None}
@@ -188,7 +192,7 @@ def _medians(runs: Sequence[Run], metric: str) -> Array | None:
 
 
 def profile(study: Study) -> Picture | None:
-    """Share of runs whose headline metric exceeds a threshold: the higher a line, the better."""
+    """Draws the share of runs whose headline metric exceeds a threshold: the higher a line, the better."""
     matrices = {arm: study.matrix(study.headline, arm) for arm in study.arms}
     matrices = {arm: matrix for arm, matrix in matrices.items() if matrix.size}
     if not matrices or study.headline != "plasticity_ratio":
@@ -215,22 +219,27 @@ def profile(study: Study) -> Picture | None:
 
 
 def cost_and_benefit(study: Study, sequence: str) -> Picture | None:
-    """What an arm takes against what it brings: wall time per agent step, the baseline's being 1."""
-    base = [run.microseconds_per_step for run in study.finished(sequence, study.reference_arm)]
+    """Draws what an arm takes against what it brings: time per agent step, the baseline's being 1."""
+    base = _microseconds(study, sequence, study.reference_arm)
     points = []
     for arm in study.arms:
         scores = list(study.by_seed(study.headline, sequence, arm).values())
-        if scores and base and np.median(base) > 0:
-            times = [run.microseconds_per_step for run in study.finished(sequence, arm)]
-            points.append((arm, float(np.median(times) / np.median(base)), float(np.mean(scores))))
+        time = _microseconds(study, sequence, arm)
+        if scores and base > 0 and not np.isnan(time):
+            points.append((arm, time / base, float(np.mean(scores))))
     if len(points) < 2:
         return None
     with draw.panel(height=2.8) as (axes, made):
         for arm, cost, benefit in points:
             axes.scatter(cost, benefit, s=46, color=draw.colour(study.arms.index(arm)), zorder=3)
         axes.margins(0.12)
-        axes.set(
-            xlabel=f"wall time per agent step, {study.reference_arm} = 1",
-            ylabel=study.headline.replace("_", " "),
-        )
+        axes.set_xlabel(f"wall time per agent step, {study.reference_arm} = 1", parse_math=False)
+        axes.set_ylabel(study.headline.replace("_", " "))
     return Picture(made[0], f"cost against benefit on {sequence}", title=sequence)
+
+
+def _microseconds(study: Study, sequence: str, arm: str) -> float:
+    """Median over the runs that had their process to themselves; NaN where none had."""
+    times = [run.microseconds_per_step for run in study.finished(sequence, arm)]
+    known = [time for time in times if not np.isnan(time)]
+    return float(np.median(known)) if known else float("nan")

@@ -10,10 +10,10 @@ from scipy.stats import spearmanr
 
 from isorl.experiments.report.charts import DIAGNOSTICS
 from isorl.experiments.report.document import Cell, Table
-from isorl.experiments.report.estimates import interval
-from isorl.experiments.report.numbers import number
+from isorl.experiments.report.estimates import iqm_over_seeds
+from isorl.experiments.report.formatting import format_number
+from isorl.experiments.report.ridge_plots import spectra_of
 from isorl.experiments.report.runs import Run
-from isorl.experiments.report.spectra import spectra_of
 from isorl.experiments.report.study import Study
 
 LOST = 0.1
@@ -31,7 +31,7 @@ LEAST_ARMS = 4
 def table(study: Study, sequence: str) -> Table:
     """Returns one row per finished arm: its score, then medians over seeds; below, rank correlations across arms."""
     scores = {
-        arm: interval(list(by_seed.values())).value
+        arm: iqm_over_seeds(list(by_seed.values())).value
         for arm in study.arms
         if (by_seed := study.by_seed(study.headline, sequence, arm))
     }
@@ -48,13 +48,17 @@ def table(study: Study, sequence: str) -> Table:
     }
     score = list(scores.values())
     rows = [
-        [Cell(arm), Cell(number(score[row])), *(Cell(number(medians[key][row])) for key in columns)]
+        [
+            Cell(arm),
+            Cell(format_number(score[row])),
+            *(Cell(format_number(medians[key][row])) for key in columns),
+        ]
         for row, arm in enumerate(scores)
     ]
     found = [_correlation(medians[key], score) for key in columns]
     if not np.isnan(found).all():
         shades = [None if math.isnan(value) else value for value in found]
-        cells = [Cell(number(value), shade) for value, shade in zip(found, shades, strict=True)]
+        cells = [Cell(format_number(value), shade) for value, shade in zip(found, shades, strict=True)]
         rows.append([Cell("rank correlation"), Cell(""), *cells])
     head = ("", *(key.replace("_", " ") for key in (study.headline, *columns)))
     colours = [study.arms.index(arm) for arm in scores]

@@ -1,4 +1,4 @@
-"""What the report knows of one run, read from its folder: summary.json, or metrics.jsonl where it is not finished."""
+"""Reads what a report must know of one run: from summary.json, or metrics.jsonl where it is not finished."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from isorl.experiments.grid.cell import State
 Array = np.ndarray
 NAN = float("nan")
 MAIN_NETWORKS = ("actor", "q", "classifier")
-"""Whose diagnostics are reported: the network that acts."""
+"""Names of the network that acts, whose diagnostics are reported."""
 CURVE_POINTS = 10
 
 
 @dataclass
 class Run:
-    """One run. V visits so far, P points of a visit's curve, T tasks; NaN where nothing was measured.
+    """Holds what is known of one run: V visits so far, P points of a visit's curve, T tasks; NaN is not measured.
 
     Attributes:
         id: identity of the cell; its folder where it is none.
@@ -39,7 +39,8 @@ class Run:
     random: str = ""
     state: State = State.FINISHED
     agent_steps: int = 0
-    seconds: float = NAN
+    seconds: float = NAN  # of training; its share where runs share a process
+    runs_in_process: int | None = None  # None: unknown
     tasks: tuple[str, ...] = ()
     task: Array = field(default_factory=lambda: np.empty(0, dtype=int))  # (V,)
     start: Array = field(default_factory=lambda: np.empty(0))  # (V,) agent steps
@@ -54,17 +55,27 @@ class Run:
 
     @property
     def visits(self) -> int:
-        """V."""
+        """The number of visits so far, V."""
         return len(self.online)
 
     @property
+    def has_no_returns(self) -> bool:
+        """Whether it was run, to its end or until it failed, and every return of it is NaN or infinite."""
+        return self.visits > 0 and self.state is not State.STARTED and not np.isfinite(self.online).any()
+
+    @property
+    def own_seconds(self) -> float:
+        """The time of training in seconds; NaN where the process was shared, of which no run has a part of its own."""
+        return self.seconds if self.runs_in_process == 1 else NAN
+
+    @property
     def microseconds_per_step(self) -> float:
-        """Of wall time per agent step, diagnostics and evaluations included."""
-        return 1e6 * self.seconds / self.agent_steps if self.agent_steps else NAN
+        """The wall time per agent step, diagnostics and evaluations included; NaN where `own_seconds` is."""
+        return 1e6 * self.own_seconds / self.agent_steps if self.agent_steps else NAN
 
 
 def read(run: Run) -> Run:
-    """Fills in what the folder of `run` holds."""
+    """Fills in what the folder of `run` holds; returns `run`."""
     summary = run.folder / "summary.json"
     if summary.is_file():
         run.state = State.FINISHED
@@ -75,9 +86,10 @@ def read(run: Run) -> Run:
 
 
 def from_summary(run: Run, content: Mapping[str, Any]) -> None:
-    """From a finished run."""
+    """Fills in what the summary of a finished run says."""
     rows = content["returns"]
     run.agent_steps, run.seconds = rows[-1]["start"] + rows[-1]["agent_steps"], content["seconds"]
+    run.runs_in_process = content.get("together")
     run.task = np.array([row["task_index"] for row in rows])
     run.tasks = _names((row["task_index"], row["task"]) for row in rows)
     run.start, run.length = _numbers(rows, "start"), _numbers(rows, "agent_steps")
@@ -123,7 +135,7 @@ def records(metrics: Path, containing: str = "") -> Iterator[dict[str, Any]]:
 
 
 def from_metrics(run: Run) -> None:
-    """From a run that is not finished: its visits so far, the last one perhaps in part."""
+    """Fills in what is known of a run that is not finished: its visits so far, the last perhaps in part."""
     rows = [row for row in records(run.folder / "metrics.jsonl") if not isinstance(row["value"], list)]
     if not rows:
         run.notes.append("nothing measured yet")

@@ -60,7 +60,6 @@ class Jacobian(Method):
         ]
         return self.strength * torch.stack(terms).mean()
 
-
     def _generator(self, device: torch.device) -> torch.Generator:
         """Of fresh projections for this update, by the learner's stream, which a resumed run takes up."""
         seed = torch.randint(2**31, (), generator=self._learner.generator)

@@ -5,9 +5,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from isorl.agents import ContinualDQN, ContinualPPO, compiled
-from isorl.agents.batched.pack import why_alone
+from isorl.agents.batched import unbatchable_reason
 from isorl.plasticity import AdamO
-from tests.agents.batched.test_pack import TOLERANCE, build, weights
+from tests.agents.batched.test_runs import TOLERANCE, build, weights
 
 pytestmark = [
     pytest.mark.skipif(compiled.why_not() is not None, reason=f"there is no {compiled.why_not()}"),
@@ -39,7 +39,7 @@ def test_learners_of_one_process_share_a_graph():
 
 
 def test_shares_its_computations_with_nobody():
-    assert "not compiled" in why_alone(build(ContinualPPO, 0, compile=True))
+    assert "compiled" in unbatchable_reason(build(ContinualPPO, 0, compile=True))
 
 
 def test_says_what_is_missing(monkeypatch):

@@ -15,7 +15,7 @@ from isorl.experiments.grid.cell import identity
 from isorl.experiments.grid.expand import Composer, cells, of_benchmark
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.grid.work import work
-from isorl.experiments.report.find import find
+from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.study import Study
 from isorl.plasticity.methods import METHODS
 
@@ -67,7 +67,7 @@ def test_demo_draws_every_arm(suite, tmp_path):
     made = cells(wanted, (), tmp_path, composer)
     for cell in made:
         assert work(replace(composer(cell.words), run_dir=str(cell.folder))).did == "run"
-    study = Study(find([Grid("demo", made).save(tmp_path)])[0])
+    study = Study(find_runs([Grid("demo", made).save(tmp_path)]).runs)
     figure = demo.draw(study)
     assert [len(place.lines) for place in figure.axes] == [15, 14, 14, 8]  # a thin and a thick line per arm
     figure.savefig(tmp_path / "demo.png")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from isorl.agents.numpy_mlp import LAYERS, NumpyMlp
+from isorl.agents.batched.kernels import KERNELS, NumpyMLP
 from isorl.plasticity import NetworkSpec, build_mlp
 from isorl.plasticity.networks.activations import ACTIVATIONS
 
@@ -21,7 +21,7 @@ def network_of(activation, layer_norm=False):
 @pytest.mark.parametrize("activation", KNOWN)
 def test_answers_and_follows_the_weights(activation):
     network = nn.Sequential(nn.Flatten(), network_of(activation))
-    x, numpy = torch.randn(8, 5), NumpyMlp(network)
+    x, numpy = torch.randn(8, 5), NumpyMLP(network)
     for _ in range(2):
         np.testing.assert_allclose(numpy(x.numpy()), network(x).detach().numpy(), rtol=1e-5, atol=1e-6)
         with torch.no_grad():
@@ -40,11 +40,11 @@ def test_gradients_are_autograds(activation, layer_norm):
     columns = [torch.stack(list(p)).detach() for p in zip(*(n.parameters() for n in networks), strict=True)]
     parameters = [column.unflatten(0, (2, 3)).numpy() for column in columns]
     gradients = [np.full_like(column, np.nan) for column in parameters]
-    numpy = NumpyMlp(networks[0], parameters, gradients)
+    numpy = NumpyMLP(networks[0], parameters, gradients)
     x, slope = torch.randn(6, 8, 5, requires_grad=True), torch.randn(6, 8, 3)
 
-    values = numpy.trace(x.detach().unflatten(0, (2, 3)).numpy())
-    by_input = numpy.back(slope.unflatten(0, (2, 3)).numpy(), values)
+    values = numpy.forward_with_cache(x.detach().unflatten(0, (2, 3)).numpy())
+    by_input = numpy.backward(slope.unflatten(0, (2, 3)).numpy(), values)
     answers = torch.stack([network(row) for network, row in zip(networks, x, strict=True)])
     np.testing.assert_allclose(values[-1].reshape(6, 8, 3), answers.detach().numpy(), rtol=1e-4, atol=1e-5)
     answers.backward(slope)
@@ -55,20 +55,20 @@ def test_gradients_are_autograds(activation, layer_norm):
 
 
 def test_the_input_of_the_first_layer_needs_no_gradient():
-    numpy = NumpyMlp(
+    numpy = NumpyMLP(
         network_of("relu"), *[[np.ones(p.shape, np.float32) for p in network_of("relu").parameters()]] * 2
     )
-    values = numpy.trace(np.ones((8, 5), np.float32))
-    assert numpy.back(np.ones((8, 3), np.float32), values, by_input=False).shape == (8, 16)
+    values = numpy.forward_with_cache(np.ones((8, 5), np.float32))
+    assert numpy.backward(np.ones((8, 3), np.float32), values, needs_input_grad=False).shape == (8, 16)
 
 
 def test_every_layer_is_tested():
     built = {type(module) for name in KNOWN for module in network_of(name).modules()}
-    assert set(LAYERS) - {nn.Flatten} <= built
+    assert set(KERNELS) - {nn.Flatten} <= built
 
 
 def test_refuses_layers_that_it_does_not_know():
     with pytest.raises(ValueError, match="PReLU"):
-        NumpyMlp(build_mlp(4, NetworkSpec((8,), "prelu")))
+        NumpyMLP(build_mlp(4, NetworkSpec((8,), "prelu")))
     with pytest.raises(ValueError, match="IsometricLinear"):
-        NumpyMlp(build_mlp(4, NetworkSpec((8,), "maxmin", isometry="hard")))
+        NumpyMLP(build_mlp(4, NetworkSpec((8,), "maxmin", isometry="hard")))

@@ -259,7 +259,8 @@ def adamo(**options):
     [(ContinualPPO, [{}, {"learning_rate": 3e-4}, {"ent_coef": 0.1, "vf_coef": 1.0},
                      {"gamma": 0.9, "gae_lambda": 0.5}, {"max_grad_norm": 0.01},
                      {"learning_rate": lambda progress: 1e-3 * progress}]),
-          (ContinualPPO, [{}, {"methods": ["l2_init"]}, {"methods": ["redo"]}, {"methods": ["gram", "shrink_and_perturb"]},
+          (ContinualPPO, [{}, {"methods": ["l2_init"]}, {"methods": ["redo"]},
+                     {"methods": ["gram", "shrink_and_perturb"]},
                      {"methods": ["jacobian"]}, {"methods": ["jacobian"]}]),
      (ContinualPPO, [{"policy": adamo(**each)} for each in
                      ({}, {"iso_lambda": 0.1}, {"iso_lambda": 0.0}, {"iso_every": 3}, {"iso_lr": 1e-3, "iso_every": 1},

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from isorl.configs import UserError
-from isorl.experiments.grid import cost, launch, table, watch
+from isorl.experiments.grid import cost, launch, progress_table, watch
 from isorl.experiments.grid.cell import Cell, State
 from isorl.experiments.grid.expand import Composer
 from isorl.experiments.grid.grid import Grid
@@ -145,6 +145,14 @@ def test_stopping_says_how_to_go_on(hydra, tiny, capsys):
     assert "Give the same command again" in capsys.readouterr().err
 
 
+def test_random_agents_are_a_grid_too(hydra, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(cost, "measured_speed", lambda configs: pytest.fail("it has no speed"))
+    launcher = Here()
+    assert launch.launch(hydra, [*tiny, "seed=0,1", "reference=random"], launcher) == 0
+    assert [job.count("reference=random") for job in launcher.jobs] == [1, 1]
+    assert len(list(tmp_path.glob("cells/*/random-seed*/summary.json"))) == 2
+
+
 def test_dry_run_shows_the_cost_and_writes_nothing(hydra, tiny, tmp_path, capsys):
     launcher = Here()
     assert launch.launch(hydra, [*tiny, "seed=0,1,2", "dry_run=true"], launcher) == 0
@@ -174,7 +182,7 @@ def test_table_shows_progress_rate_time_left_and_failures(tmp_path):
     made[1].failure.write_text("{}")
     rows = looks.look()
     console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(table.table(rows, rate=10.0))
+    console.print(progress_table.table(rows, rate=10.0))
     console.file.close()
     shown = console.export_text()
     for fact in ("catch", "Adam", "1 / 3", "33%", "10 agent steps/s", "3.3 minutes left", "1 failed"):

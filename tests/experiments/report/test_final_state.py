@@ -7,7 +7,7 @@ import pytest
 
 from isorl.experiments.report import final_state
 from isorl.experiments.report.charts import learning_curve
-from isorl.experiments.report.find import find
+from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.study import Study
 from tests.experiments.report.synthetic import write_grid
 
@@ -18,7 +18,8 @@ ARMS = {"keeps": 0.0, "loses": 0.05, "loses more": 0.1, "loses most": 0.15}
 def study(tmp_path_factory):
     """Four arms, one sequence, three seeds; the spectrum of one seed of 'loses' is known."""
     grid = write_grid(tmp_path_factory.mktemp("grid"), ARMS, sequences=1, seeds=3, visits=6)
-    runs, found = find([grid])
+    found_runs = find_runs([grid])
+    runs, found = found_runs.runs, found_runs.grid
     [run] = [run for run in runs if run.arm == "loses" and run.seed == 0]
     key = "plasticity/layer_jacobian_spectrum/actor"
     spectra = {4: [9.0] * 20, 5: [0.05] * 5 + [1.0] * 15}

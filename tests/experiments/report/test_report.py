@@ -11,12 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from isorl.experiments.grid.cell import State, beside
-from isorl.experiments.report.document import Cell, Picture, Report, Section, Table
-from isorl.experiments.report.find import find
-from isorl.experiments.report.numbers import number
-from isorl.experiments.report.page import markdown, page
+from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
+from isorl.experiments.report.find_runs import find_runs
+from isorl.experiments.report.formatting import format_number
+from isorl.experiments.report.render import to_html, to_markdown
 from isorl.experiments.report.study import Study
-from isorl.experiments.report.write import main, write
+from isorl.experiments.report.write_report import main, write_report
 from tests.experiments.report.synthetic import write_grid
 
 ARMS = {"keeps": 0.0, "loses": 0.1}
@@ -31,13 +31,13 @@ def grid(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(grid, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    write([grid], out)
+    write_report([grid], out)
     return out
 
 
 def test_numbers_are_those_that_were_put_in(grid):
-    runs, found = find([grid])
-    study = Study(runs, found.baseline)
+    found = find_runs([grid])
+    study = Study(found.runs, found.grid.baseline)
     assert (study.arms, len(study.sequences), study.headline) == (["keeps", "loses"], 2, "plasticity_ratio")
     lost = study.matrix("plasticity_ratio", "loses")
     assert lost.shape == (4, 2)
@@ -72,7 +72,7 @@ def test_page_says_what_was_lost(written):
 
 
 def test_page_against_another_arm_by_another_metric(grid, tmp_path):
-    write([grid], tmp_path, baseline="loses", metric="start_performance")
+    write_report([grid], tmp_path, baseline="loses", metric="start_performance")
     text = (tmp_path / "report.md").read_text()
     assert "## Against loses" in text
     assert "Differences in start performance" in text
@@ -90,9 +90,28 @@ def test_numbers_are_written_as_csv(written):
 
 
 def test_report_made_twice_is_the_same(grid, written, tmp_path):
-    write([grid], tmp_path)
+    write_report([grid], tmp_path)
     for name in ("report.html", "report.md", "runs.csv"):
         assert (tmp_path / name).read_text() == (written / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("together", "picture"), [({"loses": 1, "keeps": 1}, True), ({"loses": 10, "keeps": 10}, False),
+                              ({"loses": 10, "keeps": 1}, False), ({}, False)], ids=str)  # fmt: skip
+def test_time_of_a_shared_process_is_no_runs_own(tmp_path, together, picture):
+    """Of runs that share a process each is given the same share: no cost of an arm."""
+    grid = write_grid(tmp_path, ARMS, sequences=1, seeds=2, visits=3)
+    for path in (tmp_path / "cells").rglob("summary.json"):
+        arm = path.parent.name.partition("-")[0]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"together": together.get(arm)}))
+    write_report([grid])
+    text = (grid / "report.html").read_text()
+    assert ("cost against benefit on" in text) == picture
+    shared = sum(count != 1 for count in (together or dict.fromkeys(ARMS)).values())
+    assert (f"{2 * shared} of 4 runs shared a process" in text) == (shared > 0)
+    with (grid / "runs.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert bool(row["seconds"]) == (together.get(row["arm"]) == 1)
 
 
 def test_tensorboard_overlays_arms_and_lists_runs(written):
@@ -113,7 +132,7 @@ def test_an_arm_whose_method_never_acted_is_named(grid, tmp_path):
     (cells / "loses-sequence 0-0" / "run.log").write_text(
         f"2026-01-01 00:00:00,000 INFO start\n2026-01-01 00:00:00,000 WARNING {said}\n" * 2
     )
-    write([tmp_path / "copy" / "grids" / grid.name], tmp_path)
+    write_report([tmp_path / "copy" / "grids" / grid.name], tmp_path)
     assert (tmp_path / "report.md").read_text().count(f"loses on sequence 0: {said}") == 1
 
 
@@ -133,12 +152,12 @@ def test_unfinished_and_failed_cells_are_shown_as_such(grid, tmp_path):
     (failed / "summary.json").unlink()
     beside(failed, "failure.json").parent.mkdir()
     beside(failed, "failure.json").write_text(json.dumps({"reason": "out of memory"}))
-    runs, _ = find([copy])
+    runs = find_runs([copy]).runs
     states = [run.state for run in runs]
     assert (states.count(State.STARTED), states.count(State.FAILED)) == (1, 1)
     [begun] = [run for run in runs if run.state is State.STARTED]
     assert begun.online == pytest.approx([1, 0.9, 0.8])
-    write([copy])
+    write_report([copy])
     text = (copy / "report.md").read_text()
     assert "out of memory" in text
     assert "not finished: its last visit may be a part of one" in text
@@ -181,18 +200,18 @@ def test_mistakes_are_answered(path, expected, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path / path)])
     assert stop.value.code == 2
-    assert expected in capsys.readouterr().err
+    assert expected in " ".join(capsys.readouterr().err.split())
 
 
 def test_texts_are_escaped():
     table = Table(("<a>",), [[Cell("<b>", shade=0.5)]], caption="<c>")
     section = Section("<s>", ["<p>"], [Picture("<svg ></svg>", "<x>")], [table])
-    made = Report("<t>", "<u>", [("1", "<v>")], [section], [])
-    text = page(made)
+    made = Document("<t>", "<u>", [("1", "<v>")], [section], [])
+    text = to_html(made)
     for given in ("<a>", "<c>", "<t>", "<u>", "<v>", "<s>", "<x>"):
         assert given not in text
     assert "&lt;b&gt;" in text
-    assert "| <b> |" in markdown(made)
+    assert "| <b> |" in to_markdown(made)
 
 
 NUMBERS = {0.0: "0.00", -0.001: "0.00", 1.0: "1.00", 12.345: "12.3", 12345.6: "12,346", np.inf: "never"}
@@ -200,4 +219,4 @@ NUMBERS = {0.0: "0.00", -0.001: "0.00", 1.0: "1.00", 12.345: "12.3", 12345.6: "1
 
 @pytest.mark.parametrize(("value", "text"), NUMBERS.items(), ids=map(str, NUMBERS))
 def test_numbers_as_they_are_shown(value, text):
-    assert number(value) == text
+    assert format_number(value) == text
