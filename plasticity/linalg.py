@@ -71,30 +71,38 @@ def _descent(W: Tensor, E: Tensor, strength: float | Tensor, target: float) -> T
 
 
 @torch.no_grad()
-def newton_schulz_(weight: Tensor, gain: float = 1.0, iterations: int = 6) -> Tensor:
+def newton_schulz_(weight: Tensor, gain: float = 1.0, iterations: int | None = None) -> Tensor:
     """Moves `weight` (O, ...) in place towards the nearest matrix whose singular values all equal `gain`.
 
-    With sigma = gain u each iteration maps u to (3 u - u^3) / 2, so a distance d from one becomes 1.5 d^2. On
-    a CPU it stops once all |u^2 - 1| <= 5e-4; a GPU would have to be waited for.
+    With sigma = gain u each iteration maps u to (3 u - u^3) / 2, so a distance d from one becomes 1.5 d^2;
+    above u = sqrt 2 the cap of `isometry_descent` shortens it.
+
+    Args:
+        weight: with two dimensions or more.
+        gain: the singular value aimed at.
+        iterations: None stops on a CPU once all |u^2 - 1| <= 5e-4, after 100 at most (a zero singular value
+            stays zero). A GPU would have to be waited for and gets 6, enough for 1/3 <= u <= 3/2.
     """
     W, s = as_matrix(weight), gain**2
-    for _ in range(iterations):
+    on_cpu = W.device.type == "cpu"
+    for _ in range(iterations or (100 if on_cpu else 6)):
         E = gram_residual(W, s)
-        if E.device.type == "cpu" and torch.linalg.vector_norm(E) <= 5e-4 * s:
+        if on_cpu and not torch.linalg.vector_norm(E) > 5e-4 * s:  # NaN stops, too
             break
         W = W + _descent(W, E, strength=1 / (8 * s), target=s)
     return weight.copy_(W.reshape(weight.shape))
 
 
 def orthogonalise(weight: Tensor, gain: float = 1.0) -> Tensor:
-    """The matrix gain L^-1 W, where L L^T = W W^T (Cholesky QR), in the shape of `weight`; differentiable.
+    """The matrix gain L^-1 W, where L L^T = W W^T, in the shape of `weight`; differentiable.
 
-    Its singular values are `gain` to rounding for any W of full rank. The factorisation does not check its
-    input, because that would wait for the device: a singular or non-finite W gives non-finite values.
+    Its singular values are `gain` to rounding for any W. The factor L is read off a Householder QR
+    decomposition of W^T: a Cholesky factor of W W^T is off by the square of W's condition number, and a
+    weight that nothing holds in place reaches 1e4 in training. Its gradient needs a W of full rank.
     """
     W = as_matrix(weight)
     V = W if W.shape[0] <= W.shape[1] else W.mT
-    L, _ = torch.linalg.cholesky_ex(V @ V.mT)
-    Q = torch.linalg.solve_triangular(L, V, upper=False)
+    Q, R = torch.linalg.qr(V.mT)  # V = R^T Q^T, and L = R^T has a positive diagonal
+    Q = Q.mT * torch.where(R.diagonal() < 0, -gain, gain)[:, None]
     Q = Q if W.shape[0] <= W.shape[1] else Q.mT
-    return (gain * Q).reshape(weight.shape).to(weight.dtype)
+    return Q.reshape(weight.shape).to(weight.dtype)

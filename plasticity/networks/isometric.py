@@ -1,6 +1,6 @@
 """Linear and convolution layers whose weight matrix is kept orthogonal: projected or hard.
 
-A hard layer uses gain L^-1 W in place of its parameter W (Cholesky QR), so it is orthogonal at every moment.
+A hard layer uses gain L^-1 W in place of its parameter W (L L^T = W W^T), so it is orthogonal at every moment.
 A projected layer uses W itself and `project_` pulls it back after each optimizer step by Newton-Schulz.
 Orthogonal means that all min(O, I) singular values equal the gain; a layer that shrinks dimensions still has
 the others zero, and so is 1-Lipschitz at gain 1.
@@ -92,10 +92,11 @@ def effective_weight(layer: nn.Module) -> Tensor:
     return orthogonalise(weight, layer.gain)  # type: ignore[arg-type]
 
 
-def project_(module: nn.Module, iterations: int = 6) -> None:
+def project_(module: nn.Module, iterations: int | None = None) -> None:
     """Pulls every layer of `module` built with isometry="projected" back to its orthogonal manifold.
 
-    Learners call it after each optimizer step; where there is no such layer it does nothing.
+    Learners call it after each optimizer step; where there is no such layer it does nothing. See
+    `newton_schulz_` for how near it comes and for `iterations`.
     """
     for layer in module.modules():
         if getattr(layer, "isometry", None) == "projected":
