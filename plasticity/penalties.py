@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from isorl.plasticity.diagnostics.probe import layer_slopes, slopes
-from isorl.plasticity.diagnostics.tape import Layer, record, rows, undisturbed
+from isorl.plasticity.diagnostics.record import Layer, record, rows, undisturbed
 from isorl.plasticity.linalg import as_matrix, gram_residual
 from isorl.plasticity.networks.isometric import effective_weight
-from isorl.plasticity.roles import Role, roles
+from isorl.plasticity.roles import hidden_layers
 
 
 def gram_penalty(weight: Tensor, target: float = 1.0, by_rows: bool = False) -> Tensor:
@@ -83,21 +83,12 @@ class _Gram(torch.autograd.Function):
         return (4 * gradient) * (E @ W if len(E) == len(W) else W @ E), None, None
 
 
-def gram_gradient(weight: Tensor, target: float = 1.0) -> Tensor:
-    """The gradient of R in closed form, 4 (W W^T - s I) W, in the shape of `weight`."""
-    W = as_matrix(weight.detach())
-    E = gram_residual(W, target)
-    gradient = 4 * (E @ W if W.shape[0] <= W.shape[1] else W @ E)
-    return gradient.reshape(weight.shape).to(weight.dtype)
-
-
 def module_gram_penalty(module: nn.Module, heads: Iterable[str] = (), target: float = 1.0) -> Tensor:
-    """Sum of R(W) over the hidden weights of `module`, 0-d."""
-    hidden = {name for name, role in roles(module, heads).items() if role is Role.hidden}
-    penalties = [gram_penalty(weight, target) for name, weight in module.named_parameters() if name in hidden]
-    if not penalties:
+    """Sum of R(W) over the matrices that the hidden layers of `module` multiply by, 0-d."""
+    weights = [effective_weight(layer) for layer in hidden_layers(module, heads).values()]
+    if not weights:
         raise ValueError("the module has no hidden weight to penalise; check `heads`")
-    return torch.stack(penalties).sum()
+    return torch.stack([gram_penalty(weight, target) for weight in weights]).sum()
 
 
 def jacobian_penalty(
@@ -110,7 +101,8 @@ def jacobian_penalty(
 
     Each layer is judged at its own input, held fixed, so that it answers for its own weight and bias alone.
     Where the activation is off (ReLU) a row of J is zero whatever the weight: the penalty has a floor there
-    and no gradient for the row. Convolutions count patch by patch.
+    and no gradient for the row. Convolutions count patch by patch. Layers are left out that are no plain matrix
+    (grouped convolutions, recurrent cells) or have no activation module; `report` names them.
 
     Args:
         network: run in evaluation mode, its random streams and mode untouched.
@@ -122,7 +114,7 @@ def jacobian_penalty(
     if projections is not None and projections < 1:
         raise ValueError(f"projections must be at least 1, or None for the exact penalty, got {projections}")
     with undisturbed(network, batch.device):
-        layers = [layer for layer in record(network, batch).layers if layer.activation is not None]
+        layers = [layer for layer in record(network, batch).understood() if layer.activation is not None]
     if not layers:
         raise ValueError(
             "no layer of the network is followed by an activation module, so none has a Jacobian"

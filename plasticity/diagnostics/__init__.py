@@ -10,7 +10,6 @@ from isorl.plasticity.diagnostics import units as units
 from isorl.plasticity.diagnostics.diagnose import DEFAULT_METRICS, diagnose
 from isorl.plasticity.diagnostics.metric import METRICS, Metric, describe, metric
 from isorl.plasticity.diagnostics.ntk import empirical_ntk
-from isorl.plasticity.diagnostics.parameters import GradientCosine
 from isorl.plasticity.diagnostics.probe import Probe, snapshot
 from isorl.plasticity.diagnostics.report import Report, report
 from isorl.plasticity.diagnostics.trainability import fit_random_targets
@@ -18,7 +17,6 @@ from isorl.plasticity.diagnostics.trainability import fit_random_targets
 __all__ = [
     "DEFAULT_METRICS",
     "METRICS",
-    "GradientCosine",
     "Metric",
     "Probe",
     "Report",

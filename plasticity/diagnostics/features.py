@@ -61,4 +61,4 @@ def feature_stable_rank(probe: Probe) -> Values:
 )
 def feature_norm(probe: Probe) -> Values:
     """The scale of the representation."""
-    return {"": probe.tape.features().float().norm(dim=1).mean()}
+    return {"": probe.record.features().float().norm(dim=1).mean()}

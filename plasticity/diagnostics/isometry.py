@@ -1,13 +1,15 @@
 """How far layers are from isometries: their Jacobians under the activation, and their weights.
 
-Shapes: J_l(x) = diag(d(x)) W_l (O, I) with S samples x and n = min(O, I) singular values sigma each.
+Shapes: J_l(x) = diag(d(x)) W_l (O, I) at S samples x, spread evenly over the batch and, in images, over the
+pixels; n = min(O, I) singular values sigma each.
 
 What is pooled over a network leaves its head out, a last layer without activation, which no method holds
 isometric; the head's own values stand under its name.
 
 Norm layers between weight and activation are left out of J_l. A convolution is taken patch by patch: sigma
 are those of its matrix (O, C k k) with the rows scaled by the slopes at a pixel. That is its Jacobian where
-patches do not overlap, and the convention of the paper's penalty where they do.
+patches do not overlap, and the convention of the paper's penalty where they do. Grouped and transposed
+convolutions and layers whose activation is not known have no J_l.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from isorl.plasticity.diagnostics import spectra
 from isorl.plasticity.diagnostics.metric import Values, metric
+from isorl.plasticity.diagnostics.probe import JACOBIAN_SAMPLES as S
 from isorl.plasticity.diagnostics.probe import Probe
 
 _PAPER = "arXiv 2606.09762"
@@ -26,7 +29,7 @@ _PAPER = "arXiv 2606.09762"
 
 @metric(
     "layer_jacobian_max",
-    formula="max over samples and i of sigma_i(J_l(x)); pooled: max over hidden layers",
+    formula=f"max over {S} samples and i of sigma_i(J_l(x)); pooled: max over hidden layers",
     range="[0, inf)",
     healthy="near 1",
     cost="an eigendecomposition per sample and layer",
@@ -39,7 +42,7 @@ def layer_jacobian_max(probe: Probe) -> Values:
 
 @metric(
     "layer_jacobian_min",
-    formula="min over samples and i of sigma_i(J_l(x)); pooled: min over hidden layers",
+    formula=f"min over {S} samples and i of sigma_i(J_l(x)); pooled: min over hidden layers",
     range="[0, inf)",
     healthy="near 1; 0 where ReLU leaves fewer than n units active",
     cost="shared with layer_jacobian_max",
@@ -52,7 +55,7 @@ def layer_jacobian_min(probe: Probe) -> Values:
 
 @metric(
     "layer_jacobian_mean",
-    formula="mean over samples and i of sigma_i(J_l(x)); pooled: mean over hidden layers",
+    formula=f"mean over {S} samples and i of sigma_i(J_l(x)); pooled: mean over hidden layers",
     range="[0, inf)",
     healthy="near 1",
     cost="shared with layer_jacobian_max",
@@ -65,7 +68,7 @@ def layer_jacobian_mean(probe: Probe) -> Values:
 
 @metric(
     "layer_jacobian_error",
-    formula="mean over samples and i of (sigma_i(J_l(x)) - 1)^2; pooled: mean over hidden layers",
+    formula=f"mean over {S} samples and i of (sigma_i(J_l(x)) - 1)^2; pooled: mean over hidden layers",
     range="[0, inf)",
     healthy="low",
     cost="shared with layer_jacobian_max",
@@ -79,7 +82,7 @@ def layer_jacobian_error(probe: Probe) -> Values:
 
 @metric(
     "layer_jacobian_spectrum",
-    formula="all sigma_i(J_l(x)); pooled: of the hidden layers",
+    formula=f"all sigma_i(J_l(x)) of {S} samples; pooled: of the hidden layers",
     range="[0, inf)",
     healthy="one narrow peak near 1",
     cost="shared with layer_jacobian_max",
@@ -152,14 +155,14 @@ def spread(values: Tensor) -> Tensor:
 
 def _pooled(probe: Probe, values: dict[str, Tensor], pool: Callable[[Tensor], Tensor] | None) -> Values:
     """The layers' values, and under "" their pool over the hidden ones; `None` joins them."""
-    hidden = [values[layer.name] for layer in probe.tape.hidden() if layer.name in values]
+    hidden = [values[layer.name] for layer in probe.record.hidden() if layer.name in values]
     if not hidden:
         return values
     return {"": torch.cat(hidden) if pool is None else pool(torch.stack(hidden)), **values}
 
 
 def _weights(probe: Probe) -> dict[str, Tensor]:
-    return {layer.name: probe.weight_singular_values(layer) for layer in probe.tape.layers}
+    return {layer.name: probe.weight_singular_values(layer) for layer in probe.record.layers}
 
 
 @metric(

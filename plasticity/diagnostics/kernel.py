@@ -57,7 +57,7 @@ def ntk_effective_rank(probe: Probe) -> Values:
     "ntk_index",
     formula="std / mean of lambda",
     range="[0, sqrt(N C - 1)]",
-    healthy="low (a seed calls it plasticity, yet it rises with anisotropy)",
+    healthy="low: it rises with anisotropy",
     cost="shared with ntk_spectrum",
     paper=_PAPER,
 )

@@ -61,7 +61,7 @@ def _where_finite(x: Tensor, test: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _pooled_over_units(probe: Probe, dormant: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    units = {layer.name: dormant(layer.units().float()) for layer in probe.tape.layers if layer.after}
+    units = {layer.name: dormant(layer.units().float()) for layer in probe.record.understood() if layer.after}
     if not units:
         return {}
     return {
