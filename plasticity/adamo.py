@@ -2,7 +2,7 @@
 
 Not the optimizers of the same name of arXiv 2602.05136 and arXiv 2405.04376.
 
-    m, v  <- Adam moments of the task gradient alone
+    m, v  <- Adam moments of the task gradient alone (plus Adam's own weight decay, if any)
     theta <- theta - eta m_hat / (sqrt(v_hat) + eps) - eta_iso lambda grad R(theta)
     R(W)   = || W W^T - s I ||_F^2      (some codes have a factor 1/2, which halves the pull of a lambda)
 
@@ -34,11 +34,14 @@ class AdamO(Adam):
     Args:
         params: parameter groups whose `isometric` flag says which weights the step acts on. If no group
             states it (a flat list, as Stable-Baselines3 hands over), every weight of two dimensions or more
-            is taken as isometric, output heads included, and a warning says so.
+            is taken as isometric, output heads included, and a warning says so. Groups that hold none (the
+            biases of a split into weights with and without decay) are then free.
         lr: eta; also a tensor where torch's Adam allows one.
         betas: of Adam.
         eps: of Adam.
-        weight_decay: of Adam, or of AdamW with `decoupled_weight_decay`.
+        weight_decay: of Adam, or of AdamW with `decoupled_weight_decay`. Adam adds weight_decay theta to the
+            gradient, with the theta that the isometry step has moved: through this term alone the moments feel
+            the step. Without decay, or with AdamW's, they never do.
         amsgrad: of Adam.
         decoupled_weight_decay: AdamW's decay instead of Adam's.
         foreach: of Adam.
@@ -99,11 +102,15 @@ class AdamO(Adam):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; keys of the isometry step it does not state take the optimizer's defaults."""
+        stated = not isinstance(param_group, dict) or "isometric" in param_group
         if isinstance(param_group, dict):
             param_group = {**self._isometry_defaults, **param_group}
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if not stated:
+            group["isometric"] &= any(theta.ndim >= 2 for theta in group["params"])
         try:
-            _check_group(self.param_groups[-1])
+            _check_group(group)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -112,6 +119,7 @@ class AdamO(Adam):
         """Restores a state; one saved by plain Adam keeps the isometry settings this optimizer has."""
         before = getattr(self, "param_groups", [])
         super().__setstate__(state)
+        self._isometry_defaults = {key: self.defaults[key] for key in _ISOMETRY_KEYS}  # of a copied optimizer
         for i, group in enumerate(self.param_groups):
             own = before[i] if i < len(before) else self.defaults
             for key in _ISOMETRY_KEYS:
@@ -119,7 +127,7 @@ class AdamO(Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update: the isometry step at theta, then Adam's with moments that never see it."""
+        """One update: the isometry step at theta, then Adam's with the gradient of the task, taken before it."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -18,7 +18,7 @@ def as_matrix(weight: Tensor) -> Tensor:
     """A weight (O, ...) as the matrix (O, I) whose isometry is meant, at least in single precision."""
     if weight.ndim < 2:
         raise ValueError(f"a weight matrix needs two dimensions or more, got shape {tuple(weight.shape)}")
-    matrix = weight.reshape(weight.shape[0], -1)
+    matrix = weight.flatten(1)
     return matrix.to(_WIDE.get(matrix.dtype, matrix.dtype))
 
 
@@ -59,6 +59,8 @@ def isometry_descent(W: Tensor, strength: float | Tensor, target: float = 1.0) -
     smaller of the infinity and the Frobenius norm of E. At a = 1/8, s = 1 this is one Newton-Schulz step
     (Bjorck & Bowie 1971): soft and projected orthogonality are one formula. Nothing here waits for a device.
     """
+    if W.numel() == 0:
+        return torch.zeros_like(W)
     return _descent(W, gram_residual(W, target), strength, target)
 
 
