@@ -21,6 +21,8 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
+from isorl.envs.copies import make_env
+
 DEFAULTS: dict[str, Any] = {
     "frameskip": 4,
     "full_action_space": True,  # 18 actions for every game: one head serves the whole sequence
@@ -75,7 +77,7 @@ class NativeAtari(VectorWrapper):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One agent step of every copy."""
-        self._actions.append(np.asarray(actions, dtype=np.int64))
+        self._actions.append(np.array(actions, dtype=np.int64))
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions[-1])
         frames, self._frames = self._frames, infos["episode_frame_number"]
         done = terminated | truncated
@@ -92,8 +94,8 @@ class NativeAtari(VectorWrapper):
     def state_dict(self) -> dict[str, Any]:
         """Seed and first action of each copy since it was seeded, and the actions of all."""
         return {
-            "seeds": self._seeds,
-            "starts": self._starts,
+            "seeds": self._seeds.copy(),
+            "starts": self._starts.copy(),
             "actions": np.array(self._actions, dtype=np.int64),
         }
 
@@ -137,11 +139,11 @@ class NativeAtari(VectorWrapper):
         return observations
 
 
-def make_classic(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
+def make_classic(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
     """One copy of a game through Gymnasium's wrappers; LifeLost goes around it last."""
     options = {**DEFAULTS, **kwargs}
     frame_skip, noop_max = options.pop("frameskip"), options.pop("noop_max", 30)
-    env = gymnasium.make(env_id, render_mode=render_mode, frameskip=1, **options)
+    env = make_env(env_id, {**options, "frameskip": 1})
     env = GameStart(env, noop_max)
     env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=0, frame_skip=frame_skip)
     return gymnasium.wrappers.FrameStackObservation(env, 4, padding_type="zero")

@@ -8,12 +8,14 @@ chance from its own `np_random`). Memory and time grow with the length of one ep
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from isorl.envs.failures import Failures
@@ -21,11 +23,30 @@ from isorl.envs.failures import Failures
 LOG = logging.getLogger("isorl")
 
 
+OF_MAKE = ("max_episode_steps", "disable_env_checker")
+"""Arguments of gymnasium.make itself, which no environment gets."""
+
+
+def spec_with(env_id: str, arguments: Mapping[str, Any]) -> EnvSpec:
+    """The registration of an environment with its arguments: named `id`, gymnasium.make could not be given one."""
+    spec = copy.deepcopy(gymnasium.spec(env_id))
+    spec.kwargs = {**spec.kwargs, **arguments}
+    return spec
+
+
+def make_env(env_id: str, arguments: Mapping[str, Any]) -> gymnasium.Env:
+    """gymnasium.make of a registered environment, whatever the names of its arguments."""
+    own = {key: value for key, value in arguments.items() if key not in OF_MAKE}
+    return gymnasium.make(
+        spec_with(env_id, own), **{key: value for key, value in arguments.items() if key in OF_MAKE}
+    )
+
+
 class Copy(gymnasium.Wrapper):
     """One copy of a task. Where the task drifts, the environment is made anew at the start of each episode.
 
     Args:
-        make: from keyword arguments to an environment.
+        make: from the environment's arguments to an environment.
         kwargs: the arguments; those that drift have their first value here.
         drift: the value of drifting arguments at the end.
         drift_steps: agent steps of this copy until then.
@@ -33,12 +54,12 @@ class Copy(gymnasium.Wrapper):
 
     def __init__(
         self,
-        make: Callable[..., gymnasium.Env],
+        make: Callable[[Mapping[str, Any]], gymnasium.Env],
         kwargs: Mapping[str, Any],
         drift: Mapping[str, float],
         drift_steps: int,
     ) -> None:
-        super().__init__(make(**kwargs))
+        super().__init__(make(kwargs))
         self._make, self._kwargs, self._drift, self._drift_steps = make, dict(kwargs), drift, drift_steps
         self.steps = 0
         self._begun: dict[str, Any] = {}
@@ -60,7 +81,7 @@ class Copy(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
         """One agent step."""
         self.steps += 1
-        self._actions.append(action)
+        self._actions.append(np.array(action))  # the caller may write the next ones into the same array
         return self.env.step(action)
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,7 +105,7 @@ class Copy(gymnasium.Wrapper):
         }
         generator = self.unwrapped.np_random
         self.env.close()
-        self.env = self._make(**{**self._kwargs, **now})
+        self.env = self._make({**self._kwargs, **now})
         self.unwrapped.np_random = generator
 
     def _chance(self) -> dict[str, Any]:
@@ -158,7 +179,9 @@ class Copies(SyncVectorEnv):
                 observation, rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
                 self._check_shape(observation)
                 if terminated[i] or truncated[i]:
-                    infos.setdefault("final_obs", np.empty(self.num_envs, dtype=object))[i] = observation
+                    infos.setdefault("final_obs", np.empty(self.num_envs, dtype=object))[i] = np.array(
+                        observation
+                    )  # an environment may write the next one into the same array
                     observation, info = self._begun(env)
                     if "life_lost" in info:
                         infos.setdefault("life_lost", np.zeros(self.num_envs, dtype=bool))[i] = True
