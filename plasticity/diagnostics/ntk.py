@@ -93,10 +93,12 @@ def kernel(network: nn.Module, recorded: ActivationRecord, signals: dict[int, Te
     Raises:
         NotMeasurableError: see `empirical_ntk`.
     """
+    if any(p.is_complex() for p in network.parameters()):
+        raise NotMeasurableError("the network has complex parameters")
     parameters = {id(p): p for p in network.parameters() if p.is_floating_point() and p.numel()}
     with torch.no_grad():
         K, covered = _layerwise(network, recorded, signals)
-    if not torch.isfinite(K).all():
+    if not parameters or not torch.isfinite(K).all():
         return K
     check_samples_apart(network, recorded)
     rest = [p for key, p in parameters.items() if key not in covered]
@@ -104,6 +106,8 @@ def kernel(network: nn.Module, recorded: ActivationRecord, signals: dict[int, Te
         K = K + _by_autograd(network, recorded, rest)
     if not _holds(K, recorded, list(parameters.values())):  # a weight was used outside of its module
         K = _by_autograd(network, recorded, list(parameters.values()))
+        if not _holds(K, recorded, list(parameters.values())):
+            raise NotMeasurableError("samples have other outputs alone than in the batch")
     return K
 
 
@@ -139,7 +143,8 @@ def _layerwise(
     ):
         for part in parts:
             own = [id(p) for p in part.module.parameters()]
-            if has_rule(part.module) and all(holders[key] == 1 for key in own):
+            by_sample = all(len(x) == len(f) for x in part.inputs)
+            if has_rule(part.module) and by_sample and all(holders[key] == 1 for key in own):
                 K += part_of(part, signals)
                 covered |= set(own)
     return K, covered

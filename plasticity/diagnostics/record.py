@@ -372,8 +372,9 @@ def _parts(network: nn.Module) -> dict[str, nn.Module]:
 def _is_part(module: nn.Module) -> bool:
     if isinstance(module, (nn.Linear, *CONVOLUTIONS, *NORMS, nn.MultiheadAttention)):
         return True
-    is_container = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
-    is_function = not is_container and not list(module.parameters())  # such as x * sigmoid(x), with a child
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return False
+    is_function = not list(module.parameters())  # such as x * sigmoid(x), with a child
     return is_function or is_parametrized(module) or not list(module.children())
 
 

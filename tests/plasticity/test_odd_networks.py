@@ -131,6 +131,15 @@ NETWORKS = {
         nn.Sequential(nn.Conv2d(2, 4, 2), nn.Flatten(), nn.ReLU(), nn.Linear(16, 3)),
         (2, 3, 3),
     ),
+    "folded positions": lambda: (
+        Calls(
+            lambda self, x: self.m[2](self.m[1](self.m[0](x.flatten(0, 1)))).view(len(x), -1),
+            nn.Linear(4, 6),
+            nn.Tanh(),
+            nn.Linear(6, 2),
+        ),
+        (3, 4),
+    ),
     "one output": lambda: (Calls(lambda self, x: self.m[0](x)[:, 0], nn.Linear(4, 1)), (4,)),
     "width zero": lambda: mlp(nn.Linear(4, 0), nn.Linear(0, 2)),
 }
@@ -216,18 +225,45 @@ def test_a_frozen_network_has_the_same_kernel_and_stays_frozen():
             nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 2)),
             "does not take one sample alone",
         ),
+        (
+            Calls(
+                lambda self, x: self.m[1](self.m[0](x, self.given[: len(x)])),
+                nn.GRUCell(4, 6),
+                nn.Linear(6, 2),
+            ),
+            "other outputs alone than in the batch",
+        ),
     ],
-    ids=["centred", "batch statistics"],
+    ids=["centred", "batch statistics", "by the place in the batch"],
 )
 def test_outputs_that_depend_on_the_batch_have_no_kernel(network, reason):
     x = torch.randn(5, 4)
+    network.given = torch.randn(5, 6)
     with pytest.raises(NotMeasurableError, match=reason):
         empirical_ntk(network, x)
-    with pytest.warns(RuntimeWarning, match=reason):
-        values = diagnose({"net": network}, x, ["ntk_trace", "input_jacobian_max", "weight_norm"])
+    with pytest.warns() as caught:
+        values = diagnose({"net": network}, x, ["ntk_trace", "weight_norm"])
+    assert reason in str(caught[-1].message)
     assert math.isnan(values["plasticity/ntk_trace/net"])
-    assert math.isnan(values["plasticity/input_jacobian_max/net"])
     assert values["plasticity/weight_norm/net"] > 0
+
+
+def test_a_network_without_parameters_has_a_kernel_of_zeros():
+    assert not empirical_ntk(nn.Flatten(), torch.randn(3, 2, 2)).any()
+
+
+def test_complex_parameters_have_no_kernel():
+    network = Calls(lambda self, x: (x * self.w).abs(), w=(4,))
+    network.w = nn.Parameter(torch.randn(4, dtype=torch.complex64))
+    with pytest.raises(NotMeasurableError, match="complex parameters"):
+        empirical_ntk(network, torch.randn(3, 4))
+
+
+def test_outputs_that_depend_on_the_batch_have_no_input_jacobian():
+    network = Calls(lambda self, x: self.m[0](x - x.mean(0)), nn.Linear(4, 2))
+    with pytest.warns(RuntimeWarning, match="depend on other samples"):
+        values = diagnose({"net": network}, torch.randn(5, 4), ["input_jacobian_max"])
+    assert math.isnan(values["plasticity/input_jacobian_max/net"])
 
 
 def two_on_one(self, x):
