@@ -7,7 +7,7 @@ A new one needs `plasticity/methods/<name>.py` with a dataclass under `@METHODS.
 import importlib
 import pkgutil
 
-from isorl.plasticity.methods.base import Act, FirstAct, Method, MlpTerm, WeightTerm
+from isorl.plasticity.methods.base import FirstEffect, Method, MlpTerm, PeriodicMethod, WeightTerm
 from isorl.plasticity.methods.composition import Methods
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
@@ -15,4 +15,14 @@ from isorl.plasticity.methods.registry import METHODS
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["METHODS", "Act", "Batch", "FirstAct", "Learner", "Method", "Methods", "MlpTerm", "WeightTerm"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "FirstEffect",
+    "Learner",
+    "Method",
+    "Methods",
+    "MlpTerm",
+    "PeriodicMethod",
+    "WeightTerm",
+]

@@ -26,7 +26,7 @@ from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.networks.spec import NetworkSpec
 
 
-class FirstAct(NamedTuple):
+class FirstEffect(NamedTuple):
     """The earliest moment at which a method does anything: not before this update, nor before this task switch."""
 
     update: float = 1
@@ -105,9 +105,9 @@ class Method:
     def start(self, learner: Learner) -> None:
         """Remember what is needed later: initial weights, layers to watch."""
 
-    def first_act(self) -> FirstAct:
+    def first_effect(self) -> FirstEffect:
         """The earliest moment at which it does anything; `start` has been called. A shorter run has no method."""
-        return FirstAct()
+        return FirstEffect()
 
     def loss(self, batch: Batch) -> Tensor | None:
         """A scalar to add to the loss of this minibatch, or None."""
@@ -144,7 +144,7 @@ class Method:
 
 
 @dataclass
-class Act(Method):
+class PeriodicMethod(Method):
     """A method that acts now and then: at each task switch, or at every N-th update.
 
     Attributes:
@@ -163,9 +163,9 @@ class Act(Method):
         self.learner = learner
         self._updates = 0
 
-    def first_act(self) -> FirstAct:
+    def first_effect(self) -> FirstEffect:
         """The N-th update or the first switch."""
-        return FirstAct(update=self.every) if self.every else FirstAct(switch=1)
+        return FirstEffect(update=self.every) if self.every else FirstEffect(switch=1)
 
     def act(self) -> None:
         """What the method does."""

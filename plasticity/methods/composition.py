@@ -79,7 +79,7 @@ class Methods:
         """One sentence for each method that a run of so many updates and task switches is too short for."""
         found = []
         for name, method in self.by_name.items():
-            first = method.first_act()
+            first = method.first_effect()
             if math.isinf(first.update):
                 found.append(f"Method '{name}' never acts with these options.")
             elif first.update > updates:

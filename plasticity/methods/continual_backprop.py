@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isorl.plasticity.methods.base import FirstAct, check
+from isorl.plasticity.methods.base import FirstEffect, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.recycling import RecyclingMethod
 from isorl.plasticity.methods.registry import METHODS
@@ -60,10 +60,10 @@ class ContinualBackprop(RecyclingMethod):
         self._due = [0.0 for _ in layers]  # c
         self._births: list[list[int]] = [[] for _ in layers]  # updates at which immature units were replaced
 
-    def first_act(self) -> FirstAct:
+    def first_effect(self) -> FirstEffect:
         """When, after maturity, a whole unit of the widest layer is due."""
         each_update = self.replacement_rate * max(layer.units for layer in self._recycler.layers)
-        return FirstAct(update=self.maturity + math.ceil(1 / each_update) if each_update else math.inf)
+        return FirstEffect(update=self.maturity + math.ceil(1 / each_update) if each_update else math.inf)
 
     @torch.no_grad()
     def after_update(self, batch: Batch) -> None:

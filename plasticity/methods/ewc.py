@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from isorl.plasticity.methods.base import FirstAct, Method, check
+from isorl.plasticity.methods.base import FirstEffect, Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN
@@ -58,9 +58,9 @@ class EWC(Method):
         self._recent: list[Tensor] = []  # batches of inputs, the newest last
         self._allowed: Tensor | None = None
 
-    def first_act(self) -> FirstAct:
+    def first_effect(self) -> FirstEffect:
         """The first switch: before it there is nothing to hold on to."""
-        return FirstAct(switch=1)
+        return FirstEffect(switch=1)
 
     def loss(self, batch: Batch) -> Tensor | None:
         """The term, once a task has ended."""

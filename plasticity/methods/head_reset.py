@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from isorl.plasticity.methods.base import Act
+from isorl.plasticity.methods.base import PeriodicMethod
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import head
 
 
 @METHODS.register("head_reset")
 @dataclass
-class HeadReset(Act):
+class HeadReset(PeriodicMethod):
     """head <- a fresh draw of the initialisation, in every network, target too; the body stays.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from isorl.plasticity.methods.base import FirstAct, Method, check
+from isorl.plasticity.methods.base import FirstEffect, Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN, WEIGHTED, head
@@ -61,9 +61,9 @@ class PlasticityInjection(Method):
         for triple in self._triples:
             add_parameters(learner.optimizer, triple.new.parameters(), like=next(triple.old.parameters()))
 
-    def first_act(self) -> FirstAct:
+    def first_effect(self) -> FirstEffect:
         """The moment of the injection."""
-        return FirstAct(update=self.at_update) if self.at_update else FirstAct(switch=self.at_switch)
+        return FirstEffect(update=self.at_update) if self.at_update else FirstEffect(switch=self.at_switch)
 
     def after_update(self, batch: Batch) -> None:
         """Injects at the given update."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from isorl.plasticity.methods import METHODS, Act, Batch
+from isorl.plasticity.methods import METHODS, Batch, PeriodicMethod
 from isorl.plasticity.penalties import Dense
 from tests.agents.methods.conftest import build, functions, parameters, switch, updates, with_method
 
@@ -104,7 +104,7 @@ WAITS = {
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.05},
     "self_normalised_resets": {"every": 3},
     "plasticity_injection": {"at_update": 3},
-    **{name: {"every": 3} for name, method in METHODS.items() if issubclass(method, Act)},
+    **{name: {"every": 3} for name, method in METHODS.items() if issubclass(method, PeriodicMethod)},
 }
 """Options with which a method waits for the third update, self-normalised resets for the 45th."""
 
@@ -119,7 +119,7 @@ def test_before_its_first_act_a_method_does_nothing_and_then_something(name):
         return functions(agent)["classifier"]
 
     agent = with_method("classifier", "mlp", name, **WAITS[name])
-    first = agent.methods.by_name[name].first_act().update
+    first = agent.methods.by_name[name].first_effect().update
     assert agent.methods.silent(first - 1, 9) == [
         f"Method '{name}' does nothing in this run: it first acts at update {first}, of {first - 1} planned ones."
     ]
@@ -136,7 +136,7 @@ def test_before_its_first_act_a_method_does_nothing_and_then_something(name):
 
 def test_what_waits_for_a_switch_does_nothing_before_it(name, agent_name):
     agent = with_method(agent_name, "mlp", name)
-    first = agent.methods.by_name[name].first_act()
+    first = agent.methods.by_name[name].first_effect()
     if first.switch == 0:
         assert agent.methods.silent(int(first.update), 0) == []
         return
