@@ -28,14 +28,14 @@ OF_MAKE = ("max_episode_steps", "disable_env_checker")
 
 
 def spec_with(env_id: str, arguments: Mapping[str, Any]) -> EnvSpec:
-    """The registration of an environment with its arguments: named `id`, gymnasium.make could not be given one."""
+    """Returns an environment's registration with its arguments, of which gymnasium.make could take no `id`."""
     spec = copy.deepcopy(gymnasium.spec(env_id))
     spec.kwargs = {**spec.kwargs, **arguments}
     return spec
 
 
 def make_env(env_id: str, arguments: Mapping[str, Any]) -> gymnasium.Env:
-    """gymnasium.make of a registered environment, whatever the names of its arguments."""
+    """Makes a registered environment as gymnasium.make does, whatever the names of its arguments."""
     own = {key: value for key, value in arguments.items() if key not in OF_MAKE}
     return gymnasium.make(
         spec_with(env_id, own), **{key: value for key, value in arguments.items() if key in OF_MAKE}
@@ -43,7 +43,7 @@ def make_env(env_id: str, arguments: Mapping[str, Any]) -> gymnasium.Env:
 
 
 class Copy(gymnasium.Wrapper):
-    """One copy of a task. Where the task drifts, the environment is made anew at the start of each episode.
+    """Plays one copy of a task; where the task drifts, the environment is made anew for each episode.
 
     Args:
         make: from the environment's arguments to an environment.
@@ -79,17 +79,17 @@ class Copy(gymnasium.Wrapper):
         return self.env.reset(seed=seed, options=options or None)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
-        """One agent step."""
+        """Makes one agent step."""
         self.steps += 1
         self._actions.append(np.array(action))  # the caller may write the next ones into the same array
         return self.env.step(action)
 
     def state_dict(self) -> dict[str, Any]:
-        """How the present episode began, and its actions."""
+        """Returns how the present episode began, and its actions."""
         return {**self._begun, "actions": np.array(self._actions)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
-        """Plays the saved episode again; gives back its latest observation."""
+        """Plays the saved episode again; returns its latest observation."""
         self.steps = state["steps"]
         if state["seed"] is None:
             self._set_chance(state)
@@ -137,12 +137,12 @@ def _renew_world(env: Any) -> None:
 
 
 def seed_of_restart(seed: int, number: int, restarts: int) -> int:
-    """For copy `number` of an environment that was reset with `seed`, made anew as the `restarts`-th of all."""
+    """Returns the seed of copy `number`, reset with `seed`, when it is made anew as the `restarts`-th of all."""
     return int(np.random.SeedSequence([seed, number, restarts]).generate_state(1)[0] >> 1)
 
 
 class Copies(SyncVectorEnv):
-    """Gymnasium's SyncVectorEnv with same-step autoreset, the state of every copy, and less cost per step."""
+    """Steps copies as Gymnasium's SyncVectorEnv with same-step autoreset does, and knows the state of each."""
 
     def __init__(self, env_fns: list[Callable[[], gymnasium.Env]], failures: Failures | None = None) -> None:
         super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -153,7 +153,7 @@ class Copies(SyncVectorEnv):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """An episode begins in every copy; copy i is seeded with seed + i, and has drifted for options["steps"]."""
+        """Starts an episode in every copy, seeded with seed + i and drifted for options["steps"]."""
         self._seed, self._steps = int(seed), (options or {}).get("steps", 0)
         observations = np.empty_like(self._observations)
         for i, env in enumerate(self.envs):
@@ -165,7 +165,7 @@ class Copies(SyncVectorEnv):
         return observations, {}
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """(num_envs, ...) actions -> what SyncVectorEnv gives; of the infos only `final_obs` and `life_lost`.
+        """Takes (num_envs, ...) actions; returns what SyncVectorEnv does, of the infos `final_obs` and `life_lost`.
 
         The reset that follows the end of an episode belongs to the step: where it fails, the step has failed.
         """
@@ -221,12 +221,12 @@ class Copies(SyncVectorEnv):
             raise _of_copy(number, again) from again
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the copies."""
+        """Returns the states of the copies."""
         copies = [env.get_wrapper_attr("state_dict")() for env in self.envs]
         return {"copies": copies, "seed": self._seed, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
-        """Restores every copy; gives back the observations."""
+        """Restores every copy; returns the observations."""
         self._seed, self._steps = state["seed"], state["steps"]
         pairs = zip(self.envs, state["copies"], strict=True)
         self._latest = np.stack([env.get_wrapper_attr("load_state_dict")(copy) for env, copy in pairs])

@@ -36,7 +36,7 @@ WRAPPER_MODULES = {"gymnasium": "gymnasium.wrappers", "minigrid": "minigrid.wrap
 
 
 class TaskVectorEnv(Protocol):
-    """What TaskEnv needs of a vector environment."""
+    """Says what TaskEnv needs of a vector environment."""
 
     single_observation_space: spaces.Space
     single_action_space: spaces.Space
@@ -46,23 +46,23 @@ class TaskVectorEnv(Protocol):
         """Starts an episode in every copy."""
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One agent step of every copy."""
+        """Makes one agent step in every copy."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later steps depend on."""
+        """Returns everything that later steps depend on."""
 
     def load_state_dict(self, state: Any) -> np.ndarray:
-        """Restores it; gives back the observations."""
+        """Restores it; returns the observations."""
 
     def render(self) -> Any:
-        """A frame of each copy."""
+        """Returns a frame of each copy."""
 
     def close(self) -> None:
         """Frees the environments."""
 
 
 def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | None = None) -> TaskVectorEnv:
-    """`n_envs` copies of `task`, without its shifts.
+    """Makes `n_envs` copies of `task`, without its shifts.
 
     Raises:
         UserError: wrong arguments, a wrapper that does not exist, or an extra that is not installed.

@@ -47,7 +47,7 @@ class Shifted(gymnasium.Wrapper):
         return self._seen(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
-        """One step."""
+        """Makes one step."""
         for shift in reversed(self._shifts):
             action = shift.actions(np.asarray([action]))[0]
         observation, reward, terminated, truncated, info = self.env.step(action)

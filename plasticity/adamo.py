@@ -29,7 +29,7 @@ _ISOMETRY_KEYS = ("isometric", "iso_lambda", "iso_lr", "iso_target", "iso_every"
 
 
 class AdamO(Adam):
-    """Adam or AdamW plus the isometry step; with iso_lambda=0 it equals them bit for bit.
+    """Updates by Adam or AdamW and takes the isometry step apart; with iso_lambda=0 it equals them bit for bit.
 
     Args:
         params: parameter groups whose `isometric` flag says which weights the step acts on. If no group
@@ -127,7 +127,7 @@ class AdamO(Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update: the isometry step at theta, then Adam's with the gradient of the task, taken before it."""
+        """Makes one update: the isometry step at theta, then Adam's with the gradient taken before it."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -158,7 +158,7 @@ class AdamO(Adam):
                     theta.add_(step.reshape(theta.shape))
 
     def half_life(self, planned_updates: int | None = None) -> float:
-        """Updates that halve the Gram deviation at the present rates: the slowest isometric group's.
+        """Returns the updates that halve the slowest isometric group's Gram deviation at the present rates.
 
         Warns where it exceeds `planned_updates`, that is where the step cannot act in the time given.
         """
@@ -174,7 +174,7 @@ class AdamO(Adam):
 
 
 def isometry_rate(group: dict[str, Any]) -> float | Tensor:
-    """The rate a = eta_iso lambda of a parameter group; eta_iso follows its lr unless given."""
+    """Returns the rate a = eta_iso lambda of a parameter group; eta_iso follows its lr unless given."""
     eta_iso = group["lr"] if group["iso_lr"] is None else group["iso_lr"]
     return eta_iso * group["iso_lambda"]
 
@@ -186,7 +186,7 @@ def isometry_half_life(
     iso_every: int = 1,
     planned_updates: int | None = None,
 ) -> float:
-    """Updates after which the Gram deviation |sigma^2 - s| has halved, near s and without a task gradient.
+    """Returns the updates after which |sigma^2 - s| has halved, near s and without a task gradient.
 
     From sigma <- sigma - 4 a sigma (sigma^2 - s) with a = eta_iso lambda: each update multiplies the
     deviation by 1 - alpha, alpha = 8 a s, so about ln 2 / alpha updates halve it. Infinite where a = 0.

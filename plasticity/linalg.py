@@ -15,7 +15,7 @@ _WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 def as_matrix(weight: Tensor) -> Tensor:
-    """A weight (O, ...) as the matrix (O, I) whose isometry is meant, at least in single precision."""
+    """Returns a weight (O, ...) as the matrix (O, I) whose isometry is meant, at least in single precision."""
     if weight.ndim < 2:
         raise ValueError(f"a weight matrix needs two dimensions or more, got shape {tuple(weight.shape)}")
     matrix = weight.flatten(1)
@@ -23,12 +23,12 @@ def as_matrix(weight: Tensor) -> Tensor:
 
 
 def at_least_single(x: Tensor) -> Tensor:
-    """`x` in its precision, or in single precision where that is less."""
+    """Returns `x` in its precision, or in single precision where that is less."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def gram(V: Tensor) -> Tensor:
-    """V V^T (..., n, n) of V (..., n, m), which is at least in single precision.
+    """Returns V V^T (..., n, n) of V (..., n, m), which is at least in single precision.
 
     For a matrix on a CPU it is numpy's product: it sees that both factors are one and computes half, twice as
     fast as torch, which has no symmetric product.
@@ -40,19 +40,19 @@ def gram(V: Tensor) -> Tensor:
 
 
 def smaller_gram(W: Tensor) -> Tensor:
-    """W W^T, or W^T W where W (..., O, I) is tall: shape (..., n, n) with n = min(O, I)."""
+    """Returns W W^T, or W^T W where W (..., O, I) is tall: (..., n, n) with n = min(O, I)."""
     return gram(W if W.shape[-2] <= W.shape[-1] else W.mT)
 
 
 def gram_residual(W: Tensor, target: float | Tensor = 1.0) -> Tensor:
-    """E = W W^T - s I, or W^T W - s I where W (..., O, I) is tall: shape (..., n, n) with n = min(O, I)."""
+    """Returns E = W W^T - s I, or W^T W - s I where W (..., O, I) is tall: (..., n, n) with n = min(O, I)."""
     E = smaller_gram(W)
     E.diagonal(dim1=-2, dim2=-1).sub_(target)
     return E
 
 
 def isometry_descent(W: Tensor, strength: float | Tensor, target: float = 1.0) -> Tensor:
-    """The step -a grad R(W), R = ||E||_F^2, that pulls the singular values of W (..., O, I) towards sqrt(s).
+    """Returns the step -a grad R(W), R = ||E||_F^2, which pulls singular values of W (..., O, I) to sqrt(s).
 
     Each singular value moves as sigma <- sigma - 4 a sigma (sigma^2 - s), which overshoots once
     4 a (sigma_max^2 - s) > 1. So a is capped at 1 / (8 max(s, n)), where n >= max |sigma^2 - s| is the
@@ -96,7 +96,7 @@ def newton_schulz_(weight: Tensor, gain: float = 1.0, iterations: int | None = N
 
 
 def orthogonalise(weight: Tensor, gain: float = 1.0) -> Tensor:
-    """The matrix gain L^-1 W, where L L^T = W W^T, in the shape of `weight`; differentiable.
+    """Returns gain L^-1 W, where L L^T = W W^T, in the shape of `weight`; differentiable.
 
     Its singular values are `gain` to rounding for any W. The factor L is read off a Householder QR
     decomposition of W^T: a Cholesky factor of W W^T is off by the square of W's condition number, and a

@@ -27,7 +27,7 @@ from isorl.plasticity.roles import hidden_layers
 
 
 def gram_penalty(weight: Tensor, target: float = 1.0, by_rows: bool = False) -> Tensor:
-    """R(W) of one weight (O, ...), 0-d and once differentiable.
+    """Returns R(W) of one weight (O, ...), 0-d and once differentiable.
 
     Args:
         weight: with two dimensions or more.
@@ -65,7 +65,7 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     def forward(W: Tensor, target: float, by_rows: bool) -> tuple[Tensor, Tensor]:
-        """(O, I) -> 0-d, (n, n)."""
+        """Returns R, 0-d, and E (n, n) of W (O, I)."""
         E = _gram_residual(W, target, by_rows)
         return E.square().sum(), E
 
@@ -78,13 +78,13 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient by W."""
+        """Returns the gradient by W."""
         W, E = ctx.saved_tensors
         return (4 * gradient) * (E @ W if len(E) == len(W) else W @ E), None, None
 
 
 def module_gram_penalty(module: nn.Module, heads: Iterable[str] = (), target: float = 1.0) -> Tensor:
-    """Sum of R(W) over the matrices that the hidden layers of `module` multiply by, 0-d."""
+    """Returns the sum of R(W) over the matrices that hidden layers of `module` multiply by, 0-d."""
     weights = [effective_weight(layer) for layer in hidden_layers(module, heads).values()]
     if not weights:
         raise ValueError("the module has no hidden weight to penalise; check `heads`")
@@ -97,7 +97,7 @@ def jacobian_penalty(
     projections: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Mean over layers with an activation of their Jacobians' deviation from isometry over `batch`, 0-d.
+    """Returns the mean over layers of their Jacobians' deviation from isometry on `batch`, 0-d.
 
     Each layer is judged at its own input, held fixed, so that it answers for its own weight and bias alone.
     Where the activation is off (ReLU) a row of J is zero whatever the weight: the penalty has a floor there

@@ -27,7 +27,7 @@ _BY_ONE_MATRIX = {
 
 
 class Role(StrEnum):
-    """What a parameter is for."""
+    """Says what a parameter is for."""
 
     hidden = "hidden"
     head = "head"
@@ -37,7 +37,7 @@ class Role(StrEnum):
 
 
 def is_matrix_layer(module: nn.Module) -> bool:
-    """Whether a module multiplies its input, or every patch of it, by the one matrix `effective_weight(module)`.
+    """Says whether a module multiplies its input, or each patch, by one matrix, `effective_weight(module)`.
 
     So do linear layers and convolutions, parametrized or not. Not so: grouped convolutions, transposed ones,
     subclasses with a forward pass of their own (noisy layers, adapters), and the projection inside
@@ -51,7 +51,7 @@ def is_matrix_layer(module: nn.Module) -> bool:
 
 
 def hidden_layers(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """The layers of `is_matrix_layer` by path, without the heads; those that share a weight once."""
+    """Returns the layers of `is_matrix_layer` by path, without the heads; those that share a weight once."""
     heads = _known(heads, module)
     found: dict[str, nn.Module] = {}
     seen: set[int] = set()
@@ -64,7 +64,7 @@ def hidden_layers(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, nn.
 
 
 def roles(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, Role]:
-    """The role of every parameter by name, in the order of `named_parameters`, shared ones once.
+    """Returns the role of every parameter by name, in the order of `named_parameters`, shared ones once.
 
     Args:
         module: any module. Weights of the layers of `is_matrix_layer` are hidden, others (embeddings, recurrent
@@ -81,7 +81,7 @@ def roles(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, Role]:
 def parameter_groups(
     module: nn.Module, heads: Iterable[str] = (), **group_options: Any
 ) -> list[dict[str, Any]]:
-    """Parameter groups, one per role, each with `role` and `isometric`; every parameter exactly once.
+    """Returns parameter groups, one per role, each with `role` and `isometric`; every parameter exactly once.
 
     Isometric are the hidden weights, except of layers that see to their singular values themselves (projected,
     hard or spectral). Linear and convolution layers whose weight the isometry step cannot hold, because it is

@@ -40,7 +40,7 @@ def diagnose(
     reference: Mapping[str, Tensor] | None = None,
     say_what_is_left_out: bool = True,
 ) -> dict[str, float | Tensor]:
-    """Measures every network: plasticity/<metric>/<network>[/<layer>] to a float or a 1-D CPU spectrum.
+    """Measures networks; returns plasticity/<metric>/<network>[/<layer>] -> a float or a 1-D CPU spectrum.
 
     Networks are left exactly as they were, and so are the random streams. What cannot be measured is NaN,
     with one warning; what does not apply (a gradient norm without gradients) is absent. Layers that are not

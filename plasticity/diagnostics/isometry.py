@@ -36,7 +36,7 @@ _PAPER = "arXiv 2606.09762"
     paper=_PAPER,
 )
 def layer_jacobian_max(probe: Probe) -> Values:
-    """How much a layer can stretch a signal."""
+    """Measures how much a layer can stretch a signal."""
     return _pooled(probe, {name: sigma.max() for name, sigma in probe.layer_jacobians.items()}, torch.max)
 
 
@@ -49,7 +49,7 @@ def layer_jacobian_max(probe: Probe) -> Values:
     paper=_PAPER,
 )
 def layer_jacobian_min(probe: Probe) -> Values:
-    """Whether a layer loses directions."""
+    """Tells whether a layer loses directions."""
     return _pooled(probe, {name: sigma.min() for name, sigma in probe.layer_jacobians.items()}, torch.min)
 
 
@@ -62,7 +62,7 @@ def layer_jacobian_min(probe: Probe) -> Values:
     paper=_PAPER,
 )
 def layer_jacobian_mean(probe: Probe) -> Values:
-    """The average stretch."""
+    """Measures the average stretch."""
     return _pooled(probe, {name: sigma.mean() for name, sigma in probe.layer_jacobians.items()}, torch.mean)
 
 
@@ -75,7 +75,7 @@ def layer_jacobian_mean(probe: Probe) -> Values:
     paper=_PAPER + ", the batch form of the penalty",
 )
 def layer_jacobian_error(probe: Probe) -> Values:
-    """The Jacobian penalty's value."""
+    """Computes the value of the Jacobian penalty."""
     errors = {name: (sigma - 1).square().mean() for name, sigma in probe.layer_jacobians.items()}
     return _pooled(probe, errors, torch.mean)
 
@@ -89,7 +89,7 @@ def layer_jacobian_error(probe: Probe) -> Values:
     paper=_PAPER,
 )
 def layer_jacobian_spectrum(probe: Probe) -> Values:
-    """The whole distribution, for a histogram."""
+    """Returns the whole distribution, for a histogram."""
     return _pooled(probe, {name: sigma.flatten() for name, sigma in probe.layer_jacobians.items()}, None)
 
 
@@ -102,7 +102,7 @@ def layer_jacobian_spectrum(probe: Probe) -> Values:
     paper=_PAPER + ", eq. 16 per singular value",
 )
 def gram_deviation(probe: Probe) -> Values:
-    """The isometry penalty per singular value."""
+    """Computes the isometry penalty per singular value."""
     return _pooled(
         probe, {name: (s.square() - 1).square().mean() for name, s in _weights(probe).items()}, torch.mean
     )
@@ -117,7 +117,7 @@ def gram_deviation(probe: Probe) -> Values:
     paper="the scale-free part of gram_deviation",
 )
 def gram_anisotropy(probe: Probe) -> Values:
-    """Deviation from a multiple of an isometry, whatever the multiple."""
+    """Measures the deviation from a multiple of an isometry, whatever the multiple."""
     return _pooled(probe, {name: spread(s.square()) for name, s in _weights(probe).items()}, torch.mean)
 
 
@@ -130,7 +130,7 @@ def gram_anisotropy(probe: Probe) -> Values:
     paper="Saxe et al. 2014, arXiv 1312.6120",
 )
 def input_jacobian_max(probe: Probe) -> Values:
-    """An empirical lower bound of the Lipschitz constant."""
+    """Measures an empirical lower bound of the Lipschitz constant."""
     return {"": probe.input_singular_values.max()}
 
 
@@ -143,13 +143,13 @@ def input_jacobian_max(probe: Probe) -> Values:
     paper="Saxe et al. 2014, arXiv 1312.6120",
 )
 def input_jacobian_condition(probe: Probe) -> Values:
-    """Whether some output directions hardly feel the input."""
+    """Tells whether some output directions hardly feel the input."""
     sigma = probe.input_singular_values
     return {"": (sigma.amax(1) / sigma.amin(1)).median()}
 
 
 def spread(values: Tensor) -> Tensor:
-    """Population standard deviation over mean."""
+    """Returns the population standard deviation over the mean."""
     return values.std(correction=0) / values.mean()
 
 
@@ -174,7 +174,7 @@ def _weights(probe: Probe) -> dict[str, Tensor]:
     paper="Rudelson & Vershynin 2007",
 )
 def weight_stable_rank(probe: Probe) -> Values:
-    """Directions a weight uses, by energy."""
+    """Counts the directions that a weight uses, by energy."""
     return _pooled(probe, {name: spectra.stable_rank(s) for name, s in _weights(probe).items()}, torch.mean)
 
 
@@ -187,7 +187,7 @@ def weight_stable_rank(probe: Probe) -> Values:
     paper="Roy & Vetterli 2007",
 )
 def weight_effective_rank(probe: Probe) -> Values:
-    """Directions a weight uses, by entropy."""
+    """Counts the directions that a weight uses, by entropy."""
     return _pooled(
         probe, {name: spectra.effective_rank(s) for name, s in _weights(probe).items()}, torch.mean
     )

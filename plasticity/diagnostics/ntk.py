@@ -38,7 +38,7 @@ ELEMENTS_AT_ONCE = 2**27
 
 
 def empirical_ntk(network: nn.Module, x: Tensor) -> Tensor:
-    """K (N C, N C) of `network` at the N samples `x` (N, ...), rows ordered by sample, then output.
+    """Returns K (N C, N C) of `network` at the N samples `x` (N, ...), rows ordered by sample, then output.
 
     Over all parameters. Those of plain linear, convolution and norm layers go layer by layer; all others, such
     as recurrent cells, attention, parametrized and shared weights, by one backward pass per sample and output.
@@ -52,13 +52,13 @@ def empirical_ntk(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def leaf(x: Tensor) -> Tensor:
-    """A copy of a batch, from which a graph starts where its numbers are not integers."""
+    """Copies a batch; from the copy a graph starts, where its numbers are not integers."""
     return x.detach().clone().requires_grad_(x.is_floating_point())
 
 
 @contextlib.contextmanager
 def differentiable(network: nn.Module) -> Iterator[None]:
-    """Inside, every parameter takes part in graphs, the frozen ones too."""
+    """Lets every parameter take part in the graphs that are made inside, the frozen ones too."""
     frozen = [p for p in network.parameters() if not p.requires_grad and p.is_floating_point()]
     try:
         for parameter in frozen:
@@ -70,7 +70,7 @@ def differentiable(network: nn.Module) -> Iterator[None]:
 
 
 def backward_signals(recorded: ActivationRecord) -> dict[int, Tensor]:
-    """The signals d f_c / d Z of every call of every layer and norm, (C, N, ...), by the id of Z."""
+    """Returns d f_c / d Z of every call of every layer and norm, (C, N, ...), by the id of Z."""
     f = outputs(recorded)
     Z = [z for part in (*recorded.layers, *recorded.norms) for z in part.outputs]
     if not Z:
@@ -83,12 +83,12 @@ def backward_signals(recorded: ActivationRecord) -> dict[int, Tensor]:
 
 
 def outputs(recorded: ActivationRecord) -> Tensor:
-    """The outputs as (N, C); one for each sample where they are (N,)."""
+    """Returns the outputs as (N, C); one for each sample where they are (N,)."""
     return recorded.output.reshape(len(recorded.output), -1)
 
 
 def kernel(network: nn.Module, recorded: ActivationRecord, signals: dict[int, Tensor]) -> Tensor:
-    """K (N C, N C) over all parameters of `network`, from its record at N samples.
+    """Returns K (N C, N C) over all parameters of `network`, from its record at N samples.
 
     Raises:
         NotMeasurableError: see `empirical_ntk`.

@@ -20,7 +20,7 @@ from isorl.plasticity.diagnostics.probe import Probe
     paper="Lyle et al. 2023, arXiv 2303.01486",
 )
 def weight_norm(probe: Probe) -> Values:
-    """The scale of the parameters, per layer of its weight and bias."""
+    """Measures the scale of the parameters; per layer that of its weight and bias."""
     layers = {layer.name: _norm(layer.module.parameters()) for layer in probe.record.layers}
     return {"": _norm(probe.network.parameters()), **layers}
 
@@ -34,7 +34,7 @@ def weight_norm(probe: Probe) -> Values:
     paper="Kumar et al. 2023, arXiv 2308.11958",
 )
 def weight_distance(probe: Probe) -> Values:
-    """How far training has carried the parameters; absent without a reference."""
+    """Measures how far training has carried the parameters; absent without a reference."""
     if probe.reference is None:
         return {}
     pairs = [
@@ -54,7 +54,7 @@ def weight_distance(probe: Probe) -> Values:
     paper="arXiv 2606.09762",
 )
 def gradient_norm(probe: Probe) -> Values:
-    """Absent where no parameter holds a gradient."""
+    """Measures the size of the last gradient; absent where no parameter holds one."""
     gradients = [p.grad for p in probe.network.parameters() if p.grad is not None]
     return {"": _norm(gradients)} if gradients else {}
 

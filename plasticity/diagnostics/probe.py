@@ -34,7 +34,7 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 class Probe:
-    """A network, a batch and what metrics read off them.
+    """Holds a network, a batch and what metrics read off them.
 
     It leaves no trace: parameters, gradients, buffers, training mode and random streams stay as they were.
 
@@ -77,7 +77,7 @@ class Probe:
 
     @cached_property
     def record(self) -> ActivationRecord:
-        """The recorded forward pass over the whole batch; with a graph where the kernel may read all of it."""
+        """Returns the record of a pass over the whole batch; with a graph where the kernel may read all of it."""
         return self._recorded(self.batch, grad=len(self.batch) <= KERNEL_SAMPLES)
 
     def _recorded(self, x: Tensor, grad: bool) -> ActivationRecord:
@@ -95,7 +95,7 @@ class Probe:
 
     @cached_property
     def ntk_eigenvalues(self) -> Tensor:
-        """Eigenvalues of the empirical NTK, ascending, (N C,)."""
+        """Returns the eigenvalues of the empirical NTK, ascending, (N C,)."""
         recorded = self._of_first_samples
         with self._undisturbed(grad=True), ntk.differentiable(self.network):
             K = ntk.kernel(self.network, recorded, ntk.backward_signals(recorded))
@@ -104,7 +104,7 @@ class Probe:
 
     @cached_property
     def input_singular_values(self) -> Tensor:
-        """Singular values of the input-output Jacobian of each of the first N samples, (N, min(C, I))."""
+        """Returns the singular values of d f / d x at each of the first N samples, (N, min(C, I))."""
         recorded = self._of_first_samples
         if not recorded.input.requires_grad:
             raise NotMeasurableError("the batch holds integers, so nothing can be differentiated by it")
@@ -119,13 +119,13 @@ class Probe:
 
     @cached_property
     def feature_singular_values(self) -> Tensor:
-        """Singular values of the features (B, F) that the last layer reads."""
+        """Returns the singular values of the features (B, F) that the last layer reads."""
         with self._undisturbed():
             return spectra.singular_values(self.record.features())
 
     @cached_property
     def layer_jacobians(self) -> dict[str, Tensor]:
-        """Singular values (S, n) of diag(d) W per layer; see `slopes`. Convolutions count patch by patch.
+        """Returns the singular values (S, n) of diag(d) W per layer, of convolutions patch by patch; see `slopes`.
 
         S is at most JACOBIAN_SAMPLES, spread over the samples and positions of the batch; one where the Jacobian
         is the same everywhere: of a head, and under an isometric activation. Layers of which it is not known
@@ -142,7 +142,7 @@ class Probe:
         return spectra.masked_singular_values(layer.weight(), d)
 
     def weight_singular_values(self, layer: Layer) -> Tensor:
-        """Singular values of the layer's weight as (O, I), ascending."""
+        """Returns the singular values of the layer's weight as (O, I), ascending."""
         key = id(layer.module)
         if key not in self._cache:
             with self._undisturbed():
@@ -151,7 +151,7 @@ class Probe:
 
 
 def evenly(count: int, samples: int, most: int) -> Tensor:
-    """At most `most` of `count` rows (samples x positions), spread over both: their indices, ascending.
+    """Returns the indices, ascending, of at most `most` of `count` rows (samples x positions), spread over both.
 
     Samples are taken at equal distances, and of each another position: those of a golden-ratio sequence, which
     leaves no part of an image out.
@@ -166,7 +166,7 @@ def evenly(count: int, samples: int, most: int) -> Tensor:
 
 
 def slopes(activation: nn.Module, u: Tensor, create_graph: bool = False) -> Tensor:
-    """The factors d (S, O) by which an activation scales the rows of W at pre-activations `u` (S, O, ...).
+    """Returns the factors d (S, O) by which an activation scales the rows of W at pre-activations `u` (S, O, ...).
 
     d^2 = J^T J 1 for the activation's Jacobian J, where each output depends on one input: |phi'(u)| for
     elementwise functions, 1 where the activation is isometric.
@@ -201,14 +201,14 @@ def slopes(activation: nn.Module, u: Tensor, create_graph: bool = False) -> Tens
 
 
 def layer_slopes(layer: Layer, u: Tensor, create_graph: bool = False) -> Tensor:
-    """`slopes` of a layer's activation at `u` (S, O)."""
+    """Returns the `slopes` of a layer's activation at `u` (S, O)."""
     assert layer.activation is not None
     # image activations look for features in dimension -3
     return slopes(layer.activation, u[:, :, None, None] if layer.channels_first else u, create_graph)
 
 
 def snapshot(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Copies of all parameters as "network/parameter", to hand to `diagnose` later as its reference."""
+    """Copies all parameters as "network/parameter", to hand to `diagnose` later as its reference."""
     return {
         f"{name}/{parameter}": value.detach().clone()
         for name, network in networks.items()

@@ -43,12 +43,12 @@ _PASSING = (
 
 
 class NotMeasurableError(RuntimeError):
-    """A figure that cannot be had of this network; the message says why, naming what stands in the way."""
+    """Says that a figure cannot be had of this network, naming what stands in the way."""
 
 
 @dataclass(eq=False)
 class Layer:
-    """A linear or convolution layer, or a norm, with what the forward pass showed it.
+    """Holds a linear or convolution layer, or a norm, and what the forward pass showed of it.
 
     Attributes:
         name: short and stable, such as conv1 or linear4.
@@ -78,27 +78,27 @@ class Layer:
 
     @property
     def channels_first(self) -> bool:
-        """Whether features are dimension 1 (images) rather than the last (vectors)."""
+        """Says whether features are dimension 1 (images) rather than the last (vectors)."""
         return isinstance(self.module, CONVOLUTIONS)
 
     @property
     def is_understood(self) -> bool:
-        """Whether it is known what becomes of the output: an activation, the next layer or the network's output."""
+        """Says whether an activation, the next layer or the network's output is known to follow."""
         return not self.is_ambiguous and (self.activation is not None or self.feeds or self.is_last)
 
     def weight(self) -> Tensor:
-        """The matrix (O, I) the layer multiplies by, at least in single precision, without a graph."""
+        """Returns the matrix (O, I) the layer multiplies by, at least in single precision, without a graph."""
         weight = effective_weight(self.module).detach()
         return at_least_single(weight.reshape(weight.shape[0], -1))
 
     def units(self) -> Tensor:
-        """Outputs of the activation as (samples and positions, units)."""
+        """Returns the outputs of the activation as (samples and positions, units)."""
         return torch.cat([rows(h, self.channels_first) for h in self.after])
 
 
 @dataclass(eq=False)
 class ActivationRecord:
-    """The layers and norms of a network in the order of the pass, its ends, and what was not understood.
+    """Holds the layers and norms of a network in the order of the pass, its ends, and what was not understood.
 
     Attributes:
         layers: those that multiply by one matrix; see `is_matrix_layer`.
@@ -117,16 +117,16 @@ class ActivationRecord:
     unmeasured: list[str]
 
     def hidden(self) -> list[Layer]:
-        """The layers without the head: a last layer that no activation follows. A head is free by design."""
+        """Returns the layers without the head, which is free by design: a last layer without activation."""
         has_head = len(self.layers) > 1 and self.layers[-1].is_last and self.layers[-1].activation is None
         return self.layers[:-1] if has_head else self.layers
 
     def understood(self) -> list[Layer]:
-        """The layers whose activation is known, or known to be none."""
+        """Returns the layers whose activation is known, or known to be none."""
         return [layer for layer in self.layers if layer.is_understood]
 
     def features(self) -> Tensor:
-        """What the last module with a weight reads: (B, F)."""
+        """Returns what the last module with a weight reads: (B, F)."""
         features = self.read_last
         if features is None or features.ndim < 2 or not features.is_floating_point() or not features.numel():
             named = f"; not understood: {', '.join(self.unmeasured)}" if self.unmeasured else ""
@@ -134,7 +134,7 @@ class ActivationRecord:
         return features.flatten(1)
 
     def notes(self) -> list[str]:
-        """What layer figures leave out, in words."""
+        """Says in words what the layer figures leave out."""
         found = []
         unclear = [layer.path or layer.name for layer in self.layers if not layer.is_understood]
         if unclear:
@@ -150,7 +150,7 @@ class ActivationRecord:
 
 
 def rows(x: Tensor, channels_first: bool) -> Tensor:
-    """(B, O, H, W) or (B, ..., O) as (B T, O)."""
+    """Returns (B, O, H, W) or (B, ..., O) as (B T, O)."""
     return (x.movedim(1, -1) if channels_first else x).reshape(-1, x.shape[1 if channels_first else -1])
 
 
@@ -175,7 +175,7 @@ def record(network: nn.Module, batch: Tensor) -> ActivationRecord:
 
 @contextlib.contextmanager
 def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) -> Iterator[None]:
-    """Evaluation mode, no autocast and no in-place activations inside; graphs only if `grad`.
+    """Sets evaluation mode, no autocast and no in-place activations inside; makes graphs only if `grad`.
 
     Outside everything is as it was, the global random streams too: a measurement never shifts a training run.
     """

@@ -14,7 +14,7 @@ from isorl.plasticity.diagnostics.probe import Probe
 
 @dataclass(frozen=True)
 class Report:
-    """The measured values, the layers behind them, and what could not be handled.
+    """Holds the measured values, the layers behind them, and what could not be handled.
 
     Args:
         values: metric to layer to value; layer "" is the whole network.

@@ -50,7 +50,7 @@ class ContinualBackprop(RecyclingMethod):
         )
 
     def start(self, learner: Learner) -> None:
-        """Every unit begins with no utility and age 0."""
+        """Gives every unit no utility and age 0."""
         super().start(learner)
         layers = self._recycler.layers
         self._updates = 0
@@ -61,7 +61,7 @@ class ContinualBackprop(RecyclingMethod):
         self._births: list[list[int]] = [[] for _ in layers]  # updates at which immature units were replaced
 
     def first_effect(self) -> FirstEffect:
-        """When, after maturity, a whole unit of the widest layer is due."""
+        """Returns when, after maturity, a whole unit of the widest layer is due."""
         each_update = self.replacement_rate * max(layer.units for layer in self._recycler.layers)
         return FirstEffect(update=self.maturity + math.ceil(1 / each_update) if each_update else math.inf)
 
@@ -104,6 +104,6 @@ class ContinualBackprop(RecyclingMethod):
 
 
 def outgoing_magnitude(layer: Hidden) -> Tensor:
-    """sum_k |w_ki| of each unit i over all its readers k, (U,)."""
+    """Returns sum_k |w_ki| of each unit i over all its readers k, (U,)."""
     first, *others = (layer.columns(reader.weight).abs().sum((0, 1, 3)) for reader in layer.readers)
     return sum(others, first)

@@ -25,7 +25,7 @@ class FullReset(PeriodicMethod):
 
     @property
     def claims(self) -> frozenset[str]:
-        """Other resets would be undone by this one."""
+        """Claims all resets: this one would undo the others."""
         return frozenset({"when the head is drawn anew"})
 
     def act(self) -> None:

@@ -26,7 +26,7 @@ class HeadReset(PeriodicMethod):
 
     @property
     def claims(self) -> frozenset[str]:
-        """Other resets would draw the head a second time."""
+        """Claims the head: other resets would draw it a second time."""
         return frozenset({"when the head is drawn anew"})
 
     def act(self) -> None:

@@ -45,7 +45,7 @@ class ReDo(RecyclingMethod):
         self._updates = 0
 
     def first_effect(self) -> FirstEffect:
-        """The N-th update."""
+        """Returns the N-th update."""
         return FirstEffect(update=self.every)
 
     def after_update(self, batch: Batch) -> None:

@@ -51,7 +51,7 @@ class SelfNormalisedResets(RecyclingMethod):
         )
 
     def start(self, learner: Learner) -> None:
-        """Every unit begins without a past."""
+        """Gives every unit an empty past."""
         super().start(learner)
         self._updates = 0
         self._firings, self._observed, self._silence = (
@@ -59,7 +59,7 @@ class SelfNormalisedResets(RecyclingMethod):
         )
 
     def first_effect(self) -> FirstEffect:
-        """The first look after the shortest life, k firings and then silence, in which the silence is improbable."""
+        """Returns the first look after the shortest life of k firings and an improbable silence."""
         firings = torch.arange(10 * self.prior, dtype=torch.float64)  # k
         p = (firings + 1) / (firings + self.prior)
         silence = (math.log(self.threshold) / torch.log1p(-p)).ceil()
