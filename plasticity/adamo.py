@@ -6,7 +6,7 @@ Not the optimizers of the same name of arXiv 2602.05136 and arXiv 2405.04376.
     theta <- theta - eta m_hat / (sqrt(v_hat) + eps) - eta_iso lambda grad R(theta)
     R(W)   = || W W^T - s I ||_F^2      (some codes have a factor 1/2, which halves the pull of a lambda)
 
-Only weights in groups marked `isometric` feel the second term. `plasticity.parameter_groups` builds the
+Only weights in groups marked `isometric` feel the second term. `parameter_groups` builds the
 groups: hidden weights are isometric; heads, biases and norm layers are free.
 
     optimizer = AdamO(parameter_groups(network, heads=["head"]), lr=1e-3, iso_lambda=0.1)
@@ -242,7 +242,7 @@ def _warn_about_flat_list(groups: list[dict[str, Any]]) -> None:
     count = sum(theta.ndim >= 2 for group in groups for theta in group["params"])
     warnings.warn(
         f"AdamO: no parameter group states `isometric`, so all {count} weight matrices count as isometric; "
-        "output heads are better left free. Use plasticity.parameter_groups(module, heads=[...])",
+        "output heads are better left free. Use isorl.plasticity.parameter_groups(module, heads=[...])",
         UserWarning,
         stacklevel=3,
     )

@@ -58,8 +58,10 @@ def metric(
 
 
 def describe() -> str:
-    """Returns all metrics as a Markdown table; docs/plasticity.md holds it and a test compares."""
-    rows = [[f"`{m.key}`", m.formula, m.range, m.healthy, m.cost, m.paper] for m in METRICS.values()]
+    """Returns all metrics by name as a Markdown table; docs/plasticity.md holds it and a test compares."""
+    rows = [
+        [f"`{m.key}`", m.formula, m.range, m.healthy, m.cost, m.paper] for _, m in sorted(METRICS.items())
+    ]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     head = ["| metric | formula | range | healthy | cost | source |", "|---|---|---|---|---|---|"]
     return "\n".join([*head, *lines])

@@ -251,7 +251,7 @@ def test_soft_isometry_is_held_by_adamo():
 
 
 def test_row_normalisation_alone_is_not_an_isometry():
-    """The seed's AEI layer divides rows by their norm: without orthogonality sigma_max reaches sqrt(O)."""
+    """Rows divided by their norm without being orthogonal: sigma_max reaches sqrt(O)."""
     W = torch.randn(1, 8).expand(8, 8) + 0.01 * torch.randn(8, 8)
     W = W / W.norm(dim=1, keepdim=True)
     assert torch.linalg.svdvals(W).max() > 2.8

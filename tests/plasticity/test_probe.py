@@ -123,6 +123,21 @@ def test_activations_that_say_so_are_isometric(name):
     assert isometric == torch.allclose(J.T @ J, torch.eye(8, dtype=torch.double))
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("image", [False, True])
+def test_every_activation_of_a_body_is_measured_right(name, image):
+    """The layer's Jacobian by autograd, of an image at its one pixel."""
+    features = torch.randn(1, 5, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    x = features[:, :, None, None] if image else features
+    layer = nn.Conv2d(5, 8, 1) if image else nn.Linear(5, 8)
+    network = nn.Sequential(layer, ACTIVATIONS[name].build(-3 if image else -1)).double()
+    J = torch.autograd.functional.jacobian(lambda v: network(v[None])[0].flatten(), x[0]).flatten(1)
+    probe = Probe(network, x)
+    assert probe.record.notes() == []
+    (found,) = probe.layer_jacobians.values()
+    torch.testing.assert_close(found[0].flip(0), torch.linalg.svdvals(J), atol=1e-7, rtol=1e-7)
+
+
 @pytest.mark.parametrize("kind", ELEMENTWISE)
 def test_activations_called_elementwise_are(kind):
     activation = kind().double()
