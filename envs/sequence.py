@@ -6,7 +6,6 @@ tasks and two cycles has six visits. Lengths are agent steps summed over the env
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -117,11 +116,6 @@ class Sequence:
     def agent_steps(self) -> int:
         """Returns the length of the whole sequence; its limit where visits may end early."""
         return self.visits[-1].end
-
-    def visit_at(self, agent_step: int) -> Visit:
-        """Returns the visit planned for `agent_step`; the last one for steps past the end."""
-        ends = [visit.end for visit in self.visits]
-        return self.visits[min(bisect.bisect_right(ends, agent_step), len(self.visits) - 1)]
 
 
 def _order(kind: str, count: int, cycles: int, seed: int) -> Iterator[int]:

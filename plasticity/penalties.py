@@ -23,7 +23,7 @@ from isorl.plasticity.diagnostics.probe import layer_slopes, slopes
 from isorl.plasticity.diagnostics.record import Layer, record, rows, undisturbed
 from isorl.plasticity.linalg import as_matrix, gram_residual
 from isorl.plasticity.networks.isometric import effective_weight
-from isorl.plasticity.roles import hidden_layers
+from isorl.plasticity.roles import hidden_matrix_layers
 
 
 def gram_penalty(weight: Tensor, target: float = 1.0, by_rows: bool = False) -> Tensor:
@@ -85,7 +85,7 @@ class _Gram(torch.autograd.Function):
 
 def module_gram_penalty(module: nn.Module, heads: Iterable[str] = (), target: float = 1.0) -> Tensor:
     """Returns the sum of R(W) over the matrices that hidden layers of `module` multiply by, 0-d."""
-    weights = [effective_weight(layer) for layer in hidden_layers(module, heads).values()]
+    weights = [effective_weight(layer) for layer in hidden_matrix_layers(module, heads).values()]
     if not weights:
         raise ValueError("the module has no hidden weight to penalise; check `heads`")
     return torch.stack([gram_penalty(weight, target) for weight in weights]).sum()

@@ -50,7 +50,7 @@ def is_matrix_layer(module: nn.Module) -> bool:
     )
 
 
-def hidden_layers(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, nn.Module]:
+def hidden_matrix_layers(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, nn.Module]:
     """Returns the layers of `is_matrix_layer` by path, without the heads; those that share a weight once."""
     heads = _known(heads, module)
     found: dict[str, nn.Module] = {}

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from isorl.plasticity.diagnostics.probe import Probe
@@ -65,10 +64,3 @@ def describe() -> str:
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     head = ["| metric | formula | range | healthy | cost | source |", "|---|---|---|---|---|---|"]
     return "\n".join([*head, *lines])
-
-
-def pooled(values: Mapping[str, Tensor], pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Returns per-layer scalars with the network's `pool` of them under ""; nothing where there are no layers."""
-    if not values:
-        return {}
-    return {"": pool(torch.stack(list(values.values()))), **values}

@@ -13,7 +13,7 @@ from isorl.plasticity.methods.base import FirstEffect, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.recycling import RecyclingMethod
 from isorl.plasticity.methods.registry import METHODS
-from isorl.plasticity.methods.structure import Hidden
+from isorl.plasticity.methods.structure import HiddenLayer
 
 
 @METHODS.register("continual_backprop")
@@ -103,7 +103,7 @@ class ContinualBackprop(RecyclingMethod):
         self._births[index] += [self._updates] * count
 
 
-def outgoing_magnitude(layer: Hidden) -> Tensor:
+def outgoing_magnitude(layer: HiddenLayer) -> Tensor:
     """Returns sum_k |w_ki| of each unit i over all its readers k, (U,)."""
     first, *others = (layer.columns(reader.weight).abs().sum((0, 1, 3)) for reader in layer.readers)
     return sum(others, first)

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from isorl.plasticity.methods.base import Method
 from isorl.plasticity.methods.learner import Batch, Learner
-from isorl.plasticity.methods.structure import CHAIN, Hidden, check_separable, hidden_layers, unit_outputs
+from isorl.plasticity.methods.structure import (
+    CHAIN,
+    HiddenLayer,
+    check_separable,
+    hidden_layers,
+    unit_outputs,
+)
 from isorl.plasticity.methods.surgery import edit
 
 
@@ -84,7 +90,7 @@ def _fill_units(tensor: Tensor, is_weight: bool, units: Tensor, value: float) ->
     tensor.index_fill_(0, units, value if is_weight else 0)
 
 
-def _vectors(layer: Hidden) -> list[tuple[Tensor, float]]:
+def _vectors(layer: HiddenLayer) -> list[tuple[Tensor, float]]:
     """Parameters with one number per unit, and their initial value."""
     found = [(layer.maker.bias, 0.0)] if layer.maker.bias is not None else []
     if layer.norm is not None:

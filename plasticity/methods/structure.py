@@ -29,7 +29,7 @@ _PASSING = (nn.Flatten, nn.Identity, Shift)
 
 
 @dataclass(eq=False)
-class Hidden:
+class HiddenLayer:
     """Holds a hidden layer: the module that makes its units, its norm and activation, the modules that read it.
 
     A body under two heads has one such layer with two readers.
@@ -87,16 +87,16 @@ def head(network: nn.Sequential) -> nn.Linear:
     return last
 
 
-def hidden_layers(networks: Mapping[str, nn.Sequential]) -> list[Hidden]:
+def hidden_layers(networks: Mapping[str, nn.Sequential]) -> list[HiddenLayer]:
     """Returns the hidden layers of all networks in order, shared ones once."""
-    layers: dict[int, Hidden] = {}
+    layers: dict[int, HiddenLayer] = {}
     for network_name, network in networks.items():
-        below: Hidden | None = None
+        below: HiddenLayer | None = None
         for path, module in leaves(network):
             if isinstance(module, WEIGHTED):
                 if below is not None and not any(reader is module for reader in below.readers):
                     below.readers.append(module)
-                below = layers.setdefault(id(module), Hidden(f"{network_name}.{path}", module))
+                below = layers.setdefault(id(module), HiddenLayer(f"{network_name}.{path}", module))
             elif below is not None and isinstance(module, NORMS):
                 below.norm = module
             elif below is not None and not isinstance(module, _PASSING):
@@ -104,7 +104,7 @@ def hidden_layers(networks: Mapping[str, nn.Sequential]) -> list[Hidden]:
     return [layer for layer in layers.values() if layer.readers]
 
 
-def check_separable(layers: list[Hidden], method: str) -> None:
+def check_separable(layers: list[HiddenLayer], method: str) -> None:
     """Refuses layers whose units cannot be replaced one by one.
 
     Raises:
@@ -124,7 +124,9 @@ def check_separable(layers: list[Hidden], method: str) -> None:
 
 
 @torch.no_grad()
-def unit_outputs(networks: Mapping[str, nn.Sequential], layers: list[Hidden], inputs: Tensor) -> list[Tensor]:
+def unit_outputs(
+    networks: Mapping[str, nn.Sequential], layers: list[HiddenLayer], inputs: Tensor
+) -> list[Tensor]:
     """Returns outputs (S, U) of each hidden layer for `inputs` (B, ...), by one pass; shared layers run once."""
     owner = {id(layer.activation or layer.norm or layer.maker): layer for layer in layers}
     found: dict[int, Tensor] = {}
