@@ -6,7 +6,6 @@ tasks and two cycles has six visits. Lengths are agent steps summed over the env
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -21,7 +20,7 @@ from isorl.envs.draws import Draws
 
 @dataclass(frozen=True)
 class Task:
-    """One task, fully determined: no random draw is left open."""
+    """Determines one task fully: no random draw is left open."""
 
     index: int
     name: str
@@ -39,33 +38,33 @@ class Task:
 
     @property
     def is_atari(self) -> bool:
-        """True for games of the Arcade Learning Environment."""
+        """Says whether it is a game of the Arcade Learning Environment."""
         return self.env.startswith("ALE/")
 
     @property
     def is_stream(self) -> bool:
-        """True for classification streams (envs/stream.py), which show the right answers."""
+        """Says whether it is a classification stream (envs/stream.py), which shows the right answers."""
         plain = not self.wrappers and not self.drift  # either makes single copies, which show rewards alone
         return plain and gymnasium.spec(self.env).vector_entry_point == "isorl.envs.stream:Stream"
 
     @property
     def frame_skip(self) -> int:
-        """Emulator frames per agent step; 1 outside Atari."""
+        """Returns the emulator frames per agent step; 1 outside Atari."""
         return int(self.kwargs.get("frameskip", 4)) if self.is_atari else 1
 
     @property
     def may_end_early(self) -> bool:
-        """Whether `agent_steps` is a limit rather than the length."""
+        """Says whether `agent_steps` is a limit rather than the length."""
         return self.episodes is not None or self.return_threshold is not None
 
     def for_evaluation(self) -> Task:
-        """The task with its evaluation arguments, and at the end of its drift."""
+        """Returns the task with its evaluation arguments, and at the end of its drift."""
         return replace(self, kwargs={**self.kwargs, **self.drift, **self.evaluation}, drift={})
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One stay in a task: agent steps `start` (included) to `end` (excluded), as far as it is known beforehand."""
+    """Describes one stay in a task: agent steps `start` (included) to `end` (excluded), as far as known before."""
 
     number: int
     task: Task
@@ -74,13 +73,13 @@ class Visit:
 
     @property
     def agent_steps(self) -> int:
-        """Length of this visit."""
+        """Returns the length of this visit."""
         return self.end - self.start
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """The tasks, and the order and length in which they are visited."""
+    """Holds the tasks, and the order and length in which they are visited."""
 
     name: str
     tasks: tuple[Task, ...]
@@ -90,7 +89,7 @@ class Sequence:
 
     @classmethod
     def from_config(cls, config: SequenceConfig, seed: int, n_envs: int = 1) -> Sequence:
-        """The schedule for `n_envs` environment copies.
+        """Makes the schedule for `n_envs` environment copies.
 
         All copies step together, so the length of a visit is rounded up to a whole number of vector steps.
 
@@ -115,13 +114,8 @@ class Sequence:
 
     @property
     def agent_steps(self) -> int:
-        """Length of the whole sequence; its limit where visits may end early."""
+        """Returns the length of the whole sequence; its limit where visits may end early."""
         return self.visits[-1].end
-
-    def visit_at(self, agent_step: int) -> Visit:
-        """The visit planned for `agent_step`; the last one for steps past the end."""
-        ends = [visit.end for visit in self.visits]
-        return self.visits[min(bisect.bisect_right(ends, agent_step), len(self.visits) - 1)]
 
 
 def _order(kind: str, count: int, cycles: int, seed: int) -> Iterator[int]:

@@ -30,19 +30,19 @@ class Shift:
         self.action_space = action_space
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, ...) as the environment gives them -> (n_envs, ...) as the agent sees them."""
+        """Takes (n_envs, ...) as the environment gives them; returns (n_envs, ...) as the agent sees them."""
         return observations
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
-        """(n_envs, ...) as the agent gives them -> (n_envs, ...) as the environment takes them."""
+        """Takes (n_envs, ...) as the agent gives them; returns (n_envs, ...) as the environment takes them."""
         return actions
 
     def state_dict(self) -> dict[str, Any]:
-        """What a shift with memory must save."""
+        """Returns what a shift with memory must save."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores it."""
+        """Takes back what `state_dict` gave."""
 
 
 class RotateObservation(Shift):
@@ -58,7 +58,7 @@ class RotateObservation(Shift):
         self.rotation = rotation.astype(self.observation_space.dtype)
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, d) -> (n_envs, d), each row x becomes R x."""
+        """Returns R x for each row x of (n_envs, d)."""
         return observations @ self.rotation.T
 
 
@@ -74,7 +74,7 @@ class OffsetObservation(Shift):
         self.offset = offset.astype(self.observation_space.dtype)
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, d) -> (n_envs, d)."""
+        """Returns (n_envs, d) of (n_envs, d)."""
         return observations + self.offset
 
 
@@ -93,7 +93,7 @@ class PermuteObservation(Shift):
         super().__init__(space, action_space)
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, ...) -> (n_envs, ...) with entry i taken from place permutation[i]."""
+        """Returns (n_envs, ...) with entry i taken from place permutation[i]."""
         return self._permuted(observations)
 
     def _permuted(self, batch: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ class FlipObservation(Shift):
         self._axis = self.AXES[direction]
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, C, H, W) -> the same, mirrored."""
+        """Returns (n_envs, C, H, W), mirrored."""
         return np.ascontiguousarray(np.flip(observations, self._axis))
 
 
@@ -131,7 +131,7 @@ class InvertObservation(Shift):
         self._sum = observation_space.low + observation_space.high  # at most 255 for pixels from 0 to 255
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, ...) -> the same, inverted."""
+        """Returns (n_envs, ...), inverted."""
         return self._sum - observations
 
 
@@ -147,18 +147,18 @@ class NoisyObservation(Shift):
         self.std, self._rng = std, np.random.default_rng(seed)
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, ...) -> the same, with noise."""
+        """Returns (n_envs, ...) with noise."""
         noise = self._rng.standard_normal(observations.shape, dtype=np.float32)
         noisy = observations + self.std * noise
         low, high = self.observation_space.low, self.observation_space.high
         return np.clip(noisy, low, high).astype(observations.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """The noise that follows."""
+        """Returns the generator of the noise that follows."""
         return {"random": self._rng.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores it."""
+        """Takes back what `state_dict` gave."""
         self._rng.bit_generator.state = state["random"]
 
 
@@ -174,12 +174,12 @@ class PermuteActions(Shift):
         self.permutation = np.random.default_rng([seed, 1]).permutation(int(action_space.n))
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
-        """(n_envs,) -> (n_envs,)."""
+        """Returns (n_envs,) actions of the environment for (n_envs,) of the agent."""
         return self.permutation[actions]
 
 
 def random_rotation(dimension: int, rng: np.random.Generator) -> np.ndarray:
-    """A (d, d) float32 rotation, Haar-distributed over SO(d) (Mezzadri 2007, How to generate random matrices)."""
+    """Returns a (d, d) float32 rotation, uniform over SO(d) (Mezzadri 2007, How to generate random matrices)."""
     q, r = np.linalg.qr(rng.standard_normal((dimension, dimension)))
     q *= np.sign(np.diag(r))  # makes the QR factor unique, hence uniform over O(d)
     if np.linalg.det(q) < 0:
@@ -201,7 +201,7 @@ SHIFTS: dict[str, Callable[..., Shift]] = {
 def make_shift(
     observation_space: spaces.Space, action_space: spaces.Space, options: Mapping[str, Any]
 ) -> Shift:
-    """The shift that `options["name"]` names, with the other options as its arguments.
+    """Makes the shift that `options["name"]` names, with the other options as its arguments.
 
     Raises:
         UserError: an unknown name, wrong options, or a space that the shift cannot transform.

@@ -10,11 +10,11 @@ from torch import nn
 from isorl.agents import ContinualDQN, ContinualPPO, compiled, dqn, ppo
 from isorl.agents.batched import BatchedRuns, traced
 from isorl.agents.batched import kernels as kernels_module
+from isorl.configs.command_line import composed, resolve
 from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.methods import METHODS
 from isorl.plasticity.networks.activations import ACTIVATIONS, Activation
 from tests.agents.batched.test_runs import build, weights
-from tests.streams import run_config
 
 ADAMO = {"optimizer_class": AdamO, "optimizer_kwargs": {"iso_lambda": 1.0, "iso_every": 1}}
 PLACES = {
@@ -37,7 +37,12 @@ def alone(agent):
 
 
 def several(agent):
-    BatchedRuns().results([lambda seed=seed: build(agent, seed, policy=ADAMO, methods=["l2_init"]).learn(96) for seed in range(3)])
+    BatchedRuns().results(
+        [
+            lambda seed=seed: build(agent, seed, policy=ADAMO, methods=["l2_init"]).learn(96)
+            for seed in range(3)
+        ]
+    )
 
 
 def exact(agent):
@@ -58,8 +63,14 @@ def from_the_command_line(agent):
     from isorl.experiments.run import experiment
 
     name = {ContinualPPO: "ppo", ContinualDQN: "dqn"}[agent]
-    quick = ["sequence=catch_permuted-smoke", "evaluation.episodes=0", "diagnostics.every=0", "optimizer=adamo"]
-    experiment.start(run_config(f"agent={name}", "method=[l2_init]", *quick))
+    quick = [
+        "sequence=catch_permuted-smoke",
+        "evaluation.episodes=0",
+        "diagnostics.every=0",
+        "optimizer=adamo",
+    ]
+    words = [f"agent={name}", "method=[l2_init]", "run_dir=run", *quick]
+    experiment.start(resolve(composed(words)))
 
 
 RUNS = [alone, several, exact, from_the_command_line, by_compiler]
@@ -87,7 +98,9 @@ def test_every_run_passes_where_one_reads(place, run, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [dict(exact=True), dict(exact=False)], ids=["exact", "batched"])
-@pytest.mark.parametrize(("module", "name", "agent"), [(ppo, "surrogate", ContinualPPO), (dqn, "td_loss", ContinualDQN)])
+@pytest.mark.parametrize(
+    ("module", "name", "agent"), [(ppo, "surrogate", ContinualPPO), (dqn, "td_loss", ContinualDQN)]
+)
 def test_a_doubled_loss_is_learned_from(module, name, agent, kind, monkeypatch):
     """The first step of plain SGD-like Adam does not show it, a clipped gradient neither: the logged loss does."""
     plain = getattr(module, name)
@@ -149,7 +162,9 @@ class Scaled(nn.Module):
         return torch.relu(self.scale * x)
 
 
-@pytest.mark.parametrize(("module", "engine"), [(Cube, "batched"), (Scaled, "torch")], ids=["any function", "with parameters"])
+@pytest.mark.parametrize(
+    ("module", "engine"), [(Cube, "batched"), (Scaled, "torch")], ids=["any function", "with parameters"]
+)
 @pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
 def test_a_researchers_own_activation(module, engine, agent, monkeypatch, caplog):
     """One registration, as README has it; what numpy does not know is torch's, or the run is plain and says so."""

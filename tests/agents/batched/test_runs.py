@@ -301,11 +301,12 @@ def test_runs_of_other_forms_are_computed_beside(other, batched):
     "ignore:overflow encountered in square", "ignore:invalid value encountered in scalar divide"
 )
 @pytest.mark.parametrize("number", [float("nan"), 1e10], ids=["nan", "overflow"])
-def test_numbers_that_are_not_finite_stay_in_their_run(number):
+@pytest.mark.parametrize("methods", [[], ["jacobian"]], ids=["plain", "with singular values"])
+def test_numbers_that_are_not_finite_stay_in_their_run(number, methods):
     """And warn of nothing: the run's own watch says what happened."""
 
     def job(seed):
-        agent = build(ContinualPPO, seed, max_grad_norm=0.01)
+        agent = build(ContinualPPO, seed, max_grad_norm=0.01, methods=methods)
         if seed == 1:
             for parameter in agent.policy.parameters():
                 parameter.data.fill_(number)
@@ -313,7 +314,7 @@ def test_numbers_that_are_not_finite_stay_in_their_run(number):
 
     first, second, third = together(job=job)
     assert weights(second).isnan().any()
-    single = [build(ContinualPPO, seed, max_grad_norm=0.01).learn(128) for seed in (0, 2)]
+    single = [build(ContinualPPO, seed, max_grad_norm=0.01, methods=methods).learn(128) for seed in (0, 2)]
     assert_same([first, third], single)
 
 
