@@ -57,7 +57,7 @@ class BatchedLearner:
         self.gradients = self.table.zeros()
         self.methods = BatchedMethods(self)
         self._accumulates = any(type(m).loss is not Method.loss for each in self.agents for m in each.methods)
-        self.networks = BatchedNetworks(networks, self.table, self.gradients, self._accumulates)
+        self.networks = BatchedNetworks(networks, self.table, self.gradients)
         self._check_complete()
         self._max_norms = np.array([agent.max_grad_norm for agent in self.agents], np.float32)
         self._gradients = self.gradients.numpy()
@@ -70,6 +70,11 @@ class BatchedLearner:
         self.policy = self
         for function in ("update", "loss"):  # those of the agents, on this learner
             setattr(self, function, MethodType(getattr(type(first), function), self))
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """Is the agents' class, so that `super()` in a function of theirs finds its way on this learner, too."""
+        return type(self.agents[0])
 
     def maybe_compile(self, loss: Any) -> Any:
         """Returns `loss`, traced: the same operations without a graph made anew for every minibatch."""
@@ -132,6 +137,7 @@ class BatchedLearner:
             for parameter, gradient in self.table.each(self.gradients):
                 parameter.grad = gradient
             self._has_gradients = True
+        self.networks.overwrites = not self._accumulates
         if self._accumulates:
             self.gradients.zero_()
 
@@ -157,7 +163,6 @@ class BatchedLearner:
         """
         everybodys, *own = arguments
         self._make_way()
-        self.gradients.zero_()
         _loss(self, batch, everybodys).sum().backward()
         found = {id(parameter): gradient for parameter, gradient in self.table.each(self.gradients)}
         differ = {}

@@ -2,9 +2,9 @@
 
 import logging
 
-import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from isorl.agents import ContinualDQN, ContinualPPO, compiled, dqn, ppo
@@ -102,7 +102,7 @@ def test_every_run_passes_where_one_reads(place, run, monkeypatch, tmp_path):
     ("module", "name", "agent"), [(ppo, "surrogate", ContinualPPO), (dqn, "td_loss", ContinualDQN)]
 )
 def test_a_doubled_loss_is_learned_from(module, name, agent, kind, monkeypatch):
-    """The first step of plain SGD-like Adam does not show it, a clipped gradient neither: the logged loss does."""
+    """Adam's first step does not depend on the scale of a gradient, later ones do; nothing is clipped here."""
     plain = getattr(module, name)
     before = build(agent, 0, **kind).learn(64)
 
@@ -195,30 +195,20 @@ def test_kernels_that_differ_from_the_modules_are_left(agent, monkeypatch, caplo
 
 
 def test_a_loss_that_changes_after_it_was_traced_goes_on_by_autograd(monkeypatch, caplog):
-    """A number of Python's, which a trace cannot see, moves: found at the next check."""
+    """A number of Python's, which a trace cannot see, moves after a while: found at the next check."""
     monkeypatch.setattr(traced, "CHECK_EVERY", 3)
     plain, factor = dqn.td_loss, [1.0]
+    monkeypatch.setattr(dqn, "td_loss", lambda q, target: factor[0] * plain(q, target))
 
-    def annealed(q, target):
-        return factor[0] * plain(q, target)
+    class Moves(BaseCallback):
+        def _on_step(self):
+            factor[0] = 1.0 if self.num_timesteps < 64 else 3.0
+            return True
 
-    monkeypatch.setattr(dqn, "td_loss", annealed)
-    agent = build(ContinualDQN, 0, switches=(2000,)).learn(96)
-    factor[0] = 3.0
     with caplog.at_level(logging.WARNING, "isorl"):
-        agent.runs = None
-        agent.learn(96, reset_num_timesteps=False)
-    # each `learn` traces anew, so the change between the two is no surprise
-    assert not caplog.records
-
-    def falling(q, target):
-        factor[0] *= 0.9
-        return factor[0] * plain(q, target)
-
-    monkeypatch.setattr(dqn, "td_loss", falling)
-    with caplog.at_level(logging.WARNING, "isorl"):
-        agent.learn(96, reset_num_timesteps=False)
-    assert "by autograd" in caplog.text
+        agent = build(ContinualDQN, 0, switches=(2000,)).learn(128, callback=Moves())
+    assert agent.engine.name == "batched"
+    assert [record.getMessage() for record in caplog.records] == [traced.CHANGED]
 
 
 def test_what_a_loss_asks_besides_the_minibatch_is_computed(caplog):
@@ -235,7 +225,8 @@ def test_what_a_loss_asks_besides_the_minibatch_is_computed(caplog):
             q = self.q_net(batch.observations).gather(-1, batch.actions.long())
             return dqn.td_loss(q[..., 0], target[..., 0])
 
-    own, plain = (build(Double, 0, exact=exact).learn(128) for exact in (False, True))
+    options = dict(switches=(400,), target_update_interval=200, learning_rate=1e-2)
+    own, plain = (build(Double, 0, exact=exact, **options).learn(400) for exact in (False, True))
     assert own.engine.name == "batched"
-    torch.testing.assert_close(weights(own), weights(plain), rtol=1e-4, atol=2e-6)
-    assert not np.array_equal(weights(own), weights(build(ContinualDQN, 0).learn(128)))
+    torch.testing.assert_close(weights(own), weights(plain), rtol=1e-3, atol=1e-5)
+    assert not torch.equal(weights(own), weights(build(ContinualDQN, 0, **options).learn(400)))

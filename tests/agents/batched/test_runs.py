@@ -55,7 +55,12 @@ def build(agent, seed, env="isorl/Catch-v0", methods=(), switches=(64, 64), **kw
     tasks = [TaskConfig(env, name=f"task{i}", agent_steps=steps) for i, steps in enumerate(switches)]
     sequence = Sequence.from_config(SequenceConfig("two tasks", tasks), seed, 2)
     policy = {"network": NetworkSpec(widths=(16, 16), activation="relu"), **kwargs.pop("policy", {})}
-    chosen = {"exact": False, "switch": SwitchConfig(), **ARGUMENTS[agent], **kwargs}
+    chosen = {
+        "exact": False,
+        "switch": SwitchConfig(),
+        **next(own for base, own in ARGUMENTS.items() if issubclass(agent, base)),
+        **kwargs,
+    }
     given = {name: METHODS[name](**ACTS_SOON.get(name, {})) for name in methods}
     env = SwitchingVecEnv(sequence, 2, seed)
     return agent("NetworkPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, methods=given, **chosen)
