@@ -112,7 +112,8 @@ class BatchedLearner:
 
     def clip_gradients(self) -> None:
         """Scales every run's gradient down to its `max_grad_norm`, as torch.nn.utils.clip_grad_norm_ does."""
-        norms = np.sqrt(np.einsum("sp,sp->s", self._gradients, self._gradients))
+        # row by row: what a run's norm is rounded to must not depend on how many others there are
+        norms = np.sqrt([row @ row for row in self._gradients], dtype=np.float32)
         factors = np.minimum(self._max_norms / (norms + np.float32(1e-6)), np.float32(1.0))
         if not factors.min() >= 1:  # also where one is NaN
             self._gradients *= factors[:, None]
