@@ -45,10 +45,29 @@ class Interrupted(KeyboardInterrupt):
         self.saves = not at_once
 
 
-def nearest(given: object, known: Iterable[str]) -> str:
-    """A sentence that names the closest entry of `known` to `given`, or lists them all."""
+LISTED = 5
+"""Names that a message lists at most."""
+
+
+def nearest(given: object, known: Iterable[str], listing: str = "") -> str:
+    """Returns a sentence that names the entry of `known` closest to `given`, or lists the five nearest.
+
+    Args:
+        given: what the user wrote. Initials count as close: `lr` means `learning_rate`.
+        known: all valid names.
+        listing: the command that lists them all, told where five are not all.
+    """
     names = sorted(known)
-    match = difflib.get_close_matches(str(given), names, n=1, cutoff=0.6)
-    if match:
-        return f"Did you mean '{match[0]}'?"
-    return f"Known: {', '.join(names)}." if names else "There are none."
+    if (match := closest(given, names)) is not None:
+        return f"Did you mean '{match}'?"
+    if len(names) <= LISTED:
+        return f"Known: {', '.join(names)}." if names else "There are none."
+    some = difflib.get_close_matches(str(given), names, n=LISTED, cutoff=0.0)
+    return f"Nearest of {len(names)}: {', '.join(some)}.{f' All: {listing}' if listing else ''}"
+
+
+def closest(given: object, names: Iterable[str]) -> str | None:
+    """Returns the one of `names` that was most likely meant; None where none is like `given`."""
+    names = sorted(names)
+    spelt = [name for name in names if "_" in name and given == "".join(word[:1] for word in name.split("_"))]
+    return next(iter([*spelt, *difflib.get_close_matches(str(given), names, n=1, cutoff=0.6)]), None)

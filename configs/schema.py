@@ -27,9 +27,7 @@ def _at_most(maximum: float, **values: float) -> None:
 def _one_of(choices: tuple[str, ...], **values: str) -> None:
     for name, value in values.items():
         if value not in choices:
-            raise UserError(
-                f"'{name}' is '{value}', but must be one of {', '.join(choices)}. {nearest(value, choices)}"
-            )
+            raise UserError(f"'{name}' cannot be '{value}'. {nearest(value, choices)}")
 
 
 @dataclass
@@ -242,7 +240,11 @@ class RunConfig:
     threads: int = 1
     """Torch threads; one is fastest for small networks and on busy machines."""
     log_every: int = 2_000
-    """Agent steps between two rows of training curves in TensorBoard and metrics.jsonl."""
+    """Agent steps between two rows of training curves in the loggers and metrics.jsonl."""
+    logger: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where measurements go besides metrics.jsonl: tensorboard | csv | wandb | trackio | mlflow, or one of your own."""
+    imports: list[str] = field(default_factory=list)
+    """Modules and files of the user's own that register what this run names (configs/imports.py has the rules)."""
 
     def __post_init__(self) -> None:
         if self.normalize.statistics == "per_task" and self.switch.normalizer == "reset":

@@ -40,6 +40,8 @@ class BenchmarkConfig:
     """The arm with which the report compares all others; null: the first."""
     references: list[str] = field(default_factory=lambda: ["fresh", "random"])
     """fresh: the same learner from scratch on every task | random: a uniformly random agent."""
+    imports: list[str] = field(default_factory=list)
+    """Modules and files that register what the arms and sequences name, as `imports` of a run."""
     tuning: TuningConfig | None = None
     tuned: str | None = None
     """File of chosen settings, as written by `benchmark.stage=tune`; null: the words as they are."""

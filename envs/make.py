@@ -21,7 +21,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from isorl.configs import UserError, nearest
+from isorl.configs import UserError, imports, nearest
 from isorl.envs import atari
 from isorl.envs.cartpole import CartPoles
 from isorl.envs.copies import Copies, Copy
@@ -72,7 +72,7 @@ def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | 
     try:
         if failures.config.isolate and not _in_numpy(task, render_mode):
             alone = replace(task, agent_steps=max(task.agent_steps // n_envs, 1))  # of one copy: its drift
-            make = functools.partial(_make_alone, gymnasium.spec(task.env), alone, render)
+            make = functools.partial(_make_alone, imports.named(), gymnasium.spec(task.env), alone, render)
             return IsolatedCopies(make, n_envs, failures)
         return _make(task, n_envs, render_mode, failures)
     except UserError:
@@ -86,8 +86,9 @@ def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | 
         ) from None
 
 
-def _make_alone(spec: EnvSpec, task: Task, render: bool) -> TaskVectorEnv:
-    """One copy, in a process that need not know what the run has registered."""
+def _make_alone(named: list[str], spec: EnvSpec, task: Task, render: bool) -> TaskVectorEnv:
+    """One copy, in a process that has imported nothing of the user's own yet."""
+    imports.take(named)
     if isinstance(spec.entry_point, str):
         load_env_creator(spec.entry_point)  # a package that registers its environments would warn of this one
     gymnasium.registry.setdefault(task.env, spec)

@@ -16,7 +16,7 @@ from typing import Any
 
 from isorl.configs import RunConfig
 
-NOT_PART_OF_A_CELL = ("run_dir", "device", "threads", "checkpoint")
+NOT_PART_OF_A_CELL = ("run_dir", "device", "threads", "checkpoint", "logger", "imports")
 """Where and how a run is made, not what it computes."""
 CANDIDATE = " | "
 """Parts the name of an arm from the settings that tuning tries for it."""

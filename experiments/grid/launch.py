@@ -13,8 +13,11 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from isorl.configs import UserError, typed
+from isorl.configs import UserError, imports, typed
+from isorl.configs.command_line import quoted
+from isorl.configs.program import command, name
 from isorl.configs.suite import BenchmarkConfig
+from isorl.experiments import plugins
 from isorl.experiments.grid import cost, results, tuning, work
 from isorl.experiments.grid.cell import Cell, State
 from isorl.experiments.grid.expand import Composer, cells, of_benchmark, of_sweep
@@ -57,6 +60,7 @@ def launch(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
     console, root = Console(stderr=True), Path(config.hydra.sweep.dir).absolute()
     composer, suite = Composer(), _suite(config)
     only_show, words = _take_dry_run(words)
+    words = with_imports(suite, words)
     grid = plan(suite, words, root, composer)
     jobs = sharing(config, composer)
     say_cost(grid.name, grid.cells, config, composer, jobs, console)
@@ -77,6 +81,15 @@ def _suite(config: DictConfig) -> BenchmarkConfig | None:
     return typed(BenchmarkConfig, OmegaConf.to_container(config.benchmark, resolve=True))  # type: ignore[arg-type]
 
 
+def with_imports(suite: BenchmarkConfig | None, words: Sequence[str]) -> list[str]:
+    """Imports what the benchmark names; gives back the words with all that this process has imported so."""
+    if suite is None or not suite.imports:
+        return list(words)
+    plugins.load(suite.imports)
+    rest = [word for word in words if not word.startswith("imports=")]
+    return [*rest, f"imports=[{','.join(map(quoted, imports.named()))}]"]
+
+
 def _take_dry_run(words: Sequence[str]) -> tuple[bool, list[str]]:
     rest = [word for word in words if not word.startswith("dry_run=")]
     return any(word.lower() == "dry_run=true" for word in words), rest
@@ -84,17 +97,17 @@ def _take_dry_run(words: Sequence[str]) -> tuple[bool, list[str]]:
 
 def plan(suite: BenchmarkConfig | None, words: Sequence[str], root: Path, composer: Composer) -> Grid:
     """The grid, every cell of it composed and checked."""
-    command = shlex.join(["python", *sys.argv])
+    typed = f"{command('train')} {shlex.join(sys.argv[1:])}"
     if suite is None:
         made = cells(of_sweep(words), (), root, composer)
-        return Grid(f"sweep-{_digest(made)}", made, command, about="a sweep of the command line")
+        return Grid(f"sweep-{_digest(made)}", made, typed, about="a sweep of the command line")
     words = [word for word in words if not word.lstrip("+~").startswith(("benchmark=", "benchmark."))]
     baseline = suite.baseline or next(iter(suite.arms))
     if suite.stage == "tune":
         made = cells(tuning.wanted(suite, words), (), root, composer)
-        return Grid(f"{suite.name}-tune", made, command, f"candidates of {suite.name}", "")
+        return Grid(f"{suite.name}-tune", made, typed, f"candidates of {suite.name}", "")
     made = cells(of_benchmark(suite, words, tuning.settings(suite)), suite.references, root, composer)
-    return Grid(suite.name, made, command, suite.about, baseline, tuning.record_of(suite))
+    return Grid(suite.name, made, typed, suite.about, baseline, tuning.record_of(suite))
 
 
 def _digest(made: Sequence[Cell]) -> str:
@@ -175,11 +188,11 @@ def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:
         console.print(
             "Give the same command again to go on: finished cells are skipped, started ones resumed."
         )
-    console.print(f"Report: python report.py {folder}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {command('report')} {folder}", highlight=False, soft_wrap=True)
     return STOPPED if stopped else 0 if whole else UNFINISHED
 
 
 def refuse(error: UserError) -> None:
     """One message, exit code 2."""
-    print(f"train.py: {error}", file=sys.stderr)
+    print(f"{name('train')}: {error}", file=sys.stderr)
     sys.exit(2)

@@ -21,15 +21,24 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from isorl.configs import UserError, typed
+from isorl.configs.program import command
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
 from isorl.experiments.grid import tuning
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
 from isorl.experiments.grid.expand import Composer, cells, of_benchmark
 from isorl.experiments.grid.grid import Grid
-from isorl.experiments.grid.launch import STOPPED, UNFINISHED, Launcher, conclude, say_cost, work_off
+from isorl.experiments.grid.launch import (
+    STOPPED,
+    UNFINISHED,
+    Launcher,
+    conclude,
+    say_cost,
+    with_imports,
+    work_off,
+)
 from isorl.experiments.grid.packs import sharing
 
-HOW = "python train.py -m +benchmark=NAME benchmark.stage=tune hydra/sweeper=optuna 'KEY=interval(a,b)'"
+HOW = "isorl train -m +benchmark=NAME benchmark.stage=tune hydra/sweeper=optuna 'KEY=interval(a,b)'"
 COMMANDS = ("benchmark=", "benchmark.", "dry_run=")
 """Words that are not for the cells."""
 
@@ -47,6 +56,7 @@ def search(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
     """
     suite, budget = _suite(config)
     console, root, composer = Console(stderr=True), Path(config.hydra.sweep.dir).absolute(), Composer()
+    words = with_imports(suite, words)
     fixed, swept = _parted([word for word in words if not word.lstrip("+").startswith(COMMANDS)])
     studies = {
         (sequence, arm): _study(budget, {**_listed(suite.tuning, arm), **swept})
@@ -65,7 +75,8 @@ def search(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
             say_cost(name, now, config, composer, jobs, console)
             if any(word.lower() == "dry_run=true" for word in words):
                 return 0
-        grid = Grid(f"{suite.name}-tune", made, shlex.join(["python", *sys.argv]), f"search of {suite.name}")
+        typed_words = f"{command('train')} {shlex.join(sys.argv[1:])}"
+        grid = Grid(f"{suite.name}-tune", made, typed_words, f"search of {suite.name}")
         folder = grid.save(root)
         stopped = work_off(now, launcher, jobs)
         if stopped or any(cell.state() not in (State.FINISHED, State.FAILED) for cell in now):

@@ -18,6 +18,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from isorl.configs import UserError
+from isorl.configs.program import command
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
 from isorl.experiments.grid.expand import Settings, Wanted, of_benchmark
@@ -135,7 +136,7 @@ def _useless(row: dict[str, Any] | None) -> str:
 def _load(path: Path, suite: BenchmarkConfig) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(
-            f"benchmark.tuned: there is no file '{path}'. Make it with: python train.py -m +benchmark={suite.name} "
+            f"benchmark.tuned: there is no file '{path}'. Make it with: {command('train')} -m +benchmark={suite.name} "
             "benchmark.stage=tune; or report untuned settings with benchmark.tuned=null."
         )
     record: Any = OmegaConf.to_container(OmegaConf.load(path))

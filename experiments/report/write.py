@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isorl.configs import UserError
+from isorl.configs import UserError, program
 from isorl.experiments.grid.cell import State
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.report import causes, origin, outcome, page, tensorboard
@@ -21,10 +21,10 @@ from isorl.experiments.report.study import Study
 
 EXPLAINED = """Writes one page about runs: report.html (no network needed), report.md, runs.csv, visits.csv.
 
-  python report.py runs/grids/control_quick         a grid, finished or not
-  python report.py RUN_DIR RUN_DIR ...              single runs
-  python report.py runs                             everything below a folder
-  python report.py ~/sb3_logs                       TensorBoard logs of any stable-baselines3 run"""
+  isorl report runs/grids/control_quick         a grid, finished or not
+  isorl report RUN_DIR RUN_DIR ...              single runs
+  isorl report runs                             everything below a folder
+  isorl report ~/sb3_logs                       TensorBoard logs of any stable-baselines3 run"""
 
 
 def report(study: Study, grid: Grid | None) -> Report:
@@ -132,7 +132,9 @@ def write(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
 def main(words: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="report.py", description=EXPLAINED, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program.name("report"),
+        description=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUNS", help="grids, run folders, folders of them"
@@ -142,7 +144,7 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         files = write(given.runs, given.out)
     except UserError as error:
-        print(f"report.py: {error}", file=sys.stderr)
+        print(f"{program.name('report')}: {error}", file=sys.stderr)
         sys.exit(2)
     for file in files:
         print(file)

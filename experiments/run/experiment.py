@@ -23,6 +23,7 @@ from isorl.configs import RunConfig, UserError
 from isorl.envs import Sequence, SwitchingVecEnv
 from isorl.envs.failures import Failures
 from isorl.envs.normalize import TaskNormalize
+from isorl.experiments import plugins
 from isorl.experiments.run import dashboard, summary
 from isorl.experiments.run.callback import RunCallback
 from isorl.experiments.run.evaluation import Evaluator
@@ -93,7 +94,7 @@ def resume(run_dir: str) -> dict[str, Any]:
     """Continues the run in `run_dir` from its newest checkpoint; gives back the summary."""
     folder = RunFolder.existing(run_dir, "resume")
     with folder.locked():
-        config = folder.load_config()
+        config = plugins.recorded(folder)
         parts = build(config)
         state, keeper = (
             RunState(Returns(parts.sequence.visits)),

@@ -17,11 +17,12 @@ from isorl.plasticity.networks.isometric import (
     effective_weight,
     project_,
 )
-from isorl.plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.networks.spec import NETWORKS, NetworkSpec
 from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
 
 __all__ = [
     "ACTIVATIONS",
+    "NETWORKS",
     "Activation",
     "Body",
     "CReLU",
