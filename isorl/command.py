@@ -9,6 +9,7 @@ from isorl import __version__
 from isorl.configs import UserError, imports, nearest
 from isorl.configs.command_line import imports_in
 from isorl.configs.program import name
+from isorl.experiments.terminal import wrapped
 
 EXPLAINED = f"""isorl {__version__}: plasticity in continual reinforcement learning.
 
@@ -34,7 +35,9 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.argv = [f"isorl {command}", *rest]  # of which messages and run.json tell
         COMMANDS[command](rest)
     else:
-        print(f"isorl: there is no command '{command}'. {nearest(command, COMMANDS)}", file=sys.stderr)
+        print(
+            wrapped(f"isorl: there is no command '{command}'. {nearest(command, COMMANDS)}"), file=sys.stderr
+        )
         sys.exit(2)
 
 
@@ -61,7 +64,7 @@ WITH_RUN = {"resume": "continues the run in RUN_DIR from its newest checkpoint."
 
 
 def _report(words: list[str]) -> None:
-    from isorl.experiments.report.write import main
+    from isorl.experiments.report.write_report import main
 
     main(_taken("report", words))
 
@@ -83,7 +86,7 @@ def _taken(command: str, words: list[str]) -> list[str]:
     try:
         imports.take(imports_in(words))
     except UserError as error:
-        print(f"{name(command)}: {error}", file=sys.stderr)
+        print(wrapped(f"{name(command)}: {error}"), file=sys.stderr)
         sys.exit(2)
     return [word for word in words if not word.startswith("imports=")]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from isorl.configs import UserError, nearest
 from isorl.configs.command_line import flags_and_words, groups, imports_in, roots, use_flags
+from isorl.experiments.terminal import wrapped
 
 GROUPS = ("agent", "benchmark", "method", "network", "optimizer", "sequence")
 KINDS = (*(f"{group}s" for group in GROUPS), "metrics", "grids")
@@ -32,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> None:
         for line in _lines(words):
             print(line)
     except UserError as error:
-        print(f"isorl list: {error}", file=sys.stderr)
+        print(wrapped(f"isorl list: {error}"), file=sys.stderr)
         sys.exit(2)
 
 

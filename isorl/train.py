@@ -15,6 +15,7 @@ from isorl.configs.command_line import check_overrides, imports_in, prepared, re
 from isorl.configs.errors import Interrupted, RunStopped, UserError
 from isorl.configs.program import name, run_command
 from isorl.experiments.grid.sweeper import register
+from isorl.experiments.terminal import closed_pipe_is_no_error, wrapped
 
 register_resolvers()
 
@@ -34,13 +35,13 @@ def run(composed: DictConfig) -> Any:
     except (RunStopped, Interrupted) as stopped:
         run_dir = composed.resume or composed.run_dir
         saved = "" if stopped.saved_at is None else f" Saved at agent step {stopped.saved_at:,}."
-        print(f"{stopped}{saved} Continue with: {run_command('resume', run_dir)}", file=sys.stderr)
+        message = f"{stopped}{saved} Continue with:\n  {run_command('resume', run_dir)}"
+        print(wrapped(message), file=sys.stderr)
         sys.exit(stopped.exit_code)
 
 
 def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
-    from rich.console import Console
-
+    from isorl.experiments import terminal
     from isorl.experiments.grid import references, work
     from isorl.experiments.run import experiment, summary
 
@@ -55,19 +56,19 @@ def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
     else:
         config = references.referred(resolve(composed), composed.reference)
         if composed.dry_run:
-            from isorl.experiments.run import plan
+            from isorl.experiments.run import dry_run
 
-            plan.show(config)
+            dry_run.show(config)
             return None
         run_dir, content = config.run_dir, work.begin(config)
-    Console().print(summary.table(content))
+    terminal.console().print(summary.table(content))
     print(f"Diagnostics took {content['diagnostics_share_of_time']:.1%} of {content['seconds']:,.0f} s.")
     print(f"Watch it with: tensorboard --logdir {run_dir}")
     return content
 
 
 def _refuse(error: UserError) -> NoReturn:
-    print(f"{name('train')}: {error}", file=sys.stderr)
+    print(wrapped(f"{name('train')}: {error}"), file=sys.stderr)
     sys.exit(2)
 
 
@@ -87,4 +88,5 @@ def main(words: Sequence[str] | None = None) -> None:
     except UserError as error:
         _refuse(error)
     register()  # last: composing a configuration makes Hydra forget what was registered
-    hydra.main(version_base=None, config_path="pkg://isorl.configs", config_name="config")(run)()
+    with closed_pipe_is_no_error():
+        hydra.main(version_base=None, config_path="pkg://isorl.configs", config_name="config")(run)()

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from isorl.configs import RunConfig
+from isorl.experiments.run.folder import file_name
 
 NOT_PART_OF_A_CELL = ("run_dir", "device", "threads", "checkpoint", "logger", "imports")
-"""Where and how a run is made, not what it computes."""
+"""Options that say where and how a run is made, not what it computes."""
 CANDIDATE = " | "
-"""Parts the name of an arm from the settings that tuning tries for it."""
+"""Separates the name of an arm from the settings that tuning tries for it."""
 NOT_PART_OF_A_SEQUENCE = ("tuning", "source")
-"""The tuned values have been filled in where they apply."""
+"""Fields left out of a cell's identity: the tuned values have been filled in where they apply."""
 
 
 class State(StrEnum):
-    """What a cell's folder shows."""
+    """Names what a cell's folder shows about how far it is."""
 
     WAITING = "waiting"
     """Nothing is there."""
@@ -37,7 +38,7 @@ class State(StrEnum):
 
 
 def identity(config: RunConfig) -> str:
-    """12 hex digits of SHA-256 over everything in `config` that can change a result.
+    """Returns 12 hex digits of SHA-256 over everything in `config` that can change a result.
 
     The order of methods counts (they act in this order), that of other keys does not; 1 and 1.0 are one value.
     """
@@ -60,31 +61,35 @@ def _plain(value: Any) -> Any:
 
 
 def learner(config: RunConfig) -> list[str]:
-    """Agent, network and optimizer in a word each; fewer for the random agent."""
+    """Returns the names of the agent, network and optimizer of `config`; fewer for the random agent."""
     isometry = config.network.get("isometry", "none")
     network = [str(config.network.get("activation", "")), "layer_norm" if config.network.get("layer_norm") else "",
                isometry if isometry in ("projected", "hard") else ""]  # fmt: skip
-    words = (config.agent["name"], "+".join(filter(None, network)), config.optimizer.get("name"))
-    return [str(word) for word in words if word]
+    names = (config.agent["name"], "+".join(filter(None, network)), config.optimizer.get("name"))
+    return [str(name) for name in names if name]
 
 
 def folder_of(config: RunConfig, root: str | Path) -> Path:
-    """Where the cell of `config` lives under `root`: readable, and unique by its identity."""
-    name = "-".join(re.sub(r"[^\w.+]", "_", word) for word in [*learner(config), *config.method])
-    where = re.sub(r"[^\w.+-]", "_", config.sequence.name)
-    return Path(root) / "cells" / where / f"{name}-seed{config.seed}-{identity(config)}"
+    """Returns where the cell of `config` lives under `root`: a readable path, unique by its identity."""
+    name = "-".join(re.sub(r"[^\w.+]", "_", part) for part in [*learner(config), *config.method])
+    return (
+        Path(root)
+        / "cells"
+        / file_name(config.sequence.name)
+        / f"{name}-seed{config.seed}-{identity(config)}"
+    )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid.
+    """Describes one run of a grid.
 
     Attributes:
         id: its identity.
         folder: where it lives; absolute, so that a worker elsewhere finds it.
-        words: what train.py is told to make it.
+        overrides: what train.py is told to make it.
         sequence: row of the benchmark.
-        arm: what is compared: a name of the benchmark, or the words that a sweep varies.
+        arm: what is compared: a name of the benchmark, or the overrides that a sweep varies.
         seed: of the run.
         agent_steps: its planned length.
         kind: "arm", "fresh" or "random" (experiments/grid/references.py).
@@ -94,7 +99,7 @@ class Cell:
 
     id: str
     folder: Path
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     sequence: str
     arm: str
     seed: int
@@ -105,11 +110,11 @@ class Cell:
 
     @property
     def failure(self) -> Path:
-        """Holds the reason where the last attempt failed; beside the folder, which may not have come to be."""
+        """The file with the reason why the last attempt failed; it lies beside the folder, which may not exist."""
         return beside(self.folder, "failure.json")
 
     def state(self) -> State:
-        """From what is there now."""
+        """Reads from the folder how far the cell is."""
         if (self.folder / "summary.json").is_file():
             return State.FINISHED
         if self.failure.is_file():
@@ -117,19 +122,19 @@ class Cell:
         return State.STARTED if (self.folder / "config.yaml").is_file() else State.WAITING
 
     def steps_done(self) -> int:
-        """Agent steps of the newest measurement; 0 before the first."""
+        """Returns the agent step of the newest measurement; 0 before the first."""
         return (
             self.agent_steps if self.state() is State.FINISHED else newest_step(self.folder / "metrics.jsonl")
         )
 
 
 def beside(folder: Path, suffix: str) -> Path:
-    """A file about a cell that is not in its folder."""
+    """Returns the path of a file about a cell that does not lie in its folder."""
     return folder.parent / ".cells" / f"{folder.name}.{suffix}"
 
 
 def newest_step(metrics: Path, tail_bytes: int = 4096) -> int:
-    """`agent_step` of the last whole record of metrics.jsonl; 0 where there is none."""
+    """Returns `agent_step` of the last whole record of metrics.jsonl; 0 where there is none."""
     try:
         with metrics.open("rb") as file:
             file.seek(0, 2)

@@ -18,35 +18,35 @@ from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.markup import escape  # the name of a sequence is no markup
 from rich.table import Table
 
 from isorl.configs import RunConfig
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
+from isorl.experiments.run.dry_run import agent_steps_per_second, duration
 from isorl.experiments.run.experiment import build
-from isorl.experiments.run.plan import agent_steps_per_second, duration
+from isorl.experiments.terminal import wrapped
 
 Speed = float  # agent steps per second
 Place = tuple[str, ...]  # (sequence, arm), or (sequence,) for any arm
 Known = dict[Place, dict[int, Speed]]  # runs in a process -> their speed
 RANDOM_SECONDS = 5.0
-"""A random agent plays a fixed number of episodes; seconds rather than minutes."""
+"""Seconds that a random agent is taken to need: it plays a fixed number of episodes."""
 ALIKE = 1.5
-"""Jobs of which one has up to so many times the runs of the other are about equally fast."""
-SHOWN = 40
-"""Rows; the last line has the cost of all."""
+"""Jobs of which one has up to this many times the runs of the other are taken to be equally fast."""
+MAX_ROWS = 40
+"""Rows of the table; the sentence below it has the cost of all."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Cells that share a process, and the speed at which they go on."""
+    """Holds cells that share a process, and the speed at which they go on."""
 
     cells: Sequence[Cell]
     speed: Speed
 
     @property
     def sequence(self) -> str:
-        """Of all its cells."""
+        """The name of the sequence that all its cells learn."""
         return self.cells[0].sequence
 
     @property
@@ -56,17 +56,17 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """Agent steps until every cell is finished."""
+        """The number of agent steps until every cell is finished."""
         return sum(cell.agent_steps - cell.steps_done() for cell in self.cells)
 
     @property
     def seconds(self) -> float:
-        """Of one core, until every cell is finished."""
+        """The time of one core until every cell is finished, in seconds."""
         return self.steps / self.speed
 
 
 def measured_speed(configs: Sequence[RunConfig]) -> Speed:
-    """Of two seconds of training of runs that share a process."""
+    """Trains runs that share a process for two seconds; returns their agent steps per second."""
     runs = [build(config) for config in configs]
     try:
         return agent_steps_per_second(runs)
@@ -78,7 +78,7 @@ def measured_speed(configs: Sequence[RunConfig]) -> Speed:
 def forecast(
     cells: Iterable[Cell], jobs: Iterable[Sequence[Cell]], measure: Callable[[Sequence[Cell]], Speed]
 ) -> list[Job]:
-    """The jobs with their speeds, from the finished ones among `cells`, else measured once per sequence and size."""
+    """Returns the jobs with their speeds, taken from finished `cells`, else measured once per sequence and size."""
     jobs = list(jobs)
     known = _past({job[0].sequence for job in jobs}, cells)
     return [Job(job, _speed(job, known, measure)) for job in jobs]
@@ -120,7 +120,7 @@ def _past(sequences: set[str], cells: Iterable[Cell]) -> Known:
 
 
 def at_once(launcher: DictConfig) -> int | None:
-    """Jobs that the launcher runs at a time; None where only the cluster knows."""
+    """Returns how many jobs the launcher runs at a time; None where only the cluster knows."""
     target = str(launcher.get("_target_", "")).lower()
     if "basic" in target:
         return 1
@@ -131,7 +131,7 @@ def at_once(launcher: DictConfig) -> int | None:
 
 
 def clock(jobs: Sequence[Job], workers: int) -> float:
-    """Seconds until the last job ends, where each worker takes the next one as soon as it is free."""
+    """Returns the seconds until the last job ends, where each worker takes the next job as soon as it is free."""
     free = [0.0] * min(workers, len(jobs))
     for job in jobs:
         heapq.heapreplace(free, free[0] + job.seconds)
@@ -145,23 +145,23 @@ def show(
     left = sum(len(job.cells) for job in jobs)
     if jobs:
         console.print(table(f"{name}: {len(cells)} cells, {len(cells) - left} finished before", jobs))
-    console.print(f"Cost: {sentence(jobs, workers)}", highlight=False, soft_wrap=True)
+    console.print(wrapped(f"Cost: {sentence(jobs, workers)}"), soft_wrap=True)
 
 
 def table(title: str, jobs: Sequence[Job]) -> Table:
-    """One row per sequence: its arms are many, and most of them are equally fast as far as is known."""
+    """Returns a table with one row per sequence: most arms of a sequence are equally fast as far as is known."""
     result = Table(title=title)
     for column in ("sequence", "cells", "jobs", "agent steps", "steps/s", "core time"):
         result.add_column(column, justify="left" if column == "sequence" else "right")
     rows: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         rows[job.sequence].append(job)
-    for sequence, row in list(rows.items())[:SHOWN]:
+    for sequence, row in list(rows.items())[:MAX_ROWS]:
         cells = sum(len(job.cells) for job in row)
         seconds = duration(sum(job.seconds for job in row))
-        result.add_row(escape(sequence), str(cells), str(len(row)), *_steps_and_rate(row), seconds)
-    if len(rows) > SHOWN:
-        result.add_row(f"... and {len(rows) - SHOWN} more")
+        result.add_row(sequence, str(cells), str(len(row)), *_steps_and_rate(row), seconds)
+    if len(rows) > MAX_ROWS:
+        result.add_row(f"... and {len(rows) - MAX_ROWS} more")
     return result
 
 
@@ -173,7 +173,7 @@ def _steps_and_rate(jobs: Iterable[Job]) -> tuple[str, str]:
 
 
 def sentence(jobs: Sequence[Job], workers: int | None) -> str:
-    """The cost in one sentence."""
+    """Says the cost of `jobs` in one sentence."""
     if not jobs:
         return "nothing, every cell is finished."
     cells, steps = sum(len(job.cells) for job in jobs), sum(job.steps for job in jobs if job.learns)

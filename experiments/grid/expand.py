@@ -1,4 +1,4 @@
-"""From the words of a sweep or a benchmark to its cells.
+"""Turns the overrides of a sweep or a benchmark into its cells; an *override* is one KEY=VALUE of train.py.
 
 Every cell is composed and checked here, before anything runs; one mistake anywhere stops the grid at the start.
 """
@@ -24,15 +24,15 @@ from isorl.experiments.grid.references import referred
 
 SEED = "seed="
 OPEN = "?"
-"""The run_dir of a cell for which the user chose none."""
+"""Stands for the run_dir of a cell for which the user chose none."""
 ONE_RUN_ONLY = ("resume", "play")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What one cell should be: its words, and its place in the grid."""
+class RunRequest:
+    """Says what one cell should be: its overrides, and its place in the grid."""
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     sequence: str
     arm: str
     seed: int
@@ -40,18 +40,18 @@ class Wanted:
 
 @dataclass
 class Composer:
-    """Words -> checked configuration; cells that differ in their seed alone are composed once."""
+    """Turns overrides into a checked configuration; cells that differ in their seed alone are composed once."""
 
     _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
 
-    def __call__(self, words: Sequence[str]) -> RunConfig:
-        """The typed configuration, of a reference run where the words say so.
+    def __call__(self, overrides: Sequence[str]) -> RunConfig:
+        """Returns the typed configuration, of a reference run where the overrides say so.
 
         Raises:
-            UserError: a word that cannot be composed, or a value that cannot work.
+            UserError: an override that cannot be composed, or a value that cannot work.
         """
-        seeds = [word for word in words if word.startswith(SEED)]
-        rest = tuple(word for word in words if not word.startswith(SEED))
+        seeds = [override for override in overrides if override.startswith(SEED)]
+        rest = tuple(override for override in overrides if not override.startswith(SEED))
         if rest not in self._composed:
             self._composed[rest] = composed([f"run_dir='{OPEN}'", *rest])
         config = self._composed[rest].copy()
@@ -60,30 +60,33 @@ class Composer:
         return referred(resolve(config), config.reference)
 
 
-def _seed(word: str) -> int:
+def _seed(override: str) -> int:
     try:
-        return int(word.removeprefix(SEED))
+        return int(override.removeprefix(SEED))
     except ValueError:
-        raise UserError(f"'{word}': a seed is a whole number.") from None
+        raise UserError(f"'{override}': a seed is a whole number.") from None
 
 
 Settings = Mapping[tuple[str, str], Sequence[str]]
-"""(sequence, arm) -> words."""
+"""Maps (sequence, arm) to overrides."""
 
 
-def of_benchmark(
-    suite: BenchmarkConfig, words: Iterable[str], settings: Settings | None = None
-) -> list[Wanted]:
-    """Arms x sequences x seeds; the user's `words` come last, and sweeps among them multiply the arms."""
-    further = list(split(words))
-    if any(word.startswith(SEED) for added in further for word in added):
+def requests_of_benchmark(
+    suite: BenchmarkConfig, overrides: Iterable[str], settings: Settings | None = None
+) -> list[RunRequest]:
+    """Returns a request for each arm, sequence and seed of a benchmark.
+
+    The user's `overrides` come last, and sweeps among them multiply the arms.
+    """
+    further = list(split(overrides))
+    if any(override.startswith(SEED) for added in further for override in added):
         raise UserError("The seeds of a benchmark are benchmark.seeds=[...], not seed=...")
     return [
-        Wanted(
-            words=merged(
+        RunRequest(
+            overrides=merged(
                 *suite.words,
-                *sequence_words,
-                *arm_words,
+                *sequence_overrides,
+                *arm_overrides,
                 *(settings or {}).get((sequence, arm), ()),
                 *added,
                 f"{SEED}{seed}",
@@ -93,34 +96,38 @@ def of_benchmark(
             seed=seed,
         )
         for seed in suite.seeds  # whole replications first: an unfinished grid is a smaller one
-        for sequence, sequence_words in suite.sequences.items()
-        for arm, arm_words in suite.arms.items()
+        for sequence, sequence_overrides in suite.sequences.items()
+        for arm, arm_overrides in suite.arms.items()
         for added in further
     ]
 
 
-def merged(*words: str) -> tuple[str, ...]:
-    """The last word of each key: Hydra would refuse two choices for one group."""
-    return tuple({word.partition("=")[0].lstrip("+"): word for word in words}.values())
+def merged(*overrides: str) -> tuple[str, ...]:
+    """Keeps the last override of each key: Hydra would refuse two choices for one group."""
+    return tuple({override.partition("=")[0].lstrip("+"): override for override in overrides}.values())
 
 
-def of_sweep(words: Iterable[str]) -> list[Wanted]:
-    """Every combination of a plain `-m` sweep; an arm is what varies besides sequence and seed."""
-    jobs = list(split(words))
+def requests_of_sweep(overrides: Iterable[str]) -> list[RunRequest]:
+    """Returns every combination of a plain `-m` sweep; an arm is what varies besides sequence and seed."""
+    jobs = list(split(overrides))
     return [
-        Wanted(
-            words=tuple(job),
-            sequence=next((word.partition("=")[2] for word in job if word.startswith("sequence=")), ""),
-            arm=" ".join(word for word in _varied(job, jobs) if not word.startswith((SEED, "sequence="))),
-            seed=next((_seed(word) for word in reversed(job) if word.startswith(SEED)), 0),
+        RunRequest(
+            overrides=tuple(job),
+            sequence=next(
+                (override.partition("=")[2] for override in job if override.startswith("sequence=")), ""
+            ),
+            arm=" ".join(
+                override for override in _varied(job, jobs) if not override.startswith((SEED, "sequence="))
+            ),
+            seed=next((_seed(override) for override in reversed(job) if override.startswith(SEED)), 0),
         )
         for job in jobs
     ]
 
 
-def split(words: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """Every combination of the values of swept words, as Hydra's own sweeper makes them."""
-    parsed = OverridesParser.create().parse_overrides(list(words))
+def split(overrides: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Yields every combination of the values of swept overrides, as Hydra's own sweeper makes them."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
     for override in parsed:
         if override.key_or_group in ONE_RUN_ONLY:
             raise UserError(
@@ -134,24 +141,27 @@ def split(words: Iterable[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _varied(job: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
-    """The words of `job` that not all `jobs` have."""
+    """The overrides of `job` that not all `jobs` have."""
     common = functools.reduce(set.intersection, map(set, jobs), set(jobs[0]))
-    return [word for word in job if word not in common]
+    return [override for override in job if override not in common]
 
 
-def cells(wanted: Iterable[Wanted], references: Iterable[str], root: Path, composer: Composer) -> list[Cell]:
-    """The cells of a grid: each wanted one, and each reference once.
+def cells(
+    requests: Iterable[RunRequest], references: Iterable[str], root: Path, composer: Composer
+) -> list[Cell]:
+    """Returns the cells of a grid: one for each request, and each reference once.
 
     Raises:
         UserError: a configuration that cannot work, or two cells that would write to one run_dir.
     """
     found: dict[str, Cell] = {}
     kinds = [kind for kind in ("fresh", "random") if kind in references]
-    for want in wanted:
-        config = composer(want.words)
-        refs = [_cell(replace(want, arm=kind), referred(config, kind), root, kind) for kind in kinds]
+    for request in requests:
+        config = composer(request.overrides)
+        own_kind = "random" if config.agent["name"] == "random" else "arm"  # reference=random needs no other
+        refs = [_reference(request, config, root, kind) for kind in kinds if own_kind == "arm"]
         ids = {reference.kind: reference.id for reference in refs}
-        for cell in (_cell(want, config, root, "arm"), *refs):
+        for cell in (_cell(request, config, root, own_kind), *refs):
             cell = replace(cell, fresh=ids.get("fresh", ""), random=ids.get("random", ""))
             if cell.id not in found or cell.kind == "arm":  # an arm may be a reference, too
                 found[cell.id] = cell
@@ -159,22 +169,25 @@ def cells(wanted: Iterable[Wanted], references: Iterable[str], root: Path, compo
     return list(found.values())
 
 
-def _cell(want: Wanted, config: RunConfig, root: Path, kind: str) -> Cell:
-    words = tuple(word for word in want.words if not word.startswith("run_dir="))
-    if kind != "arm":
-        words = (*words, f"reference={kind}")
-    chosen = config.run_dir != OPEN and kind == "arm"
-    folder = Path(config.run_dir) if chosen else folder_of(config, root)
+def _cell(request: RunRequest, config: RunConfig, root: Path, kind: str) -> Cell:
+    folder = folder_of(config, root) if config.run_dir == OPEN else Path(config.run_dir)
     return Cell(
         id=identity(config),
         folder=folder.absolute(),
-        words=words,
-        sequence=want.sequence or config.sequence.name,
-        arm=want.arm if kind == "arm" else " ".join([kind, *learner(config)[1:]]),
+        overrides=tuple(override for override in request.overrides if not override.startswith("run_dir=")),
+        sequence=request.sequence or config.sequence.name,
+        arm=request.arm,
         seed=config.seed,
         agent_steps=_agent_steps(config),
         kind=kind,
     )
+
+
+def _reference(request: RunRequest, config: RunConfig, root: Path, kind: str) -> Cell:
+    config = replace(referred(config, kind), run_dir=OPEN)
+    arm = " ".join([kind, *learner(config)[1:]])
+    overrides = (*request.overrides, f"reference={kind}")
+    return _cell(replace(request, overrides=overrides, arm=arm), config, root, kind)
 
 
 def _agent_steps(config: RunConfig) -> int:
@@ -188,6 +201,6 @@ def _check_apart(made: Iterable[Cell]) -> None:
         other = owner.setdefault(cell.folder, cell)
         if other is not cell:
             raise UserError(
-                f"run_dir '{cell.folder}' would hold two cells of the grid ('{' '.join(other.words)}' and "
-                f"'{' '.join(cell.words)}'). Leave run_dir out: every cell then gets a folder of its own."
+                f"run_dir '{cell.folder}' would hold two cells of the grid ('{' '.join(other.overrides)}' and "
+                f"'{' '.join(cell.overrides)}'). Leave run_dir out: every cell then gets a folder of its own."
             )

@@ -1,4 +1,4 @@
-"""grid.json: which cells a grid has. How far they are stands in their folders."""
+"""Reads and writes grid.json, which says which cells a grid has; how far they are stands in their folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = "grid.json"
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells of a grid, and what its report must know.
+    """Holds the cells of a grid, and what its report must know.
 
     Attributes:
         about: one sentence.
@@ -36,7 +36,7 @@ class Grid:
     tuned: dict[str, Any] = field(default_factory=dict)
 
     def save(self, root: Path) -> Path:
-        """Writes grids/NAME/grid.json under `root`; gives back its folder."""
+        """Writes grids/NAME/grid.json under `root`; returns its folder."""
         folder = root / "grids" / self.name
         folder.mkdir(parents=True, exist_ok=True)
         content = asdict(self) | {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -48,7 +48,7 @@ class Grid:
 
     @classmethod
     def load(cls, folder: Path) -> Grid:
-        """The grid in `folder`.
+        """Reads the grid in `folder`.
 
         Raises:
             UserError: there is none.
@@ -62,7 +62,7 @@ class Grid:
                 **{
                     **row,
                     "folder": Path(os.path.normpath(folder / row["folder"])),
-                    "words": tuple(row["words"]),
+                    "overrides": tuple(row["overrides"]),
                 }
             )
             for row in content.pop("cells")

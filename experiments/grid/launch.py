@@ -1,4 +1,4 @@
-"""The life of a grid: cells -> cost -> jobs, round after round while some die -> what is finished and what is not."""
+"""Works off a grid: cells -> cost -> jobs, round after round while some die -> what is finished and what is not."""
 
 from __future__ import annotations
 
@@ -17,51 +17,52 @@ from isorl.configs import UserError, imports, typed
 from isorl.configs.command_line import quoted
 from isorl.configs.program import command, name
 from isorl.configs.suite import BenchmarkConfig
-from isorl.experiments import plugins
-from isorl.experiments.grid import cost, results, tuning, work
+from isorl.experiments import plugins, terminal
+from isorl.experiments.grid import cost, results_table, tuning, work
 from isorl.experiments.grid.cell import Cell, State
-from isorl.experiments.grid.expand import Composer, cells, of_benchmark, of_sweep
+from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark, requests_of_sweep
 from isorl.experiments.grid.grid import Grid
-from isorl.experiments.grid.packs import sharing, words_of
-from isorl.experiments.grid.table import states, watching
+from isorl.experiments.grid.packs import overrides_of, sharing
+from isorl.experiments.grid.progress_table import states, watching
 from isorl.experiments.grid.watch import Watch
 from isorl.experiments.run.stopping import interrupted_once
+from isorl.experiments.terminal import say
 
 ROUNDS = 5
 """Launches of what is not finished: a killed worker or node takes its cells along, and the next round resumes them."""
 UNFINISHED, STOPPED = 1, 130
 """Exit codes; a mistake of the user's is 2."""
-LISTED = 20
-"""Failures that are listed."""
+MAX_LISTED = 20
+"""Failures that are listed at the end."""
 
 
 Jobs = Callable[[list[Cell]], list[list[Cell]]]
-"""From the cells that are to be done to those that share a process."""
+"""Groups the cells that are to be done into those that share a process."""
 
 
 class Launcher(Protocol):
-    """Any of Hydra's launchers."""
+    """Describes what is needed of Hydra's launchers."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        """Runs the jobs, each with its words."""
+        """Runs the jobs, each with its overrides."""
 
 
-def launch(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
-    """Works off the grid that `config` and `words` describe; gives back the exit code.
+def launch(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> int:
+    """Works off the grid that `config` and `overrides` describe; returns the exit code.
 
     Args:
         config: of the sweep as Hydra composed it; its hydra.sweep.dir is where everything goes.
-        words: of the command line, Hydra's own left out.
+        overrides: of the command line, Hydra's own left out.
         launcher: runs the jobs.
 
     Raises:
-        UserError: whatever in the words cannot work, before anything is written.
+        UserError: whatever in the overrides cannot work, before anything is written.
     """
-    console, root = Console(stderr=True), Path(config.hydra.sweep.dir).absolute()
+    console, root = terminal.console(stderr=True), Path(config.hydra.sweep.dir).absolute()
     composer, suite = Composer(), _suite(config)
-    only_show, words = _take_dry_run(words)
-    words = with_imports(suite, words)
-    grid = plan(suite, words, root, composer)
+    only_show, overrides = _take_dry_run(overrides)
+    overrides = with_imports(suite, overrides)
+    grid = plan(suite, overrides, root, composer)
     jobs = sharing(config, composer)
     say_cost(grid.name, grid.cells, config, composer, jobs, console)
     if only_show:
@@ -71,7 +72,7 @@ def launch(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
         stopped = work_off(grid.cells, launcher, jobs)
         if suite is not None and suite.stage == "tune":
             tuning.save(folder / "tuned.yaml", suite, tuning.choose(grid.cells))
-            console.print(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
+            say(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
         return conclude(grid, folder, stopped, console)
 
 
@@ -81,32 +82,38 @@ def _suite(config: DictConfig) -> BenchmarkConfig | None:
     return typed(BenchmarkConfig, OmegaConf.to_container(config.benchmark, resolve=True))  # type: ignore[arg-type]
 
 
-def with_imports(suite: BenchmarkConfig | None, words: Sequence[str]) -> list[str]:
-    """Imports what the benchmark names; gives back the words with all that this process has imported so."""
+def with_imports(suite: BenchmarkConfig | None, overrides: Sequence[str]) -> list[str]:
+    """Imports what the benchmark names; returns the overrides with all that this process has imported so."""
     if suite is None or not suite.imports:
-        return list(words)
+        return list(overrides)
     plugins.load(suite.imports)
-    rest = [word for word in words if not word.startswith("imports=")]
+    rest = [override for override in overrides if not override.startswith("imports=")]
     return [*rest, f"imports=[{','.join(map(quoted, imports.named()))}]"]
 
 
-def _take_dry_run(words: Sequence[str]) -> tuple[bool, list[str]]:
-    rest = [word for word in words if not word.startswith("dry_run=")]
-    return any(word.lower() == "dry_run=true" for word in words), rest
+def _take_dry_run(overrides: Sequence[str]) -> tuple[bool, list[str]]:
+    rest = [override for override in overrides if not override.startswith("dry_run=")]
+    return any(override.lower() == "dry_run=true" for override in overrides), rest
 
 
-def plan(suite: BenchmarkConfig | None, words: Sequence[str], root: Path, composer: Composer) -> Grid:
-    """The grid, every cell of it composed and checked."""
+def plan(suite: BenchmarkConfig | None, overrides: Sequence[str], root: Path, composer: Composer) -> Grid:
+    """Returns the grid, every cell of it composed and checked."""
     typed = f"{command('train')} {shlex.join(sys.argv[1:])}"
     if suite is None:
-        made = cells(of_sweep(words), (), root, composer)
+        made = cells(requests_of_sweep(overrides), (), root, composer)
         return Grid(f"sweep-{_digest(made)}", made, typed, about="a sweep of the command line")
-    words = [word for word in words if not word.lstrip("+~").startswith(("benchmark=", "benchmark."))]
+    overrides = [
+        override
+        for override in overrides
+        if not override.lstrip("+~").startswith(("benchmark=", "benchmark."))
+    ]
     baseline = suite.baseline or next(iter(suite.arms))
     if suite.stage == "tune":
-        made = cells(tuning.wanted(suite, words), (), root, composer)
+        made = cells(tuning.requests(suite, overrides), (), root, composer)
         return Grid(f"{suite.name}-tune", made, typed, f"candidates of {suite.name}", "")
-    made = cells(of_benchmark(suite, words, tuning.settings(suite)), suite.references, root, composer)
+    made = cells(
+        requests_of_benchmark(suite, overrides, tuning.settings(suite)), suite.references, root, composer
+    )
     return Grid(suite.name, made, typed, suite.about, baseline, tuning.record_of(suite))
 
 
@@ -117,10 +124,10 @@ def _digest(made: Sequence[Cell]) -> str:
 def say_cost(
     name: str, made: Sequence[Cell], config: DictConfig, composer: Composer, jobs: Jobs, console: Console
 ) -> None:
-    """Prints what is left to do of the cells `made`."""
+    """Prints what is left to do of the cells `made`, and what it will cost."""
     left = jobs([cell for cell in made if cell.state() is not State.FINISHED])
     planned = cost.forecast(
-        made, left, lambda job: cost.measured_speed([composer(cell.words) for cell in job])
+        made, left, lambda job: cost.measured_speed([composer(cell.overrides) for cell in job])
     )
     cost.show(name, made, planned, cost.at_once(config.hydra.launcher), console)
 
@@ -130,7 +137,7 @@ def work_off(
     launcher: Launcher,
     jobs: Jobs,
 ) -> bool:
-    """Launches what is not finished until nothing is left that died; whether the user stopped it.
+    """Launches what is not finished until nothing is left that died; returns whether the user stopped it.
 
     A cell that failed is not tried again in this launch: the next round would fail alike.
 
@@ -148,15 +155,13 @@ def work_off(
             tried |= {cell.id for cell in left}
             if not left:
                 return False
-            todo = [words_of(job) for job in jobs(left)]
+            todo = [overrides_of(job) for job in jobs(left)]
             try:
                 ended = launcher.launch(todo, initial_job_idx=started)
             except (KeyboardInterrupt, SystemExit):
                 return True
             except Exception as error:  # of the launcher: a node, a worker, a scheduler was lost
-                print(
-                    f"The launcher lost jobs ({type(error).__name__}); what died is resumed.", file=sys.stderr
-                )
+                say(f"The launcher lost jobs ({type(error).__name__}); what died is resumed.")
             else:
                 if all(outcome.did == "busy" for job in ended for outcome in job.return_value):
                     return False  # another launcher has what is left
@@ -170,29 +175,25 @@ def _to_do(cell: Cell, tried: set[str]) -> bool:
 
 
 def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:
-    """Says what is finished and why the rest is not; gives back the exit code."""
+    """Says what is finished and why the rest is not; returns the exit code."""
     count = states(Watch(grid.cells).look())
     if count[State.FINISHED]:
-        console.print(results.table(grid.cells))
-    console.print(f"{count[State.FINISHED]} of {len(grid.cells)} cells are finished.", highlight=False)
+        console.print(results_table.table(grid.cells))
+    say(f"{count[State.FINISHED]} of {len(grid.cells)} cells are finished.")
     failed = [cell for cell in grid.cells if cell.state() is State.FAILED]
-    for cell in failed[:LISTED]:
+    for cell in failed[:MAX_LISTED]:
         reason = json.loads(cell.failure.read_text())["reason"]
-        console.print(
-            f"  failed: {cell.sequence} {cell.arm} seed {cell.seed}: {reason}", markup=False, soft_wrap=True
-        )
-    if len(failed) > LISTED:
-        console.print(f"  ... and {len(failed) - LISTED} more; each has a *.failure.json beside its folder")
+        say(f"failed: {cell.sequence} {cell.arm} seed {cell.seed}: {reason}")
+    if len(failed) > MAX_LISTED:
+        say(f"... and {len(failed) - MAX_LISTED} more; each has a *.failure.json beside its folder.")
     whole = count[State.FINISHED] == len(grid.cells)
     if not whole:
-        console.print(
-            "Give the same command again to go on: finished cells are skipped, started ones resumed."
-        )
-    console.print(f"Report: {command('report')} {folder}", highlight=False, soft_wrap=True)
+        say("Give the same command again to go on: finished cells are skipped, started ones resumed.")
+    say(f"Report: {command('report')} {folder}")
     return STOPPED if stopped else 0 if whole else UNFINISHED
 
 
 def refuse(error: UserError) -> None:
-    """One message, exit code 2."""
-    print(f"{name('train')}: {error}", file=sys.stderr)
+    """Ends the process with one message and exit code 2."""
+    say(f"{name('train')}: {error}")
     sys.exit(2)

@@ -1,4 +1,4 @@
-"""How far grids are: `python -m isorl.experiments.grid.list runs/grids/*`, without disturbing them."""
+"""Shows how far grids are, without disturbing them: `python -m isorl.experiments.grid.list runs/grids/*`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.text import Text
 
 from isorl.configs import UserError
+from isorl.experiments import terminal
 from isorl.experiments.grid.grid import Grid
-from isorl.experiments.grid.table import table
+from isorl.experiments.grid.progress_table import table
 from isorl.experiments.grid.watch import Watch
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """The command."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with `arguments` (default: those of the process)."""
     parser = argparse.ArgumentParser(prog="python -m isorl.experiments.grid.list", description=__doc__)
     parser.add_argument("grids", nargs="+", type=Path, help="folders with a grid.json")
-    for folder in parser.parse_args(words).grids:
-        try:
-            grid = Grid.load(folder)
-        except UserError as error:
-            print(f"list: {error}", file=sys.stderr)
-            sys.exit(2)
-        Console().print(f"[bold]{grid.name}[/bold]  {grid.about}", highlight=False)
-        Console().print(table(Watch(grid.cells).look(), rate=float("nan")))
+    folders = parser.parse_args(arguments).grids
+    try:
+        with terminal.closed_pipe_is_no_error():
+            for grid in map(Grid.load, folders):
+                terminal.console().print(Text.assemble((grid.name, "bold"), f"  {grid.about}"))
+                terminal.console().print(table(Watch(grid.cells).look(), rate=float("nan")))
+    except UserError as error:
+        terminal.say(f"list: {error}")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -31,12 +31,12 @@ OWN = (
         for name in ("ent_coef", "vf_coef", "clip_range", "gamma", "gae_lambda", "max_grad_norm")
     ),
 )
-"""Beginnings of the words in which cells of one job may differ."""
+"""Beginnings of the overrides in which cells of one job may differ."""
 
 
 def sharing(config: DictConfig, composer: Composer) -> Callable[[list[Cell]], list[list[Cell]]]:
     """From the cells that are to be done to jobs, as the launch `config` says (together=, hydra.launcher)."""
-    shares = functools.cache(lambda words: can_share(composer(words)))
+    shares = functools.cache(lambda overrides: can_share(composer(overrides)))
     workers, most = at_once(config.hydra.launcher), max(config.together, 1)
     return lambda left: packed(left, most, workers, shares)
 
@@ -44,13 +44,13 @@ def sharing(config: DictConfig, composer: Composer) -> Callable[[list[Cell]], li
 def packed(
     cells: Sequence[Cell], most: int, workers: int | None, shares: Callable[[tuple[str, ...]], bool]
 ) -> list[list[Cell]]:
-    """The jobs of a launch, each with its cells.
+    """Returns the jobs of a launch, each with its cells.
 
     Args:
         cells: what is to be done.
         most: cells in one job, at most.
         workers: jobs that run at a time, none of which should be left without work; None: unknown.
-        shares: whether cells of such words, whatever their seed, can be computed together.
+        shares: whether cells of such overrides, whatever their seed, can be computed together.
     """
     size = min(most, math.ceil(len(cells) / workers)) if workers else most
     alike: dict[tuple[str, ...], list[Cell]] = {}
@@ -69,8 +69,8 @@ def packed(
 
 
 def _without(beginnings: str | tuple[str, ...], cell: Cell) -> tuple[str, ...]:
-    """The cell's words but those that begin so."""
-    return tuple(word for word in cell.words if not word.startswith(beginnings))
+    """The cell's overrides but those that begin so."""
+    return tuple(override for override in cell.overrides if not override.startswith(beginnings))
 
 
 def _parts(group: list[Cell], size: int) -> Iterator[list[Cell]]:
@@ -81,7 +81,7 @@ def _parts(group: list[Cell], size: int) -> Iterator[list[Cell]]:
 
 
 def can_share(config: RunConfig) -> bool:
-    """Whether runs of `config` with other seeds can be computed as one with it."""
+    """Returns whether runs of `config` with other seeds can be computed as one with it."""
     if config.agent["name"] == "random":
         return False
     parts = build(config)
@@ -91,14 +91,19 @@ def can_share(config: RunConfig) -> bool:
         parts.env.close()
 
 
-def words_of(job: Sequence[Cell]) -> list[str]:
-    """What train.py is told: the words of the cells and their absolute folders, which a worker elsewhere finds."""
+def overrides_of(job: Sequence[Cell]) -> list[str]:
+    """Returns what train.py is told: the cells' overrides and their absolute folders, valid for workers elsewhere."""
     first, *others = job
     if not others:
-        return [*first.words, f"run_dir={_quoted(str(first.folder))}"]
-    common = [word for word in first.words if all(word in other.words for other in others)]
-    own = ([str(cell.folder), *(word for word in cell.words if word not in common)] for cell in job)
-    return [*common, f"pack={_listed(_listed(map(_quoted, words)) for words in own)}"]
+        return [*first.overrides, f"run_dir={_quoted(str(first.folder))}"]
+    common = [
+        override for override in first.overrides if all(override in other.overrides for other in others)
+    ]
+    own = (
+        [str(cell.folder), *(override for override in cell.overrides if override not in common)]
+        for cell in job
+    )
+    return [*common, f"pack={_listed(_listed(map(_quoted, overrides)) for overrides in own)}"]
 
 
 def _listed(items: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The random reference: a uniformly random agent plays every task; its folder looks like that of any run."""
+"""Makes the random reference: a uniformly random agent plays every task; its folder looks like that of any run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from isorl.experiments.run.returns import VisitReturns
 from isorl.experiments.run.summary import without_nan
 
 EPISODES = 100
-"""Per task; fewer where MAX_STEPS ends the measurement first."""
+"""Episodes per task; fewer where MAX_STEPS ends the measurement first."""
 MAX_STEPS = 50_000
-"""Agent steps per task, over all copies."""
-COPIES = 8
+"""Agent steps per task, over all environments."""
+N_ENVS = 8
 
 
 def start(config: RunConfig) -> dict[str, Any]:
-    """Plays every task of the sequence; gives back the summary: its raw returns by visit.
+    """Plays every task of the sequence; returns the summary: its raw returns by visit.
 
     It takes seconds: one that died begins again.
     """
     folder = RunFolder(config.run_dir)
-    sequence = Sequence.from_config(config.sequence, config.seed, COPIES)
+    sequence = Sequence.from_config(config.sequence, config.seed, N_ENVS)
     began = time.monotonic()
     with folder.locked():
         if not folder.config.is_file():
@@ -47,15 +47,15 @@ def start(config: RunConfig) -> dict[str, Any]:
 
 
 def returns_of(task: Task, seed: int) -> list[float]:
-    """Raw returns of whole episodes under actions drawn uniformly from the task's own."""
-    env = TaskEnv(task, COPIES)
+    """Returns the raw returns of whole episodes under actions drawn uniformly from the task's own."""
+    env = TaskEnv(task, N_ENVS)
     space = env.action_space
     space.seed(seed)
     returns: list[float] = []
     env.reset(seed=seed + 20_000)
     try:
-        for _ in range(MAX_STEPS // COPIES):
-            step = env.step(np.stack([space.sample() for _ in range(COPIES)]))
+        for _ in range(MAX_STEPS // N_ENVS):
+            step = env.step(np.stack([space.sample() for _ in range(N_ENVS)]))
             returns += [episode.raw_return for episode in step.episodes]
             if len(returns) >= EPISODES:
                 break

@@ -1,4 +1,4 @@
-"""What a result is measured against: the same learner from scratch on every task, and an agent that learns nothing."""
+"""Defines what a result is measured against: a learner from scratch on every task, and a random agent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from isorl.configs.schema import DiagnosticsConfig, EvaluationConfig, NormalizeC
 
 
 def fresh(config: RunConfig) -> RunConfig:
-    """A fresh agent per task with the same budget: agent, network and optimizer as they are, all else redrawn.
+    """Returns the run of a fresh agent per task with the same budget, agent, network and optimizer.
 
     One run makes them all: at each switch every weight and moment is drawn anew, the replay emptied, exploration and
     schedules begun again and statistics forgotten. Methods are left out: they act against what a fresh agent does
@@ -24,7 +24,10 @@ def fresh(config: RunConfig) -> RunConfig:
 
 
 def random(config: RunConfig) -> RunConfig:
-    """The uniformly random agent on the same tasks; it has no network, so only sequence and seed tell it apart."""
+    """Returns the run of a uniformly random agent on the same tasks.
+
+    It has no network, so only sequence and seed tell one such run from another.
+    """
     return replace(
         config,
         agent={"name": "random"},
@@ -40,11 +43,11 @@ def random(config: RunConfig) -> RunConfig:
 
 
 REFERENCES: dict[str, Callable[[RunConfig], RunConfig]] = {"fresh": fresh, "random": random}
-"""Value of `reference` -> the run that it stands for."""
+"""Maps a value of `reference` to the run that it stands for."""
 
 
 def referred(config: RunConfig, reference: str | None) -> RunConfig:
-    """`config`, or the reference run that belongs to it.
+    """Returns `config`, or the reference run that belongs to it.
 
     Raises:
         UserError: an unknown reference.

@@ -1,4 +1,4 @@
-"""Settings proposed by Optuna (Akiba et al. 2019, arXiv 1907.10902) instead of a list: `hydra/sweeper=optuna`.
+"""Lets Optuna (Akiba et al. 2019, arXiv 1907.10902) propose settings instead of a list: `hydra/sweeper=optuna`.
 
 Every arm has a study of its own on every sequence, with the same sampler, the same number of trials and the same seeds.
 A round is one trial of each study, worked off like any other grid; so a search that stopped is continued by giving the
@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from isorl.configs import UserError, typed
 from isorl.configs.program import command
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
+from isorl.experiments import terminal
 from isorl.experiments.grid import tuning
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
-from isorl.experiments.grid.expand import Composer, cells, of_benchmark
+from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.grid.launch import (
     STOPPED,
@@ -37,27 +37,34 @@ from isorl.experiments.grid.launch import (
     work_off,
 )
 from isorl.experiments.grid.packs import sharing
+from isorl.experiments.terminal import say
 
 HOW = "isorl train -m +benchmark=NAME benchmark.stage=tune hydra/sweeper=optuna 'KEY=interval(a,b)'"
 COMMANDS = ("benchmark=", "benchmark.", "dry_run=")
-"""Words that are not for the cells."""
+"""Beginnings of the overrides that are not for the cells."""
 
 
-def search(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
-    """Tunes the benchmark of `config`, writes tuned.yaml when every trial has a score; gives back the exit code.
+def search(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> int:
+    """Tunes the benchmark of `config`, writes tuned.yaml when every trial has a score; returns the exit code.
 
     Args:
         config: of the sweep as Hydra composed it.
-        words: of the command line; the swept ones are the space, beside benchmark.tuning.space.
+        overrides: of the command line; the swept ones are the space, beside benchmark.tuning.space.
         launcher: runs the jobs.
 
     Raises:
         UserError: Optuna is missing, there is nothing to tune, or a value cannot work.
     """
     suite, budget = _suite(config)
-    console, root, composer = Console(stderr=True), Path(config.hydra.sweep.dir).absolute(), Composer()
-    words = with_imports(suite, words)
-    fixed, swept = _parted([word for word in words if not word.lstrip("+").startswith(COMMANDS)])
+    console, root, composer = (
+        terminal.console(stderr=True),
+        Path(config.hydra.sweep.dir).absolute(),
+        Composer(),
+    )
+    overrides = with_imports(suite, overrides)
+    fixed, swept = _parted(
+        [override for override in overrides if not override.lstrip("+").startswith(COMMANDS)]
+    )
     studies = {
         (sequence, arm): _study(budget, {**_listed(suite.tuning, arm), **swept})
         for sequence in suite.sequences
@@ -73,7 +80,7 @@ def search(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
         if number == 0:
             name = f"{suite.name}, the first of {budget.budget} such rounds"
             say_cost(name, now, config, composer, jobs, console)
-            if any(word.lower() == "dry_run=true" for word in words):
+            if any(override.lower() == "dry_run=true" for override in overrides):
                 return 0
         typed_words = f"{command('train')} {shlex.join(sys.argv[1:])}"
         grid = Grid(f"{suite.name}-tune", made, typed_words, f"search of {suite.name}")
@@ -86,7 +93,7 @@ def search(config: DictConfig, words: Sequence[str], launcher: Launcher) -> int:
             score = float(np.mean([tuning.score_of_cell(cell) for cell in found]))
             studies[trial.key][0].tell(trial.asked, -math.inf if math.isnan(score) else score)
     tuning.save(folder / "tuned.yaml", suite, tuning.choose(made))
-    console.print(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}", soft_wrap=True)
+    say(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
     return conclude(grid, folder, False, console)
 
 
@@ -98,7 +105,7 @@ class _Trial:
     asked: Any  # optuna.Trial
 
     @property
-    def words(self) -> list[str]:
+    def overrides(self) -> list[str]:
         """Numbers to four digits: enough for any setting, and readable."""
         values = self.asked.params.items()
         return [f"{key}={f'{value:.4g}' if isinstance(value, float) else value}" for key, value in values]
@@ -131,7 +138,7 @@ def _study(tuning: TuningConfig, space: Mapping[str, Any]) -> tuple[Any, Mapping
 
 
 def _distribution(values: Any, kinds: Any) -> Any:
-    """Of a list of words, or of the interval of a swept word."""
+    """Of a list of overrides, or of the interval of a swept override."""
     if isinstance(values, list):
         return kinds.CategoricalDistribution(values)
     whole = isinstance(values.start, int) and isinstance(values.end, int)
@@ -140,16 +147,16 @@ def _distribution(values: Any, kinds: Any) -> Any:
 
 
 def _listed(tuning_config: TuningConfig | None, arm: str) -> dict[str, list[str]]:
-    """The lists of benchmark.tuning for `arm`, as words."""
+    """The lists of benchmark.tuning for `arm`, as overrides."""
     assert tuning_config is not None
     space = {**tuning_config.space, **tuning_config.of_arm.get(arm, {})}
     return {key: [tuning.text(value) for value in values] for key, values in space.items()}
 
 
-def _parted(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """(fixed words, key of a swept word -> its values or its interval)."""
+def _parted(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """(fixed overrides, key of a swept override -> its values or its interval)."""
     fixed, swept = [], {}
-    for override in OverridesParser.create().parse_overrides(list(words)):
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = str(override.input_line).partition("=")[0]
         if not override.is_sweep_override():
             fixed.append(str(override.input_line))
@@ -168,7 +175,7 @@ def _cells(
     grid = suite.to_tune()
     one = replace(
         grid,
-        arms={f"{arm}{CANDIDATE}{' '.join(trial.words)}": [*suite.arms[arm], *trial.words]},
+        arms={f"{arm}{CANDIDATE}{' '.join(trial.overrides)}": [*suite.arms[arm], *trial.overrides]},
         sequences={sequence: grid.sequences[sequence]},
     )
-    return cells(of_benchmark(one, fixed), (), root, composer)
+    return cells(requests_of_benchmark(one, fixed), (), root, composer)

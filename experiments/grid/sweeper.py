@@ -1,4 +1,4 @@
-"""How `-m` sweeps: Hydra's sweepers of this project. They are imported at every start, so nothing heavy is here."""
+"""Holds Hydra's sweepers of this project, by which `-m` sweeps; imported at every start, so nothing heavy is here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 PLUGINS = "hydra_plugins.isorl"
-"""The name by which Hydra finds this module: it instantiates plugins of the package hydra_plugins alone."""
+"""Name by which Hydra finds this module: it instantiates plugins of the package hydra_plugins alone."""
 
 
 class GridSweeper(Sweeper):
-    """Hands the words of a sweep to experiments/grid/launch.py, with Hydra's launcher of the user's choice."""
+    """Hands the overrides of a sweep to experiments/grid/launch.py, with Hydra's launcher of the user's choice."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Makes the launcher."""
+        """Makes the launcher of the user's choice."""
         self.config: Any = config
         self.hydra_context = hydra_context
         self.launcher: Any = Plugins.instance().instantiate_launcher(
@@ -37,7 +37,7 @@ class GridSweeper(Sweeper):
 
 
 class OptunaGridSweeper(GridSweeper):
-    """The same by experiments/grid/search.py, where Optuna proposes the settings of a benchmark's arms."""
+    """Hands the overrides of a search to experiments/grid/search.py, where Optuna proposes an arm's settings."""
 
     def sweep(self, arguments: list[str]) -> Any:
         """Works off the search; ends the process with its exit code."""

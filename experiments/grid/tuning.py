@@ -1,4 +1,4 @@
-"""Choosing settings: every arm gets equally many candidates, on seeds that are never reported, and it is written down.
+"""Chooses settings: every arm gets equally many candidates, on seeds that are never reported, and it is written down.
 
 The candidate with the highest mean over tuning seeds of the mean return over all visits is chosen, arm by arm and
 sequence by sequence. `tuned.yaml` holds what was tried, what it scored and what was chosen.
@@ -21,14 +21,14 @@ from isorl.configs import UserError
 from isorl.configs.program import command
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
-from isorl.experiments.grid.expand import Settings, Wanted, of_benchmark
+from isorl.experiments.grid.expand import RunRequest, Settings, requests_of_benchmark
 from isorl.experiments.grid.work import score_of
 
 OBJECTIVE = "mean over tuning seeds of the mean raw return over all visits"
 
 
 def candidates(tuning: TuningConfig, arm: str) -> list[tuple[str, ...]]:
-    """`budget` settings of `arm`, each a tuple of words: the whole space, or a draw from it that is always the same.
+    """Returns `budget` settings of `arm`, each a tuple of overrides: the whole space, or a fixed draw from it.
 
     Raises:
         UserError: the space has fewer settings than the budget, so that this arm would get fewer than others.
@@ -50,26 +50,26 @@ def candidates(tuning: TuningConfig, arm: str) -> list[tuple[str, ...]]:
 
 
 def text(value: Any) -> str:
-    """`value` as the command line wants it, without blanks: they stand between the words of a candidate."""
+    """Returns `value` as the command line wants it, without blanks, which separate the overrides of a candidate."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
-def wanted(suite: BenchmarkConfig, words: Iterable[str]) -> list[Wanted]:
-    """Every candidate of every arm on the tuning seeds; its words follow the arm's name after a bar."""
+def requests(suite: BenchmarkConfig, overrides: Iterable[str]) -> list[RunRequest]:
+    """Returns a request for every candidate of every arm on the tuning seeds; its overrides follow the arm's name."""
     assert suite.tuning is not None
     arms = {
-        f"{arm}{CANDIDATE}{' '.join(candidate)}": [*arm_words, *candidate]
-        for arm, arm_words in suite.arms.items()
+        f"{arm}{CANDIDATE}{' '.join(candidate)}": [*arm_overrides, *candidate]
+        for arm, arm_overrides in suite.arms.items()
         for candidate in candidates(suite.tuning, arm)
     }
-    return of_benchmark(replace(suite.to_tune(), arms=arms), words)
+    return requests_of_benchmark(replace(suite.to_tune(), arms=arms), overrides)
 
 
 def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """Per sequence and arm the candidate with the highest score; NaN, where a cell failed or diverged, is the lowest.
+    """Chooses for each sequence and arm the candidate with the highest score; NaN (failed, diverged) is the lowest.
 
     Returns:
-        {sequence: {arm: {"words": [...], "score": float, "tried": {candidate: score}, "unfinished": cells}}}
+        {sequence: {arm: {"overrides": [...], "score": float, "tried": {candidate: score}, "unfinished": cells}}}
     """
     scores: dict[tuple[str, str, str], list[float]] = {}
     result: dict[str, dict[str, Any]] = {}
@@ -83,12 +83,12 @@ def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     for arms in result.values():
         for row in arms.values():
             best = max(row["tried"], key=lambda candidate: _or_least(row["tried"][candidate]))
-            row |= {"words": best.split(" "), "score": row["tried"][best]}
+            row |= {"overrides": best.split(" "), "score": row["tried"][best]}
     return result
 
 
 def score_of_cell(cell: Cell) -> float:
-    """Mean raw return over all visits; NaN where the cell is not finished."""
+    """Returns the cell's mean raw return over all visits; NaN where it is not finished."""
     if cell.state() is not State.FINISHED:
         return math.nan
     return score_of(json.loads((cell.folder / "summary.json").read_text()))
@@ -99,7 +99,7 @@ def _or_least(score: float) -> float:
 
 
 def save(path: Path, suite: BenchmarkConfig, chosen: Mapping[str, Any]) -> None:
-    """Writes tuned.yaml."""
+    """Writes what was tried and chosen to `path`, as tuned.yaml."""
     assert suite.tuning is not None
     record = {"benchmark": suite.name, "objective": OBJECTIVE, "budget": suite.tuning.budget,
               "seeds": suite.tuning.seeds, "chosen": dict(chosen)}  # fmt: skip
@@ -107,7 +107,7 @@ def save(path: Path, suite: BenchmarkConfig, chosen: Mapping[str, Any]) -> None:
 
 
 def settings(suite: BenchmarkConfig) -> Settings:
-    """The words that `suite.tuned` chose for each sequence and arm; nothing where it names no file.
+    """Returns the overrides that `suite.tuned` chose for each sequence and arm; nothing where it names no file.
 
     Raises:
         UserError: the file is missing, lacks an arm, is of unfinished tuning, or was made on seeds that are to be
@@ -121,7 +121,7 @@ def settings(suite: BenchmarkConfig) -> Settings:
         row = chosen.get(sequence, {}).get(arm)
         if reason := _useless(row):
             raise UserError(f"'{suite.tuned}' has no settings for arm '{arm}' on '{sequence}'{reason}.")
-    return {(sequence, arm): chosen[sequence][arm]["words"] for sequence, arm in pairs}
+    return {(sequence, arm): chosen[sequence][arm]["overrides"] for sequence, arm in pairs}
 
 
 def _useless(row: dict[str, Any] | None) -> str:
@@ -149,5 +149,5 @@ def _load(path: Path, suite: BenchmarkConfig) -> dict[str, Any]:
 
 
 def record_of(suite: BenchmarkConfig) -> dict[str, Any]:
-    """What a report says about how the settings came to be; empty where they are untuned."""
+    """Returns what a report says about how the settings came to be; empty where they are untuned."""
     return {} if suite.tuned is None else {"file": suite.tuned, **_load(Path(suite.tuned), suite)}

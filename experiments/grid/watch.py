@@ -1,4 +1,4 @@
-"""How far a grid is, read from the folders of its cells: nothing is asked of the workers, wherever they are."""
+"""Reads from the folders of its cells how far a grid is: nothing is asked of the workers, wherever they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from isorl.experiments.grid.cell import Cell, State
 
 @dataclass(frozen=True)
 class Progress:
-    """One look at some cells of a grid."""
+    """Says how far some cells of a grid are."""
 
     cells: int
     states: Counter[State]
@@ -23,7 +23,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Of the agent steps, 0 to 1."""
+        """The share of the planned agent steps that are made, 0 to 1."""
         return self.steps / self.total if self.total else 1.0
 
     def __add__(self, other: Progress) -> Progress:
@@ -52,7 +52,7 @@ class Watch:
     _first: tuple[float, int] | None = None  # time, steps
 
     def look(self) -> dict[tuple[str, str], Progress]:
-        """Progress by (sequence, arm)."""
+        """Returns the progress by (sequence, arm)."""
         rows: dict[tuple[str, str], Progress] = {}
         for cell in self.cells:
             key = (cell.sequence, cell.arm)

@@ -1,4 +1,4 @@
-"""What one job of a grid does: brings one cell to its end, from wherever its folder shows it to be.
+"""Does one job of a grid: brings one cell to its end, from wherever its folder shows it to be.
 
 It never raises for what is wrong with a cell: a failure is written beside the cell and given back, so that no launcher
 stops the others for it. Killed at any moment, it can be called again.
@@ -35,7 +35,7 @@ from isorl.experiments.run.folder import RunFolder, write_json
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: `did` is run, resumed, skipped, busy (another process has the cell), stopped or failed."""
+    """Says how a job ended: `did` is run, resumed, skipped, busy (another process has it), stopped or failed."""
 
     folder: str
     did: str
@@ -49,10 +49,10 @@ launching = False
 
 
 def job(composed: DictConfig) -> list[Outcome] | float:
-    """One job of Hydra's: for our own sweeper its outcomes, for one that looks for the best configuration its score.
+    """Does one job of Hydra's: returns its outcomes to our own sweeper, its score to one that optimises a score.
 
     Without a run_dir of the user's, the run goes to the folder of its cell. `pack` in the configuration makes it
-    several cells: of each its run_dir, and the words that only it has.
+    several cells: of each its run_dir, and the overrides that only it has.
     """
     began, hydra = time.monotonic(), HydraConfig.get()
     try:
@@ -70,16 +70,18 @@ def _cells(composed: DictConfig) -> list[RunConfig]:
     hydra = HydraConfig.get()
     if composed.pack:
         composer = Composer()
-        common = [word for word in hydra.overrides.task if not word.startswith("pack=")]
-        return [replace(composer([*common, *words]), run_dir=folder) for folder, *words in composed.pack]
+        common = [override for override in hydra.overrides.task if not override.startswith("pack=")]
+        return [
+            replace(composer([*common, *overrides]), run_dir=folder) for folder, *overrides in composed.pack
+        ]
     config = referred(resolve(composed), composed.reference)
-    if not any(word.startswith("run_dir=") for word in hydra.overrides.task):
+    if not any(override.startswith("run_dir=") for override in hydra.overrides.task):
         config = replace(config, run_dir=str(folder_of(config, Path(hydra.sweep.dir).absolute())))
     return [config]
 
 
 class Busy(Exception):
-    """Another process works on this cell."""
+    """Says that another process works on this cell."""
 
 
 def work(config: RunConfig) -> Outcome:
@@ -91,7 +93,7 @@ def work(config: RunConfig) -> Outcome:
 
 
 def work_together(configs: Sequence[RunConfig]) -> list[Outcome]:
-    """`work` for runs that share the process, and what they compute where they are alike (agents/batched)."""
+    """Does the `work` of runs that share the process, and what they compute where they are alike (agents/batched)."""
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         if len(configs) == 1:
@@ -117,7 +119,7 @@ def _work(config: RunConfig, said: io.StringIO) -> Outcome:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Inside, no other process works on this cell; the system frees the claim of a process that dies.
+    """Keeps every other process from this cell inside; the system frees the claim of a process that dies.
 
     Raises:
         Busy: another process does.
@@ -144,7 +146,7 @@ def _advance(config: RunConfig) -> tuple[str, dict[str, Any]]:
 
 
 def begin(config: RunConfig) -> dict[str, Any]:
-    """Makes the run of `config` from its beginning; gives back the summary."""
+    """Makes the run of `config` from its beginning; returns the summary."""
     start = random_agent.start if config.agent["name"] == "random" else experiment.start
     return start(config)
 
@@ -167,11 +169,11 @@ def _failed(failure: Path, error: BaseException, said: str, seconds: float) -> O
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """summary.json as it was written."""
+    """Reads summary.json as it was written."""
     return json.loads(path.read_text())
 
 
 def score_of(content: dict[str, Any]) -> float:
-    """Mean over the visits of their mean raw return; NaN where a visit has none."""
+    """Returns the mean over the visits of their mean raw return; NaN where a visit has none."""
     means = [row["mean"] for row in content["returns"]]
     return float("nan") if None in means or not means else float(sum(means) / len(means))

@@ -1,1 +1,1 @@
-"""From the folders of runs to what they show: continual metrics, statistics over seeds, one page."""
+"""Reads the folders of runs and shows what is in them: continual metrics, statistics over seeds, one page."""

@@ -1,4 +1,4 @@
-"""The pictures of a report, one function each: from a study to an SVG."""
+"""Draws the pictures of a report, one function each: from a study to an SVG."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ DIAGNOSTICS = {
     "feature_effective_rank": ("effective rank of the features", "linear"),
     "weight_norm": ("norm of the weights", "linear"),
 }
-"""Shown over the visits, where they were measured: title, scale."""
+"""Diagnostics that are shown over the visits, where they were measured: title, scale."""
 
 
 def stacked(rows: Sequence[Array]) -> Array:
-    """(seeds, K): the rows cut to the shortest."""
+    """Returns the rows, cut to the shortest, as (seeds, K)."""
     shortest = min(len(row) for row in rows)
     return np.array([row[:shortest] for row in rows], dtype=float)
 
 
 def mean_over_seeds(rows: Sequence[Array]) -> Array:
-    """(K,), NaN where no seed measured anything."""
+    """Returns the mean of the rows (K,); NaN where no seed measured anything."""
     return _known_mean(stacked(rows)[None])[0]
 
 
@@ -45,7 +45,7 @@ def _known_mean(values: Array) -> Array:
 
 
 def over_seeds(rows: Sequence[Array]) -> tuple[Array, Array, Array]:
-    """(mean, low, high) over seeds, each (K,); 95 % bootstrap interval of the mean, NaN left out."""
+    """Returns (mean, low, high) over seeds, each (K,): the 95 % bootstrap interval of the mean, NaN left out."""
     values = stacked(rows)
     mean = _known_mean(values[None])[0]
     if len(values) < 2:
@@ -58,7 +58,7 @@ def over_seeds(rows: Sequence[Array]) -> tuple[Array, Array, Array]:
 
 
 def curve_of(run: Run) -> tuple[Array, Array]:
-    """Agent steps and returns of a whole run, (V * P,)."""
+    """Returns agent steps and returns of a whole run, each (V * P,)."""
     assert run.curve is not None
     points = run.curve.shape[1]
     middle = (np.arange(points) + 0.5) / points
@@ -66,7 +66,7 @@ def curve_of(run: Run) -> tuple[Array, Array]:
 
 
 def learning_curve(study: Study, sequence: str, arm: str) -> Picture | None:
-    """One arm's return over the run, the baseline dashed and its fresh agents dotted, switches as lines."""
+    """Draws an arm's return over the run; the baseline dashed, its fresh agents dotted, switches as lines."""
     runs = [run for run in study.of(sequence, arm) if run.curve is not None]
     if not runs:
         return None
@@ -126,7 +126,7 @@ def _common_limits(study: Study, sequence: str) -> tuple[float, float]:
 
 
 def visit_bars(study: Study, sequence: str, arm: str) -> Picture | None:
-    """The ratio to a fresh agent of every visit, with the interval over seeds."""
+    """Draws the ratio to a fresh agent in every visit, with the interval over seeds."""
     rows = [ratios for run in study.of(sequence, arm) if not np.isnan(ratios := study.ratios(run)).all()]
     if not rows:
         return None
@@ -154,7 +154,7 @@ def _ratio_limits(study: Study, sequence: str) -> tuple[float, float]:
 
 
 def diagnostic(study: Study, sequence: str, metric: str) -> Picture | None:
-    """A diagnostic at the end of each visit, every arm: the median over its seeds."""
+    """Draws a diagnostic at the end of each visit for every arm: the median over its seeds."""
     title, scale = DIAGNOSTICS[metric]
     medians = {arm: _medians(study.of(sequence, arm), metric) for arm in study.arms}
     lines = {arm: values for arm, values in medians.items() if values is not None}
@@ -188,7 +188,7 @@ def _medians(runs: Sequence[Run], metric: str) -> Array | None:
 
 
 def profile(study: Study) -> Picture | None:
-    """Share of runs whose headline metric exceeds a threshold: the higher a line, the better."""
+    """Draws the share of runs whose headline metric exceeds a threshold: the higher a line, the better."""
     matrices = {arm: study.matrix(study.headline, arm) for arm in study.arms}
     matrices = {arm: matrix for arm, matrix in matrices.items() if matrix.size}
     if not matrices or study.headline != "plasticity_ratio":
@@ -215,7 +215,7 @@ def profile(study: Study) -> Picture | None:
 
 
 def cost_and_benefit(study: Study, sequence: str) -> Picture | None:
-    """What an arm takes against what it brings: wall time per agent step, the baseline's being 1."""
+    """Draws what an arm takes against what it brings: time per agent step, the baseline's being 1."""
     base = [run.microseconds_per_step for run in study.finished(sequence, study.reference_arm)]
     points = []
     for arm in study.arms:
@@ -229,8 +229,6 @@ def cost_and_benefit(study: Study, sequence: str) -> Picture | None:
         for arm, cost, benefit in points:
             axes.scatter(cost, benefit, s=46, color=draw.colour(study.arms.index(arm)), zorder=3)
         axes.margins(0.12)
-        axes.set(
-            xlabel=f"wall time per agent step, {study.reference_arm} = 1",
-            ylabel=study.headline.replace("_", " "),
-        )
+        axes.set_xlabel(f"wall time per agent step, {study.reference_arm} = 1", parse_math=False)
+        axes.set_ylabel(study.headline.replace("_", " "))
     return Picture(made[0], f"cost against benefit on {sequence}", title=sequence)

@@ -1,4 +1,4 @@
-"""What a report is made of, before it is a page: sections with texts, tables and pictures."""
+"""Holds what a report is made of, before it is a page: sections with texts, tables and pictures."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: its text, and for a heat map its place on a scale from -1 (bad) over 0 to 1 (good)."""
+    """Holds one cell of a table: its text, and for a heat map its place from -1 (bad) over 0 to 1 (good)."""
 
     text: str
     shade: float | None = None
     strong: bool = False
     detail: str = ""
-    """In small letters under the text: an interval."""
+    """Text in small letters under the other: an interval."""
 
     def in_markdown(self) -> str:
-        """On one line."""
+        """Returns the cell on one line."""
         text = f"**{self.text}**" if self.strong else self.text
         return f"{text} {self.detail}" if self.detail else text
 
 
 @dataclass
 class Table:
-    """Rows of cells under a head; the first `left` columns are text."""
+    """Holds rows of cells under a head; the first `left` columns are text."""
 
     head: Sequence[str]
     rows: list[list[Cell]]
@@ -37,7 +37,7 @@ class Table:
     """Number of the arm of each row, for its colour mark; None for no mark."""
 
     def to_html(self) -> str:
-        """Scrolls sideways where the screen is narrow."""
+        """Returns the table in HTML; it scrolls sideways where the screen is narrow."""
         head = "".join(
             f"<th{self._side(column)}>{html.escape(name)}</th>" for column, name in enumerate(self.head)
         )
@@ -61,7 +61,7 @@ class Table:
         return ' class="l"' if column < self.left else ""
 
     def to_markdown(self) -> str:
-        """As GitHub shows it."""
+        """Returns the table as GitHub shows it."""
         lines = [list(self.head), ["---" if c < self.left else "--:" for c in range(len(self.head))]]
         lines += [[cell.in_markdown() for cell in row] for row in self.rows]
         text = "\n".join(
@@ -80,18 +80,18 @@ def _shade(value: float) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG with what it shows in words."""
+    """Holds an SVG with what it shows in words."""
 
     svg: str
     alt: str
     title: str = ""
     wide: bool = False
-    """Takes the whole width; others stand side by side where there is room."""
+    """Whether it takes the whole width; others stand side by side where there is room."""
 
 
 @dataclass
 class Section:
-    """A part of the report under a heading. Texts are plain; `code` is set as typed."""
+    """Holds a part of the report under a heading. Texts are plain; `code` is set as typed."""
 
     title: str
     texts: list[str] = field(default_factory=list)
@@ -99,25 +99,25 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     code: list[str] = field(default_factory=list)
     folded: bool = False
-    """Closed until it is asked for."""
+    """Whether it is closed until it is asked for."""
     legend: bool = False
-    """Shows which colour is which arm."""
+    """Whether it shows which colour is which arm."""
 
 
 @dataclass
-class Report:
-    """The whole."""
+class Document:
+    """Holds a whole report: figures for its head, then sections."""
 
     title: str
     about: str
     facts: list[tuple[str, str]]
-    """Figure, what it counts."""
+    """Pairs of a figure and what it counts."""
     sections: list[Section]
     arms: list[str]
 
 
 def to_csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Comma-separated, one line per row."""
+    """Returns the rows as comma-separated text, one line each."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)

@@ -1,4 +1,4 @@
-"""Pictures as SVG that follow the page: text and axes take its ink, arms its palette, in the light and in the dark.
+"""Draws SVG that follows the page: text and axes take its ink, arms its palette, in the light and in the dark.
 
 Matplotlib draws with stand-in colours; in its SVG they become the page's variables.
 """
@@ -52,13 +52,13 @@ STYLE: Any = {
 
 
 def colour(arm: int) -> str:
-    """The stand-in for the page's variable --arm<number>."""
+    """Returns the stand-in for the page's variable --arm<number>."""
     return f"#0a0b{arm % ARMS:02x}"
 
 
 @contextmanager
 def panel(width: float = 3.7, height: float = 2.4) -> Iterator[tuple[Axes, list[str]]]:
-    """Axes to draw on (inches); on leaving, the SVG stands in the list."""
+    """Yields axes to draw on (sizes in inches) and a list in which the SVG stands afterwards."""
     result: list[str] = []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
@@ -70,7 +70,7 @@ def panel(width: float = 3.7, height: float = 2.4) -> Iterator[tuple[Axes, list[
 
 
 def svg(figure: Figure) -> str:
-    """The figure for a page: no header, sizes relative, stand-ins replaced."""
+    """Returns the figure for a page: no header, sizes relative, stand-ins replaced."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
@@ -84,12 +84,12 @@ def svg(figure: Figure) -> str:
 
 
 def whole_numbers(axes: Axes) -> None:
-    """Ticks of the horizontal axis at whole numbers."""
+    """Puts the ticks of the horizontal axis at whole numbers."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def plain_numbers(axes: Axes) -> None:
-    """Ticks of a logarithmic vertical axis as 2 or 24000, not as products with powers of ten."""
+    """Writes ticks of a logarithmic vertical axis as 2 or 24000, not as products with powers of ten."""
     axes.yaxis.set_major_formatter(_Plain())
     axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(1.5, 0.6)))
 
@@ -102,18 +102,18 @@ class _Plain(LogFormatter):
 
 
 def switches(axes: Axes, starts: np.ndarray) -> None:
-    """A faint upright line at each switch."""
+    """Draws a faint upright line at each switch."""
     for start in starts[1:]:
         axes.axvline(start, color=FAINT, lw=0.7, zorder=0)
 
 
 def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, arm: int) -> None:
-    """An interval around a line."""
+    """Draws an interval around a line."""
     axes.fill_between(x, low, high, color=colour(arm), alpha=0.18, lw=0)
 
 
 def steps_label(axes: Axes, longest: float) -> None:
-    """Agent steps in thousands or millions, told in the label."""
+    """Writes agent steps in thousands or millions, and says so in the label."""
     size, name = (1e6, "million agent steps") if longest >= 2e6 else (1e3, "thousand agent steps")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / size:g}")
     axes.set_xlabel(name)

@@ -1,4 +1,4 @@
-"""Numbers over seeds as cells of a table."""
+"""Turns numbers over seeds into cells of a table."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isorl.experiments.report import numbers
 from isorl.experiments.report.document import Cell
+from isorl.experiments.report.formatting import format_interval, format_number
 from isorl.experiments.report.statistics import Estimate, iqm_interval
 
 
 def rng() -> np.random.Generator:
-    """The same for every interval: a report made twice is the same report."""
+    """Returns the same generator for every interval: a report made twice is the same report."""
     return np.random.default_rng(0)
 
 
-def estimated(found: Estimate, shade: float | None = None, strong: bool = False) -> Cell:
-    """A value over its interval."""
-    return Cell(numbers.number(found.value), shade, strong, numbers.interval(found))
+def estimate_cell(found: Estimate, shade: float | None = None, strong: bool = False) -> Cell:
+    """Returns a cell with a value over its interval."""
+    return Cell(format_number(found.value), shade, strong, format_interval(found))
 
 
-def interval(values: Sequence[float]) -> Estimate:
-    """IQM over seeds."""
-    return _interval(tuple(value for value in values if np.isfinite(value)))
+def iqm_over_seeds(values: Sequence[float]) -> Estimate:
+    """Returns the interquartile mean over seeds with its interval; values that are not finite are left out."""
+    return _iqm_over_seeds(tuple(value for value in values if np.isfinite(value)))
 
 
 @functools.lru_cache(maxsize=100_000)  # the same numbers stand in several tables
-def _interval(values: tuple[float, ...]) -> Estimate:
+def _iqm_over_seeds(values: tuple[float, ...]) -> Estimate:
     return (
         iqm_interval(np.array(values)[:, None], rng()) if values else Estimate(math.nan, math.nan, math.nan)
     )

@@ -1,4 +1,4 @@
-"""Pictures for every sequence and arm, as long as there are not too many."""
+"""Puts pictures for every sequence and arm into a section, as long as there are not too many."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 from isorl.experiments.report.document import Picture, Section
 from isorl.experiments.report.study import Study
 
-PANELS = 60
-"""Pictures in one section; a larger grid shows its first sequences."""
+MAX_PANELS = 60
+"""Pictures in one section at most; a larger grid shows its first sequences."""
 
 
 def panels(section: Section, study: Study, chart: Callable[[Study, str, str], Picture | None]) -> Section:
-    """One picture per sequence and arm, as long as there are not too many."""
+    """Adds one picture per sequence and arm to `section`, MAX_PANELS at most; returns it."""
     for sequence in study.sequences:
         for arm in study.arms:
-            if len(section.pictures) >= PANELS:
-                section.texts.append(f"The first {PANELS} pictures; name single sequences to see others.")
+            if len(section.pictures) >= MAX_PANELS:
+                section.texts.append(f"The first {MAX_PANELS} pictures; name single sequences to see others.")
                 return section
             picture = chart(study, sequence, arm)
             if picture is not None:
@@ -26,5 +26,5 @@ def panels(section: Section, study: Study, chart: Callable[[Study, str, str], Pi
 
 
 def present(pictures: Iterable[Picture | None]) -> list[Picture]:
-    """Those that could be drawn."""
+    """Returns those pictures that could be drawn."""
     return [picture for picture in pictures if picture is not None]

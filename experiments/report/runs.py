@@ -1,4 +1,4 @@
-"""What the report knows of one run, read from its folder: summary.json, or metrics.jsonl where it is not finished."""
+"""Reads what a report must know of one run: from summary.json, or metrics.jsonl where it is not finished."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from isorl.experiments.grid.cell import State
 Array = np.ndarray
 NAN = float("nan")
 MAIN_NETWORKS = ("actor", "q", "classifier")
-"""Whose diagnostics are reported: the network that acts."""
+"""Names of the network that acts, whose diagnostics are reported."""
 CURVE_POINTS = 10
 
 
 @dataclass
 class Run:
-    """One run. V visits so far, P points of a visit's curve, T tasks; NaN where nothing was measured.
+    """Holds what is known of one run: V visits so far, P points of a visit's curve, T tasks; NaN is not measured.
 
     Attributes:
         id: identity of the cell; its folder where it is none.
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def visits(self) -> int:
-        """V."""
+        """The number of visits so far, V."""
         return len(self.online)
 
     @property
@@ -64,7 +64,7 @@ class Run:
 
 
 def read(run: Run) -> Run:
-    """Fills in what the folder of `run` holds."""
+    """Fills in what the folder of `run` holds; returns `run`."""
     summary = run.folder / "summary.json"
     if summary.is_file():
         run.state = State.FINISHED
@@ -75,7 +75,7 @@ def read(run: Run) -> Run:
 
 
 def from_summary(run: Run, content: Mapping[str, Any]) -> None:
-    """From a finished run."""
+    """Fills in what the summary of a finished run says."""
     rows = content["returns"]
     run.agent_steps, run.seconds = rows[-1]["start"] + rows[-1]["agent_steps"], content["seconds"]
     run.task = np.array([row["task_index"] for row in rows])
@@ -114,7 +114,7 @@ def _main_network(measured: list[dict[str, float | None]]) -> dict[str, Array]:
 
 
 def records(metrics: Path) -> Iterator[dict[str, Any]]:
-    """The whole records of metrics.jsonl; a torn last line is left out."""
+    """Yields the whole records of metrics.jsonl; a torn last line is left out."""
     if metrics.is_file():
         with metrics.open() as file:
             for line in file:
@@ -123,7 +123,7 @@ def records(metrics: Path) -> Iterator[dict[str, Any]]:
 
 
 def from_metrics(run: Run) -> None:
-    """From a run that is not finished: its visits so far, the last one perhaps in part."""
+    """Fills in what is known of a run that is not finished: its visits so far, the last perhaps in part."""
     rows = [row for row in records(run.folder / "metrics.jsonl") if not isinstance(row["value"], list)]
     if not rows:
         run.notes.append("nothing measured yet")

@@ -1,4 +1,4 @@
-"""Statistics over seeds: pure functions of score matrices.
+"""Computes statistics over seeds: pure functions of score matrices.
 
 A matrix is (N, S): N seeds of one method (rows) on S sequences (columns), NaN nowhere; axes before these are a batch,
 with one result each. Every random draw comes from a generator that is handed in. Definitions follow Agarwal et al. 2021
@@ -18,13 +18,13 @@ from scipy.stats import norm, trim_mean
 Array = np.ndarray
 RESAMPLES = 2_000
 BLOCK = 250
-"""Resamples at a time: memory stays small."""
+"""Resamples at a time, so that memory stays small."""
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic with its two-sided bootstrap interval; NaN bounds where one seed says nothing about spread."""
+    """Holds a statistic with its two-sided bootstrap interval; NaN bounds where one seed says nothing of spread."""
 
     value: float
     low: float
@@ -32,12 +32,12 @@ class Estimate:
 
 
 def iqm(scores: Array) -> Any:
-    """Interquartile mean of (..., N, S): the mean of the middle half of all runs, as in Agarwal et al. 2021 (...)."""
+    """Returns the interquartile mean of (..., N, S): the mean of the middle half of all runs (...)."""
     return trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1)
 
 
 def mean(scores: Array) -> Any:
-    """Mean of (..., N, S) over runs and sequences (...)."""
+    """Returns the mean of (..., N, S) over runs and sequences (...)."""
     return np.mean(scores, axis=(-2, -1))
 
 
@@ -48,7 +48,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Estimate:
-    """Percentile interval of `statistic(*matrices)` by a bootstrap of the seeds, stratified by sequence.
+    """Returns the percentile interval of `statistic(*matrices)` by a bootstrap of seeds, stratified by sequence.
 
     Within each column of each matrix (N, S) the seeds are drawn anew with replacement, so that every sequence keeps its
     weight.
@@ -68,12 +68,12 @@ def _drawn(matrix: Array, rng: np.random.Generator) -> Array:
 
 
 def iqm_interval(scores: Array, rng: np.random.Generator) -> Estimate:
-    """IQM of (N, S) with its stratified bootstrap interval."""
+    """Returns the IQM of (N, S) with its stratified bootstrap interval."""
     return bootstrap(iqm, scores, rng=rng)
 
 
 def probability_of_improvement(ours: Array, theirs: Array) -> Any:
-    """P(X > Y) + P(X = Y) / 2 for a run X of (..., N, S) and Y of (..., M, S), the mean over sequences (...).
+    """Returns P(X > Y) + P(X = Y) / 2 for runs X of (..., N, S), Y of (..., M, S), mean over sequences (...).
 
     0.5 is no difference.
     """
@@ -82,12 +82,12 @@ def probability_of_improvement(ours: Array, theirs: Array) -> Any:
 
 
 def performance_profile(scores: Array, thresholds: Array) -> Array:
-    """Share of all runs of (N, S) above each threshold (K,): a whole distribution at a glance (K,)."""
+    """Returns the share of all runs of (N, S) above each threshold (K,), as (K,)."""
     return np.mean(np.ravel(scores)[None, :] > thresholds[:, None], axis=1)
 
 
 def paired_p_value(differences: Array, rng: np.random.Generator, flips: int = 20_000) -> float:
-    """Two-sided sign-flip test of paired differences (N,) by seed: could their mean be zero?
+    """Tests by sign flips, two-sided, whether the mean of paired differences (N,) by seed could be zero.
 
     Exact up to 14 seeds (all 2^N flips), else by `flips` random ones. With N seeds no p-value is below 2^(1 - N).
     """
@@ -101,7 +101,7 @@ def paired_p_value(differences: Array, rng: np.random.Generator, flips: int = 20
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's (1979) step-down correction: p-values that keep the chance of any false claim among all at their level."""
+    """Corrects p-values by Holm's (1979) step-down rule, which keeps the chance of any false claim at their level."""
     order = sorted(p_values, key=lambda name: p_values[name])
     corrected, largest = {}, 0.0
     for rank, name in enumerate(order):
@@ -111,7 +111,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def seeds_needed(differences: Array, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Seeds for a paired comparison to find, with `power` at level `alpha`, a difference like the one of (N,).
+    """Returns the seeds that find a difference like that of (N,) by pairs, with `power` at level `alpha`.
 
     ((z_{1-alpha/2} + z_power) sd / mean)^2, rounded up (Colas et al. 2018, arXiv 1806.08295), and at least as many as
     let the sign-flip test fall below alpha (6 for 5 %). NaN for one seed, inf for no difference. From few seeds it is a

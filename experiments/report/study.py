@@ -1,4 +1,4 @@
-"""Runs put in order: by sequence, arm and seed, each with its references and its metrics."""
+"""Puts runs in order: by sequence, arm and seed, each with its references and its metrics."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from functools import cached_property
 import numpy as np
 
 from isorl.experiments.grid.cell import State
-from isorl.experiments.report.metrics import METRICS, Scores, ratio_by_visit
+from isorl.experiments.report.continual_metrics import METRICS, Scores, ratio_by_visit
 from isorl.experiments.report.runs import Run
 
 Array = np.ndarray
 HEADLINES = ("plasticity_ratio", "end_performance")
-"""What arms are ranked by: the first of these that can be measured."""
+"""Metrics by which arms are ranked: the first of these that can be measured."""
 
 
 @dataclass
 class Study:
-    """The runs of a report.
+    """Holds the runs of a report.
 
     Attributes:
         runs: all, references among them.
@@ -31,19 +31,19 @@ class Study:
 
     @cached_property
     def arms(self) -> list[str]:
-        """Names of what is compared, the baseline first, in the order of the grid."""
+        """The names of what is compared, the baseline first, in the order of the grid."""
         names = list(dict.fromkeys(run.arm for run in self.runs if run.kind == "arm"))
         return sorted(names, key=lambda name: name != self.reference_arm)
 
     @cached_property
     def reference_arm(self) -> str:
-        """The baseline, or the first arm there is."""
+        """The arm with which others are compared: the baseline, or the first arm there is."""
         names = [run.arm for run in self.runs if run.kind == "arm"]
         return self.baseline if self.baseline in names else next(iter(names), "")
 
     @cached_property
     def sequences(self) -> list[str]:
-        """In the order of the grid."""
+        """The names of the sequences, in the order of the grid."""
         return list(dict.fromkeys(run.sequence for run in self.runs))
 
     @cached_property
@@ -58,19 +58,19 @@ class Study:
         return {run.id: run for run in self.runs}
 
     def of(self, sequence: str, arm: str) -> list[Run]:
-        """The runs of an arm on a sequence that have measured something, by seed."""
+        """Returns the runs of an arm on a sequence that have measured something, by seed."""
         return [run for run in self._by_place.get((sequence, arm), []) if run.visits]
 
     def finished(self, sequence: str, arm: str) -> list[Run]:
-        """Those at their end."""
+        """Returns the runs of an arm on a sequence that are at their end, by seed."""
         return [run for run in self.of(sequence, arm) if run.state is State.FINISHED]
 
     def fresh_of(self, run: Run) -> Run | None:
-        """Its fresh reference, if that has got as far."""
+        """Returns the fresh reference of `run`, if that has got as far; else None."""
         return self._reference(run, run.fresh)
 
     def random_of(self, run: Run) -> Run | None:
-        """Its random reference."""
+        """Returns the random reference of `run`, if there is one."""
         return self._reference(run, run.random)
 
     def _reference(self, run: Run, id: str) -> Run | None:
@@ -78,7 +78,7 @@ class Study:
         return found if found is not None and found.visits >= run.visits else None
 
     def scores(self, run: Run) -> Scores:
-        """The arrays that metrics take, over the visits that the run has made."""
+        """Returns the arrays that metrics take, over the visits that the run has made."""
         fresh, random = self.fresh_of(run), self.random_of(run)
         made = slice(run.visits)
         return Scores(
@@ -94,7 +94,7 @@ class Study:
         )
 
     def ratios(self, run: Run) -> Array:
-        """(V,) against fresh agents; NaN where there is no reference."""
+        """Returns the ratios to fresh agents (V,); NaN where there is no reference."""
         scores = self.scores(run)
         if scores.fresh_online is None or scores.random is None:
             return np.full(run.visits, np.nan)
@@ -102,7 +102,7 @@ class Study:
 
     @cached_property
     def values(self) -> dict[str, dict[str, float]]:
-        """Value of each metric for each finished run, by id."""
+        """The value of each metric for each finished run, by id."""
         done = [
             run for run in self.runs if run.kind != "random" and run.visits and run.state is State.FINISHED
         ]
@@ -119,12 +119,12 @@ class Study:
         return next(known, HEADLINES[-1])
 
     def by_seed(self, metric: str, sequence: str, arm: str) -> dict[int, float]:
-        """Value for each seed for which it could be measured."""
+        """Returns the metric's value for each seed for which it could be measured."""
         found = {run.seed: self.values[metric][run.id] for run in self.finished(sequence, arm)}
         return {seed: value for seed, value in found.items() if np.isfinite(value)}
 
     def matrix(self, metric: str, arm: str, sequences: Sequence[str] | None = None) -> Array:
-        """(N, S): the seeds that every sequence has, over `sequences` (all)."""
+        """Returns (N, S): the metric for the seeds that every one of `sequences` (default: all) has."""
         columns = [self.by_seed(metric, sequence, arm) for sequence in sequences or self.sequences]
         seeds = sorted(set.intersection(*(set(column) for column in columns)))
         return np.array([[column[seed] for column in columns] for seed in seeds]).reshape(
@@ -132,7 +132,7 @@ class Study:
         )
 
     def differences(self, metric: str, arm: str, sequences: Sequence[str] | None = None) -> Array:
-        """(N,): paired by seed, `arm` minus the baseline, the mean over the sequences."""
+        """Returns (N,): paired by seed, `arm` minus the baseline, the mean over the sequences."""
         chosen = sequences or self.sequences
         ours = [self.by_seed(metric, sequence, arm) for sequence in chosen]
         theirs = [self.by_seed(metric, sequence, self.reference_arm) for sequence in chosen]

@@ -1,1 +1,1 @@
-"""What runs a learner: the life of one run, what it measures, and what it leaves in its folder."""
+"""Runs a learner: the life of one run, what it measures, and what it leaves in its folder."""

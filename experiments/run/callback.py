@@ -1,4 +1,4 @@
-"""What happens while a learner learns: one callback that counts, measures, evaluates, records and saves.
+"""Accompanies a learner while it learns: one callback that counts, measures, evaluates, records and saves.
 
 It reads from the agent and never changes it: with or without it, the same weights come out.
 """
@@ -19,53 +19,53 @@ from isorl.configs import RunConfig
 from isorl.envs.normalize import statistics_of
 from isorl.envs.sequence import Sequence, Visit
 from isorl.experiments.run import dashboard
+from isorl.experiments.run.checkpoint_manager import CheckpointManager
+from isorl.experiments.run.divergence import DivergenceMonitor
 from isorl.experiments.run.evaluation import Evaluator, random_streams_preserved
 from isorl.experiments.run.folder import LOG
-from isorl.experiments.run.keeper import Keeper
-from isorl.experiments.run.numbers import NumberWatch
 from isorl.experiments.run.progress import ProgressBar
 from isorl.experiments.run.recording import Recorder
-from isorl.experiments.run.state import RunState
+from isorl.experiments.run.run_state import RunState
 from isorl.experiments.run.stopping import StopRequest
 from isorl.plasticity.diagnostics import DEFAULT_METRICS, diagnose
 
 DRAWING_SHARE = 0.01
-"""Of the time that pictures may take before the last; one takes a tenth of a second."""
+"""Share of the time that pictures may take before the last; one takes a tenth of a second."""
 
 
 class RunCallback(BaseCallback):
-    """Accompanies one run.
+    """Counts, measures, evaluates, records and saves while one run goes on.
 
     Args:
         config: cadences and switches.
-        keeper: of snapshots and checkpoints.
+        checkpoints: of snapshots and checkpoints.
         sequence: the schedule.
         state: what has been gathered so far.
         recorder: where measurements go.
         evaluator: plays tasks.
         probes: probe batch of each task.
         initial: weights before any training.
-        numbers: finds weights that are not finite.
+        divergence: finds weights that are not finite.
         progress: the bar.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        keeper: Keeper,
+        checkpoints: CheckpointManager,
         sequence: Sequence,
         state: RunState,
         recorder: Recorder,
         evaluator: Evaluator,
         probes: list[np.ndarray],
         initial: dict[str, Tensor],
-        numbers: NumberWatch,
+        divergence: DivergenceMonitor,
         progress: ProgressBar,
     ) -> None:
         super().__init__()
-        self.config, self.keeper, self.sequence = config, keeper, sequence
+        self.config, self.checkpoints, self.sequence = config, checkpoints, sequence
         self.state, self.recorder, self.evaluator = state, recorder, evaluator
-        self.probes, self.initial, self.numbers, self.progress = probes, initial, numbers, progress
+        self.probes, self.initial, self.divergence, self.progress = probes, initial, divergence, progress
         self.visit: Visit = recorder.visit
         self._shown_return: float | None = None
         self.stop = StopRequest()
@@ -90,11 +90,11 @@ class RunCallback(BaseCallback):
         if self._is_due("log", step, self.config.log_every):
             self._record_returns(step)
             self.model.dump_logs()
-            self.numbers.check()
+            self.divergence.check()
         if self._is_due("save", step, self.config.checkpoint.every):
             self.save()
-        elif self.keeper.is_due or self.stop.number is not None:
-            self.keeper.take(self._gathered)
+        elif self.checkpoints.is_due or self.stop.number is not None:
+            self.checkpoints.take(self._gathered)
         self.stop.check()
 
     def _on_step(self) -> bool:
@@ -119,12 +119,12 @@ class RunCallback(BaseCallback):
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        self.keeper.take(self._gathered)
-        self.keeper.write()
+        self.checkpoints.take(self._gathered)
+        self.checkpoints.write()
 
     def _gathered(self) -> dict[str, Any]:
         """What a checkpoint holds besides the agent, whose numbers are sound."""
-        self.numbers.check()
+        self.divergence.check()
         self.state.seconds += (time.monotonic() - self._started) / sharing()
         self._started = time.monotonic()
         self.state.records = self.recorder.sizes()
@@ -203,7 +203,7 @@ class RunCallback(BaseCallback):
         return {key: float(value) for key, value in values.items() if not isinstance(value, Tensor)}
 
     def _record_returns(self, step: int) -> None:
-        failures = self.numbers.failures.counts
+        failures = self.divergence.failures.counts
         if failures:
             self.recorder.record({f"faults/{what}": count for what, count in failures.items()}, step)
         mean = self.state.returns.take_recent()

@@ -1,4 +1,4 @@
-"""What a resumed run needs, as tensors and plain values: taken out of an agent, and checked and put back.
+"""Takes out of an agent, as tensors and plain values, what a resumed run needs; checks it and puts it back.
 
 A resumed run goes on in the middle of the episodes that were being played.
 """
@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from isorl.agents import Agent
 from isorl.configs import UserError
 from isorl.envs.normalize import TaskNormalize
+from isorl.experiments.terminal import explain
 
 COUNTERS = (
     "num_timesteps",
@@ -30,10 +31,10 @@ COUNTERS = (
     "_n_calls",
 )
 
-SEEN = ("_last_obs", "_last_episode_starts", "_last_original_obs")
-"""What the learner saw last; with it stable-baselines3 goes on instead of resetting the environment."""
-SHOWN = ("ep_info_buffer", "_last_loss")
-"""What the next row of training curves is made of."""
+OBSERVED = ("_last_obs", "_last_episode_starts", "_last_original_obs")
+"""Attributes with what the learner saw last: given these, SB3 goes on instead of resetting the environment."""
+LOGGED = ("ep_info_buffer", "_last_loss")
+"""Attributes of which the next row of training curves is made."""
 
 
 PARTS = (
@@ -52,7 +53,7 @@ PARTS = (
 
 
 def gather(agent: Agent, run: dict[str, Any]) -> dict[str, Any]:
-    """The state of `agent`, of its environment and of `run`; not the replay buffer, which ReplayLog writes.
+    """Returns the state of `agent`, of its environment and of `run`, without the replay buffer (ReplayLog writes it).
 
     Its tensors are those of the agent: write them before the agent goes on.
     """
@@ -65,8 +66,8 @@ def gather(agent: Agent, run: dict[str, Any]) -> dict[str, Any]:
         "gradients": {name: p.grad for name, p in agent.policy.named_parameters() if p.grad is not None},
         "methods": agent.methods.state_dict(),
         "environment": _tensors(agent.env.unwrapped.state_dict()),  # type: ignore[union-attr]
-        "seen": _tensors({name: getattr(agent, name) for name in SEEN}),
-        "shown": {name: _plain(getattr(agent, name, None)) for name in SHOWN},
+        "seen": _tensors({name: getattr(agent, name) for name in OBSERVED}),
+        "shown": {name: _plain(getattr(agent, name, None)) for name in LOGGED},
         "normalizer": _normalizer_state(agent),
         "random": random_state,
         "run": run,
@@ -85,7 +86,7 @@ def restore(agent: Agent, state: dict[str, Any]) -> None:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"It does not fit this run: {_first_line(error)}") from error
+        raise UserError(f"It does not fit this run: {explain(error)}") from error
 
 
 def _check(agent: Agent, state: dict[str, Any]) -> None:
@@ -136,7 +137,7 @@ def _restore(agent: Agent, state: dict[str, Any]) -> None:
     agent.env.unwrapped.load_state_dict(_arrays(state["environment"]))  # type: ignore[union-attr]
     for name, value in state["seen"].items():
         setattr(agent, name, _arrays(value))
-    episodes, loss = (state["shown"][name] for name in SHOWN)
+    episodes, loss = (state["shown"][name] for name in LOGGED)
     if episodes is not None:
         agent.ep_info_buffer = deque(episodes, maxlen=agent._stats_window_size)
         agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)  # of no environment here
@@ -149,10 +150,6 @@ def _restore(agent: Agent, state: dict[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     """A deque becomes a list."""
     return list(value) if isinstance(value, deque) else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _tensors(value: Any) -> Any:

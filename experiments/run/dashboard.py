@@ -1,7 +1,8 @@
-"""What TensorBoard shows at first sight: a layout of charts, the returns with their switches, the matrix."""
+"""Makes what TensorBoard shows at first sight: a layout of charts, the returns with their switches, the matrix."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence as SequenceOf
 from typing import Any
 
@@ -13,15 +14,15 @@ from stable_baselines3.common.logger import Figure
 from isorl.envs.sequence import Sequence
 from isorl.experiments.run.returns import VisitReturns
 
-NUMBERED = 100
-"""Cells of the matrix up to which the picture says their numbers; the table beside it always does."""
-NAMED = 8
+MAX_NUMBERED_CELLS = 100
+"""Cells of the matrix up to which the picture has their numbers; the table beside it always does."""
+MAX_NAMED_VISITS = 8
 """Visits up to which there is room for the names of their tasks."""
 
 
 def layout(sequence: Sequence, networks: SequenceOf[str]) -> dict[str, dict[str, list[Any]]]:
-    """The custom-scalars page: returns and switches first, then plasticity, one chart per question."""
-    names = "|".join(sorted({task.name.split("-")[0] for task in sequence.tasks}))
+    """Returns the custom-scalars page: returns and switches first, then plasticity, one chart per question."""
+    names = "|".join(sorted({re.escape(task.name.split("-")[0]) for task in sequence.tasks}))
 
     def charts(*metrics: tuple[str, str]) -> dict[str, list[Any]]:
         return {
@@ -47,7 +48,7 @@ def layout(sequence: Sequence, networks: SequenceOf[str]) -> dict[str, dict[str,
 
 
 def returns_figure(visits: SequenceOf[VisitReturns]) -> Figure:
-    """Every episode's raw return against the agent step; switches as lines, many tasks by their numbers alone."""
+    """Draws every episode's raw return against the agent step; switches as lines."""
     picture, axes = _picture(9, 3, left=0.7, bottom=0.5)
     for visit in visits:
         colour = f"C{visit.visit.task.index % 10}"
@@ -55,9 +56,10 @@ def returns_figure(visits: SequenceOf[VisitReturns]) -> Figure:
         axes.plot(*_smoothed(visit.at, visit.returns), color=colour, lw=1.5)
         axes.axvline(visit.visit.start, color="0.7", lw=0.8, zorder=0)
         task = visit.visit.task
-        name = task.name if len(visits) <= NAMED else str(task.index)
+        name = task.name if len(visits) <= MAX_NAMED_VISITS else str(task.index)
         axes.annotate(name, (visit.visit.start, 1.0), xycoords=("data", "axes fraction"), fontsize=7,
-                      xytext=(2, -9), textcoords="offset points", color=colour)  # fmt: skip
+                      xytext=(2, -9), textcoords="offset points", color=colour,
+                      parse_math=False)  # fmt: skip
     axes.set(xlabel="agent step", ylabel="raw return")
     return Figure(picture, close=True)
 
@@ -71,18 +73,18 @@ def _smoothed(at: list[int], returns: list[float], window: int = 25) -> tuple[np
 
 
 def matrix_figure(names: SequenceOf[str], rows: SequenceOf[SequenceOf[float]]) -> Figure:
-    """Mean return of each task (columns) after each visit (rows), coloured within each column."""
+    """Draws the mean return of each task (columns) after each visit (rows), coloured within each column."""
     values = np.array(rows, dtype=float)
     spread = np.nanmax(values, axis=0) - np.nanmin(values, axis=0)
     shade = (values - np.nanmin(values, axis=0)) / np.where(spread > 0, spread, 1)
-    numbered = values.size <= NUMBERED
+    numbered = values.size <= MAX_NUMBERED_CELLS
     width, height = (0.9, 0.35) if numbered else (0.25, 0.2)
     picture, axes = _picture(1.5 + width * len(names), 1 + height * len(rows), left=0.9, bottom=0.8)
     axes.imshow(shade, cmap="Blues", vmin=0, vmax=1.6 if numbered else 1, aspect="auto")
     if numbered:
         for (row, column), value in np.ndenumerate(values):
             axes.text(column, row, f"{value:.4g}", ha="center", va="center", fontsize=8)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8, parse_math=False)
     axes.set_yticks(range(len(rows)), [str(visit + 1) for visit in range(len(rows))], fontsize=8)
     axes.set(ylabel="after visit", xlabel="evaluated task")
     return Figure(picture, close=True)
@@ -96,8 +98,9 @@ def _picture(width: float, height: float, left: float, bottom: float) -> tuple[P
 
 
 def matrix_text(names: SequenceOf[str], rows: SequenceOf[SequenceOf[float]]) -> str:
-    """The same as a Markdown table."""
-    lines = ["| after visit | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    """Returns the matrix of `matrix_figure` as a Markdown table."""
+    titles = [name.replace("|", "\\|") for name in names]
+    lines = ["| after visit | " + " | ".join(titles) + " |", "|---" * (len(names) + 1) + "|"]
     lines += [
         f"| {visit + 1} | " + " | ".join(f"{v:.4g}" for v in row) + " |" for visit, row in enumerate(rows)
     ]

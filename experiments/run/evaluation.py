@@ -24,7 +24,7 @@ from isorl.envs.task_env import TaskEnv
 
 @contextmanager
 def random_streams_preserved() -> Iterator[None]:
-    """Whatever is drawn inside does not move the global streams of Python, numpy and torch."""
+    """Leaves the global random streams of Python, numpy and torch as they were, whatever is drawn inside."""
     python, numpy_state = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
@@ -43,7 +43,7 @@ def _seed_torch(seed: int) -> None:
 
 
 class Evaluator:
-    """Mean raw return of the policy on a task.
+    """Measures the mean raw return of a policy on a task.
 
     Args:
         config: episodes, their cut, greedy or not.
@@ -61,12 +61,13 @@ class Evaluator:
         self.seed = seed
 
     def mean_return(self, agent: BaseAlgorithm, task: Task) -> float:
-        """Mean raw return over `config.episodes` episodes; an episode cut by `max_episode_steps` counts as it is.
+        """Returns the mean raw return over `config.episodes` episodes, cut or whole.
 
-        Every copy plays a fixed share of the episodes, so that short ones are not preferred.
+        An episode cut by `max_episode_steps` counts as it is. Every environment plays a fixed share of the episodes, so
+        that short ones are not preferred.
         """
         n_envs = min(self.config.episodes, 8)
-        shares = np.array([(self.config.episodes + copy) // n_envs for copy in range(n_envs)])
+        shares = np.array([(self.config.episodes + env) // n_envs for env in range(n_envs)])
         env = TaskEnv(task.for_evaluation(), n_envs, self.common, failures=self.failures)
         was_training = agent.policy.training
         with random_streams_preserved(), statistics_of(agent.get_vec_normalize_env(), task.index):
@@ -110,7 +111,7 @@ def act(
     rng: np.random.Generator,
     allowed: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Actions as the agent would take them: PPO samples its policy, DQN explores with its final epsilon.
+    """Returns actions as the agent would take them: PPO samples its policy, DQN explores with its final epsilon.
 
     A classifier with masked heads answers among the classes that are `allowed` (actions,).
     """

@@ -1,4 +1,4 @@
-"""The life of one run, from the configuration to the summary.
+"""Runs an experiment from the configuration to the summary.
 
 sequence -> environment -> agent -> (restore) -> learn, accompanied by RunCallback -> summary
 """
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -26,22 +25,23 @@ from isorl.envs.normalize import TaskNormalize
 from isorl.experiments import plugins
 from isorl.experiments.run import dashboard, summary
 from isorl.experiments.run.callback import RunCallback
+from isorl.experiments.run.checkpoint_manager import CheckpointManager
+from isorl.experiments.run.divergence import DivergenceMonitor
 from isorl.experiments.run.evaluation import Evaluator
 from isorl.experiments.run.folder import LOG, RunFolder
-from isorl.experiments.run.keeper import Keeper
-from isorl.experiments.run.numbers import NumberWatch
 from isorl.experiments.run.probes import load_or_collect
 from isorl.experiments.run.progress import ProgressBar
 from isorl.experiments.run.recording import Recorder, cut_back
 from isorl.experiments.run.returns import Returns
-from isorl.experiments.run.state import RunState
+from isorl.experiments.run.run_state import RunState
+from isorl.experiments.terminal import say
 from isorl.plasticity import AdamO
 from isorl.plasticity.diagnostics import snapshot
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of."""
+    """Holds what a run is made of."""
 
     sequence: Sequence
     env: VecEnv
@@ -55,11 +55,16 @@ class Parts:
 
 
 def build(config: RunConfig) -> Parts:
-    """The parts of a run, all checked; nothing is written.
+    """Makes the parts of a run, all checked; nothing is written.
 
     Raises:
         UserError: whatever in `config` cannot work.
     """
+    if config.agent["name"] == "random":
+        raise UserError(
+            "A random agent learns nothing: there is nothing to resume, to play or to inspect. "
+            "reference=random makes its returns anew within seconds."
+        )
     torch.set_num_threads(config.threads)
     try:
         network_spec(config), make_methods(config)  # cheap to check before environments are made
@@ -81,28 +86,28 @@ def build(config: RunConfig) -> Parts:
 
 
 def start(config: RunConfig) -> dict[str, Any]:
-    """Trains from the beginning; gives back the summary."""
+    """Trains from the beginning; returns the summary."""
     folder = RunFolder.checked_new(config.run_dir)
     parts = build(config)
     with folder.locked():
         folder.create(config)
-        keeper = Keeper(folder, config.checkpoint, parts.agent)
+        keeper = CheckpointManager(folder, config.checkpoint, parts.agent)
         return _train(config, folder, parts, RunState(Returns(parts.sequence.visits)), keeper)
 
 
 def resume(run_dir: str) -> dict[str, Any]:
-    """Continues the run in `run_dir` from its newest checkpoint; gives back the summary."""
+    """Continues the run in `run_dir` from its newest checkpoint; returns the summary."""
     folder = RunFolder.existing(run_dir, "resume")
     with folder.locked():
         config = plugins.recorded(folder)
         parts = build(config)
         state, keeper = (
             RunState(Returns(parts.sequence.visits)),
-            Keeper(folder, config.checkpoint, parts.agent),
+            CheckpointManager(folder, config.checkpoint, parts.agent),
         )
         if not keeper.load(state):
             parts = build(config)  # it stopped before its first checkpoint: from the beginning
-            keeper = Keeper(folder, config.checkpoint, parts.agent)
+            keeper = CheckpointManager(folder, config.checkpoint, parts.agent)
         if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
             if folder.summary.exists():
                 raise UserError(
@@ -116,7 +121,7 @@ def resume(run_dir: str) -> dict[str, Any]:
 
 
 def _train(
-    config: RunConfig, folder: RunFolder, parts: Parts, state: RunState, keeper: Keeper
+    config: RunConfig, folder: RunFolder, parts: Parts, state: RunState, keeper: CheckpointManager
 ) -> dict[str, Any]:
     if Pack.current is None:  # alone, a run computes to the bit what it computes among others
         return Pack().answers([lambda: _train(config, folder, parts, state, keeper)])[0]
@@ -143,7 +148,7 @@ def _train(
             folder.probes, sequence, common, config.diagnostics.probe_size, config.seed, failures
         ),
         parts.initial,
-        NumberWatch(agent, failures),
+        DivergenceMonitor(agent, failures),
         ProgressBar(sequence.agent_steps, done),
     )
     began = time.monotonic()
@@ -154,7 +159,7 @@ def _train(
             # log_interval None: RunCallback says when SB3 writes its rows
             agent.learn(remaining, callback, log_interval=None, reset_num_timesteps=not done)  # type: ignore[arg-type]
     except BaseException as error:
-        reason = callback.numbers.reason_of(error)
+        reason = callback.divergence.reason_of(error)
         _save_what_is_held(keeper, reason)
         if reason is error:
             raise
@@ -167,7 +172,7 @@ def _train(
     return summary.write(folder.summary, sequence, state, (time.monotonic() - began) / sharing())
 
 
-def _save_what_is_held(keeper: Keeper, error: BaseException) -> None:
+def _save_what_is_held(keeper: CheckpointManager, error: BaseException) -> None:
     """Writes the latest snapshot before `error` ends the run; tells it from where the run can be resumed."""
     if getattr(error, "saves", True):
         try:
@@ -180,13 +185,10 @@ def _save_what_is_held(keeper: Keeper, error: BaseException) -> None:
 
 def _announce(config: RunConfig, parts: Parts) -> None:
     """Says, on the terminal and in the log, what a glance at the configuration does not tell."""
-    console = Console(stderr=True)
     sequence = parts.sequence
-    console.print(
-        f"[bold]{sequence.name}[/bold]: {len(sequence.visits)} visits, {sequence.agent_steps:,} agent steps; "
-        f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}",
-        highlight=False,
-        soft_wrap=True,
+    say(
+        f"{sequence.name}: {len(sequence.visits)} visits, {sequence.agent_steps:,} agent steps; "
+        f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}"
     )
     updates = agent_options(config).planned_updates(sequence.agent_steps)
     for message in parts.agent.methods.silent(updates, switches=len(sequence.visits) - 1):
@@ -199,14 +201,14 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         acts = "never" if math.isinf(half_life) else f"in {half_life:,.0f}"
         message = f"AdamO halves a deviation from isometry {acts} of {updates:,} planned updates"
         LOG.info(message)
-        console.print(message, highlight=False, soft_wrap=True)
+        say(message)
         for warning in caught:
             _warn(str(warning.message))
 
 
 def _warn(message: str) -> None:
     LOG.warning(message)
-    Console(stderr=True).print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    say(message, style="yellow")
 
 
 def _describe(recorder: Recorder, config: RunConfig, parts: Parts) -> None:

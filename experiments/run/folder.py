@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, and how it comes to be.
+"""Knows the folder of a run: what lies where, and how it comes to be.
 
 config.yaml      the resolved configuration; `resume` and `play` read it
 run.json         command line, versions, commit, hardware
@@ -18,6 +18,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -33,16 +34,16 @@ from omegaconf import OmegaConf
 
 from isorl.configs import RunConfig, UserError, typed
 from isorl.configs.errors import RunStopped
-from isorl.experiments.run.files import write_json, write_whole
+from isorl.experiments.run.atomic_write import write_atomically, write_json
 
 LOG = logging.getLogger("isorl")
 _LOGGED: ContextVar[Path | None] = ContextVar("logged", default=None)
-"""The folder of the run that goes on: runs that share a process (pack/) take turns, each in a context of its own."""
+"""The folder of the run that goes on: runs that share a process take turns, each in a context of its own."""
 PACKAGES = ("torch", "stable_baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
 
 
 class CannotWrite(RunStopped):
-    """The disk is full, read-only or gone, or a permission is missing."""
+    """Says that the disk is full, read-only or gone, or that a permission is missing."""
 
     def __init__(self, folder: Path, error: OSError) -> None:
         at = error.filename or folder
@@ -51,7 +52,7 @@ class CannotWrite(RunStopped):
 
 
 class RunFolder:
-    """Paths of one run."""
+    """Holds the paths of one run, and guards them."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -64,12 +65,12 @@ class RunFolder:
         self._lock = self.path / ".lock"
 
     def checkpoint_path(self, number: int) -> Path:
-        """The newest checkpoint is number 0."""
+        """Returns the path of a checkpoint; the newest is number 0."""
         return self.path / (f"checkpoint-{number}.pt" if number else "checkpoint.pt")
 
     @classmethod
     def checked_new(cls, path: str | Path) -> RunFolder:
-        """A folder for a new run, not made yet.
+        """Returns a folder for a new run, not made yet.
 
         Raises:
             UserError: it exists and is not empty, or cannot be made.
@@ -83,7 +84,7 @@ class RunFolder:
 
     @classmethod
     def existing(cls, path: str | Path, option: str) -> RunFolder:
-        """The folder of an earlier run.
+        """Returns the folder of an earlier run.
 
         Raises:
             UserError: there is no run in it.
@@ -99,7 +100,7 @@ class RunFolder:
         return folder
 
     def check_empty(self) -> None:
-        """Raises UserError where there is something already; what a writer left that died at once does not count."""
+        """Raises UserError where there is something already, but for what a writer left that died at once."""
         nothing = {self._lock, self.config.with_name("config.yaml.tmp")}
         if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - nothing):
             raise UserError(
@@ -109,7 +110,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, this process alone writes to the folder; the system frees the lock of a process that dies.
+        """Lets this process alone write to the folder inside; the system frees the lock of a process that dies.
 
         Raises:
             UserError: another process has it.
@@ -129,13 +130,13 @@ class RunFolder:
             raise CannotWrite(self.path, error) from error
 
     def create(self, config: RunConfig) -> None:
-        """Writes what is known before training; the folder is locked and empty."""
+        """Writes what is known before training into the folder, which is locked and empty."""
         self.check_empty()  # again: another process may have been first
-        write_whole(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+        write_atomically(self.config, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
         write_json(self.path / "run.json", _provenance())
 
     def load_config(self) -> RunConfig:
-        """The configuration of the run that made this folder."""
+        """Reads the configuration of the run that made this folder."""
         return typed(RunConfig, OmegaConf.load(self.config))  # type: ignore[arg-type]
 
     def start_log(self) -> None:
@@ -154,6 +155,11 @@ class RunFolder:
         """Closes run.log."""
         LOG.removeHandler(self._handler)
         self._handler.close()
+
+
+def file_name(text: str) -> str:
+    """Returns `text` with "_" for everything but letters, digits and _.+- so that it can name a file."""
+    return re.sub(r"[^\w.+-]", "_", text)
 
 
 def _provenance() -> dict[str, Any]:

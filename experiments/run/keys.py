@@ -1,9 +1,10 @@
-"""Every key that a run logs, explained; `python -m isorl.experiments.run.keys` prints the page docs/logged_keys.md."""
+"""Explains every key that a run logs; `python -m isorl.experiments.run.keys` prints docs/logged_keys.md."""
 
 from __future__ import annotations
 
 import re
 
+from isorl.experiments.terminal import closed_pipe_is_no_error
 from isorl.plasticity.diagnostics import METRICS
 
 KEYS = {
@@ -42,18 +43,18 @@ KEYS = {
     "train/explained_variance": "SB3, PPO: share of the returns' variance that the value explains; 1 is perfect",
     "train/std": "SB3, PPO with continuous actions: standard deviation of the policy",
 }
-"""Key -> what it is. `<task>` stands for a task's name."""
+"""Maps each key to what it is. `<task>` stands for a task's name."""
 
 
 def explained(key: str) -> bool:
-    """Whether the page explains `key`."""
+    """Returns whether the page explains `key`."""
     if key.startswith("plasticity/"):
         return key.split("/")[1] in METRICS
     return any(re.fullmatch(re.escape(known).replace("<task>", "[^/]+"), key) for known in KEYS)
 
 
 def page() -> str:
-    """The page in Markdown."""
+    """Returns the page in Markdown."""
     lines = [
         "# Logged keys",
         "",
@@ -80,4 +81,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    with closed_pipe_is_no_error():
+        print(page(), end="")

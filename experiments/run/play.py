@@ -1,4 +1,4 @@
-"""play=RUN_DIR: a video of the trained agent on each task."""
+"""Records videos of the trained agent on each task: play=RUN_DIR."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from gymnasium.utils.save_video import save_video
 from isorl.configs import RunConfig, UserError
 from isorl.envs.task_env import TaskEnv
 from isorl.experiments import plugins
+from isorl.experiments.run.checkpoint_manager import CheckpointManager
 from isorl.experiments.run.evaluation import act, random_streams_preserved
 from isorl.experiments.run.experiment import Parts, build
-from isorl.experiments.run.folder import RunFolder
-from isorl.experiments.run.keeper import Keeper
+from isorl.experiments.run.folder import RunFolder, file_name
 from isorl.experiments.run.returns import Returns
-from isorl.experiments.run.state import RunState
+from isorl.experiments.run.run_state import RunState
+from isorl.experiments.terminal import explain
 
 MAX_STEPS = 1_000
 """Agent steps after which a video ends: about a minute of an Atari game."""
 
 
 def play(run_dir: str) -> list[Path]:
-    """Records one episode per task into RUN_DIR/videos; gives back the files.
+    """Records one episode per task into RUN_DIR/videos; returns the files.
 
     Raises:
         UserError: no run or no checkpoint there, or an environment that cannot draw itself.
@@ -39,10 +40,14 @@ def play(run_dir: str) -> list[Path]:
                 frames = _frames(parts, env, config.seed)
             fps = env.env.metadata.get("render_fps", 30)
         except Exception as error:
-            raise UserError(f"Task '{task.name}' cannot be drawn: {error}") from error
+            modes = env.env.metadata.get("render_modes") or "none"
+            raise UserError(
+                f"Task '{task.name}' ({task.env}) cannot be drawn: {explain(error)}. "
+                f"A video needs the render mode 'rgb_array'; the environment has: {modes}."
+            ) from error
         finally:
             env.close()
-        name = f"task{task.index}-{task.name}"
+        name = f"task{task.index}-{file_name(task.name)}"
         save_video(frames, str(videos), episode_trigger=lambda episode: True, fps=fps, name_prefix=name)
         files.append(videos / f"{name}-episode-0.mp4")
     parts.env.close()
@@ -50,13 +55,15 @@ def play(run_dir: str) -> list[Path]:
 
 
 def restored(folder: RunFolder, config: RunConfig) -> Parts:
-    """The parts of the run in `folder` with the weights of its newest checkpoint, for looking at, not for training.
+    """Returns the parts of the run in `folder` with the weights of its newest checkpoint, to look at, not to train.
 
     Raises:
         UserError: there is no checkpoint.
     """
     parts = build(config)
-    if not Keeper(folder, config.checkpoint, parts.agent).load(RunState(Returns(parts.sequence.visits))):
+    if not CheckpointManager(folder, config.checkpoint, parts.agent).load(
+        RunState(Returns(parts.sequence.visits))
+    ):
         raise UserError(f"There is no checkpoint in '{folder.path}': the run stopped before it wrote one.")
     parts.agent.policy.set_training_mode(False)
     return parts
@@ -65,12 +72,19 @@ def restored(folder: RunFolder, config: RunConfig) -> Parts:
 def _frames(parts: Parts, env: TaskEnv, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     observations = env.reset(seed)
-    frames = env.render()
+    frames = _drawn(env)
     for _ in range(MAX_STEPS):
         actions = act(parts.agent, observations, False, rng, env.allowed)
         step = env.step(actions)
         if step.episodes:
             break
         observations = step.observations
-        frames += env.render()
+        frames += _drawn(env)
+    return frames
+
+
+def _drawn(env: TaskEnv) -> list[np.ndarray]:
+    frames = env.render()
+    if not all(isinstance(frame, np.ndarray) for frame in frames):
+        raise UserError(f"it drew {type(frames[0]).__name__} instead of a picture")
     return frames

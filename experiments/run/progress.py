@@ -1,13 +1,13 @@
-"""The progress bar: task, visit, return, agent steps per second and time left; silent where there is no terminal."""
+"""Shows the progress bar: task, visit, return, agent steps per second and time left; silent without a terminal."""
 
 from __future__ import annotations
 
 import time
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from isorl.envs.sequence import Visit
+from isorl.experiments import terminal
 
 REFRESH_SECONDS = 0.25
 
@@ -21,15 +21,16 @@ class ProgressBar:
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
+        console = terminal.console(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TextColumn("{task.fields[rate]:>7,.0f} steps/s"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
-            disable=not Console(stderr=True).is_terminal,
+            disable=not console.is_terminal,
             refresh_per_second=4,
         )
         self._bar = self._progress.add_task("", total=total, completed=done, rate=0.0)
@@ -42,14 +43,14 @@ class ProgressBar:
         self._started = time.monotonic()
 
     def update(self, agent_step: int, visit: Visit, visits: int, mean_return: float | None) -> None:
-        """Refreshes a few times a second at most."""
+        """Shows where the run is; refreshes a few times a second at most."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + REFRESH_SECONDS
         rate = (agent_step - self._done_before) / max(now - self._started, 1e-9)
         shown = "" if mean_return is None else f"  return {mean_return:.1f}"
-        description = f"visit {visit.number + 1}/{visits}  [bold]{visit.task.name}[/bold]{shown}"
+        description = f"visit {visit.number + 1}/{visits}  {visit.task.name}{shown}"
         self._progress.update(self._bar, completed=agent_step, description=description, rate=rate)
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""One record, many writers: whatever measures calls `record`; TensorBoard and metrics.jsonl both get it."""
+"""Records measurements once for many writers: TensorBoard and metrics.jsonl both get them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import Figure, KVWriter, Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -18,7 +18,7 @@ from isorl.envs.sequence import Visit
 
 
 class JsonLines(KVWriter):
-    """metrics.jsonl: {"key", "value", "agent_step", "task", "visit"} per line; spectra are lists of numbers."""
+    """Writes metrics.jsonl: {"key", "value", "agent_step", "task", "visit"} per line; spectra are lists."""
 
     def __init__(self, path: Path, visit: Callable[[], Visit]) -> None:
         self._file = path.open("a")
@@ -27,7 +27,7 @@ class JsonLines(KVWriter):
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """One line per number or spectrum; pictures and texts are TensorBoard's alone."""
+        """Writes one line per number or spectrum; pictures and texts are TensorBoard's alone."""
         visit = self._visit()
         place = json.dumps({"agent_step": step, "task": visit.task.name, "visit": visit.number})
         for key, value in sorted(key_values.items()):
@@ -42,11 +42,11 @@ class JsonLines(KVWriter):
 
 
 HISTOGRAM_BINS = 30
-"""Of a spectrum in TensorBoard, of equal width, as many as it draws; its usual ones are a tenth of the value wide."""
+"""Bins of a spectrum in TensorBoard, of equal width, as many as it draws; its own are a tenth of the value wide."""
 
 
 class TensorBoard(TensorBoardOutputFormat):
-    """SB3's writer, in the folder itself; all numbers and spectra of a record are one event.
+    """Writes as SB3 does, in the folder itself, but all numbers and spectra of a record as one event.
 
     An event each, as SB3 writes them, takes four times as long: more than to measure what they say.
     """
@@ -58,7 +58,7 @@ class TensorBoard(TensorBoardOutputFormat):
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """Numbers, spectra (tensors become histograms), figures and texts."""
+        """Writes numbers, spectra (tensors become histograms), figures and texts."""
         event, others = Summary(), {}
         for key, value in sorted(key_values.items()):
             if "tensorboard" in (key_excluded[key] or ()):
@@ -91,7 +91,7 @@ def _histogram(x: torch.Tensor) -> HistogramProto:
 
 
 class Recorder:
-    """The writers of one run.
+    """Holds the writers of one run, and hands them what is measured.
 
     Attributes:
         logger: for the agent (`agent.set_logger`); its pending values are written at its own `dump`.
@@ -110,7 +110,7 @@ class Recorder:
             writer.write(dict(values), {key: () for key in values}, step)
 
     def sizes(self) -> dict[str, int]:
-        """File -> bytes written so far, all of them out of this process's hands."""
+        """Returns for each file the bytes written so far, all of them out of this process's hands."""
         self.tensorboard.writer.flush()
         return {path.name: path.stat().st_size for path in record_files(self.folder)}
 
@@ -120,22 +120,17 @@ class Recorder:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The files that grow with every record."""
+    """Returns the files that grow with every record."""
     return sorted([*folder.glob("metrics.jsonl"), *folder.glob("events.out.tfevents.*")])
 
 
 def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Leaves of every file of records what `Recorder.sizes` counted: a resumed run writes the rest again."""
+    """Cuts every file of records back to what `Recorder.sizes` counted: a resumed run writes the rest again."""
     for path in record_files(folder):
         if path.name not in sizes:
             path.unlink()
         elif path.stat().st_size > sizes[path.name]:
             os.truncate(path, max(sizes[path.name], 0))
-
-
-def figure(picture: Any) -> Figure:
-    """A matplotlib figure as a value to record."""
-    return Figure(picture, close=True)
 
 
 def _jsonable(value: Any) -> float | int | list[float] | None:

@@ -1,4 +1,4 @@
-"""DQN's replay buffer on disk, written as it grows: a checkpoint costs what is new, not the whole buffer.
+"""Keeps DQN's replay buffer on disk as it grows: a checkpoint costs what is new, not the whole buffer.
 
 replay-<number>.rows    one record per vector step: actions, rewards, dones, timeouts, and either
                         the observations, or
@@ -25,10 +25,10 @@ from zstandard import ZstdCompressor, ZstdDecompressor, ZstdError
 
 from isorl.agents.replay import BLACK, WHITE, CountedReplay, FrameReplay
 from isorl.configs import UserError
-from isorl.experiments.run.files import sync_folder, sync_path
+from isorl.experiments.run.atomic_write import sync_folder, sync_path
 
 SEGMENTS = 8
-"""Into so many the buffer is divided: at most an eighth more than the buffer lies on disk."""
+"""Segments into which the buffer is divided: at most an eighth more than the buffer lies on disk."""
 PLAIN = ("actions", "rewards", "dones", "timeouts")
 BLOCK = 1 << 20
 """Bytes that are compressed by themselves."""
@@ -36,7 +36,7 @@ BLOCK = 1 << 20
 
 @dataclass
 class Segment:
-    """What of one segment belongs to a checkpoint."""
+    """Says what of one segment belongs to a checkpoint."""
 
     number: int
     first: int  # vector step since the buffer was last cleared
@@ -49,7 +49,7 @@ class Segment:
 
 
 class Form(Protocol):
-    """How observations are written.
+    """Says how observations are written.
 
     Attributes:
         suffix: of the second file.
@@ -70,11 +70,11 @@ class Form(Protocol):
         """
 
     def read(self, rows: np.ndarray, others: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
-        """The observations of `rows` and the next ones."""
+        """Returns the observations of `rows` and the next ones."""
 
 
 class Whole:
-    """Every observation once: most next observations are the observations of the step after."""
+    """Writes every observation once: most next observations are the observations of the step after."""
 
     suffix = ".ends"
     most = 1
@@ -85,7 +85,7 @@ class Whole:
         self.other = np.dtype([("step", np.int64), ("observations", *_row_of(replay, "next_observations"))])
 
     def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> Sequence[np.ndarray]:
-        """The ends are the next observations that cannot be found in the row after."""
+        """Fills in the observations; returns the next observations that are not in the row after."""
         rows["observations"] = here = self.replay.observations[slots]
         after = self.replay.next_observations[slots]
         follows = [one.tobytes() == next_.tobytes() for one, next_ in zip(after[:-1], here[1:], strict=True)]
@@ -95,7 +95,7 @@ class Whole:
         return [ends]
 
     def read(self, rows: np.ndarray, ends: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
-        """What `write` was given."""
+        """Returns the observations that `write` was given, and the next ones."""
         if not len(ends):
             raise UserError("The replay buffer's segments do not follow one another.")
         after = np.empty_like(rows["observations"])
@@ -105,7 +105,7 @@ class Whole:
 
 
 class Frames:
-    """Every frame once: the second file is what the buffer's ring of frames was given, and rows tell places in it."""
+    """Writes every frame once: the second file has the frames of the buffer's ring, and rows have places in it."""
 
     suffix = ".frames"
 
@@ -119,7 +119,7 @@ class Frames:
         self._last = -1  # number of the newest frame in the segment
 
     def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> Sequence[np.ndarray]:
-        """The frames are those that are not in the segment yet.
+        """Fills in places; returns the frames that are not in the segment yet.
 
         A step's frames are new, or were those of the step before: so a segment begins with those of its first step.
         """
@@ -145,7 +145,7 @@ class Frames:
         return places
 
     def read(self, rows: np.ndarray, frames: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
-        """What `write` was given."""
+        """Returns the observations that `write` was given, and the next ones."""
         places = rows["places"]
         if places.max(initial=-1) >= len(frames) or places.min(initial=0) < WHITE:
             raise UserError("Frames of the replay buffer are missing.")
@@ -155,7 +155,7 @@ class Frames:
 
 
 class ReplayLog:
-    """The files of one buffer.
+    """Writes and reads the files of one buffer.
 
     Args:
         folder: where the segments lie.
@@ -171,7 +171,7 @@ class ReplayLog:
         self._row = np.dtype([*self._form.row, *((name, *_row_of(replay, name)) for name in PLAIN)])
 
     def append(self) -> dict[str, Any]:
-        """Writes what is new in the buffer; gives back what a checkpoint notes: plain values."""
+        """Writes what is new in the buffer; returns what a checkpoint notes: plain values."""
         replay = self.replay
         if replay.generation != self._generation:
             self._segments, self._fresh, self._generation = [], True, replay.generation
@@ -189,7 +189,7 @@ class ReplayLog:
         return {"added": replay.added, "segments": [asdict(segment) for segment in self._segments]}
 
     def sync(self, noted: dict[str, Any]) -> None:
-        """Flushes to the disk what `append` wrote until it gave back `noted`.
+        """Flushes to the disk what `append` wrote until it returned `noted`.
 
         What it wrote later may be incomplete: a run that has to stop while it appends has its last snapshot written.
         """
@@ -200,7 +200,7 @@ class ReplayLog:
             sync_folder(self.folder)
 
     def load(self, noted: dict[str, Any]) -> None:
-        """Fills the buffer as it was when `noted` was given back by `append`.
+        """Fills the buffer as it was when `append` returned `noted`.
 
         Raises:
             UserError: files that are missing, damaged or of another buffer.

@@ -1,4 +1,4 @@
-"""Raw returns of training episodes, by visit."""
+"""Gathers raw returns of training episodes, by visit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from isorl.envs.scores import normalised
 from isorl.envs.sequence import Visit
 
 LAST_PART = 0.2
-"""`end` is the mean over this last part of the visit's episodes."""
+"""Share of the visit's episodes, its last, over which `end` is the mean."""
 
 
 @dataclass
 class VisitReturns:
-    """Returns of the episodes that ended in one visit."""
+    """Holds the returns of the episodes that ended in one visit."""
 
     visit: Visit
     at: list[int] = field(default_factory=list)  # agent step at which each episode ended
@@ -26,17 +26,17 @@ class VisitReturns:
 
     @property
     def mean(self) -> float:
-        """Mean over all episodes of the visit; NaN where none ended."""
+        """The mean over all episodes of the visit; NaN where none ended."""
         return float(np.mean(self.returns)) if self.returns else float("nan")
 
     @property
     def end(self) -> float:
-        """Mean over the last fifth of the visit's episodes; NaN where none ended."""
+        """The mean over the last fifth of the visit's episodes; NaN where none ended."""
         last = math.ceil(LAST_PART * len(self.returns))
         return float(np.mean(self.returns[-last:])) if last else float("nan")
 
     def row(self) -> dict[str, Any]:
-        """The entry of summary.json."""
+        """Returns the visit's entry in summary.json."""
         return {
             "visit": self.visit.number,
             "task": self.visit.task.name,
@@ -52,7 +52,7 @@ class VisitReturns:
 
 
 class Returns:
-    """Collects the episodes that `infos` report."""
+    """Gathers the episodes that `infos` report."""
 
     def __init__(self, visits: Iterable[Visit]) -> None:
         self.by_visit = [VisitReturns(visit) for visit in visits]
@@ -69,13 +69,13 @@ class Returns:
                 self.recent.append(float(episode["r"]))
 
     def take_recent(self) -> float | None:
-        """Mean return of the episodes since the last call, None if there were none."""
+        """Returns the mean return of the episodes since the last call, None if there were none."""
         mean = float(np.mean(self.recent)) if self.recent else None
         self.recent = []
         return mean
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Returns what a checkpoint keeps: plain values."""
         return {
             "at": [visit.at for visit in self.by_visit],
             "returns": [visit.returns for visit in self.by_visit],
@@ -84,7 +84,7 @@ class Returns:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Takes over what `state_dict` returned."""
         self.recent = list(state["recent"])
         saved = zip(state["at"], state["returns"], state["spans"], strict=True)
         for visit, (at, returns, (start, end)) in zip(self.by_visit, saved, strict=True):

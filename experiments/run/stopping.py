@@ -1,4 +1,4 @@
-"""How a run is asked to stop: Ctrl-C, SIGTERM from Slurm, Ray and Kubernetes, SIGUSR1 or 2 before Slurm's time limit.
+"""Lets a run be asked to stop: by Ctrl-C, SIGTERM (Slurm, Ray, Kubernetes), SIGUSR1 or 2 (before a time limit).
 
 Asked once, it stops between two rollouts, where the agent is whole; if that does not come within GRACE seconds,
 wherever it is. Asked twice, it stops at once and saves nothing more.
@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 from isorl.configs.errors import STOP_SIGNALS, Interrupted
 
 GRACE = 5.0
-"""Seconds. Slurm gives 30 before it kills, Kubernetes too; writing a checkpoint must fit in as well."""
+"""Seconds until a stop. Slurm gives 30 before it kills, Kubernetes too; a checkpoint must be written by then."""
 
 
 class StopRequest:
-    """Hears the signals.
+    """Hears the signals that ask a run to stop.
 
     Attributes:
         number: of the signal that asked, None so far.
@@ -27,12 +27,12 @@ class StopRequest:
 
     number: int | None = None
     _listening: ClassVar[list[StopRequest]] = []
-    """Of all runs in this process; more than one where they share it (pack/)."""
+    """The requests of all runs in this process, more than one where they share it (agents/batched)."""
     _before: ClassVar[dict[int, Any]] = {}
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Inside, signals are heard here; only a main thread can hear them."""
+        """Hears signals inside, if this is the main thread: no other can."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -52,7 +52,7 @@ class StopRequest:
                     signal.signal(number, handler)
 
     def check(self) -> None:
-        """Between two rollouts: raises Interrupted if the run was asked to stop."""
+        """Raises Interrupted if the run was asked to stop; called between two rollouts."""
         if self.number is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)  # nothing may stop the writing of the checkpoint
             raise Interrupted(self.number)
@@ -73,7 +73,7 @@ class StopRequest:
 
 @contextmanager
 def interrupted_once() -> Iterator[None]:
-    """Inside, the first Ctrl-C is a KeyboardInterrupt and more are ignored: what it ends is cleaned up undisturbed.
+    """Lets the first Ctrl-C be a KeyboardInterrupt inside, and ignores more, so that cleaning up is undisturbed.
 
     Programs that are started for it, to whom a terminal sends the signal too, ignore it as well.
     """

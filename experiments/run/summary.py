@@ -1,4 +1,4 @@
-"""summary.json, and the table with which a run ends."""
+"""Writes summary.json, and makes the table with which a run ends."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from isorl.agents.batched import sharing
 from isorl.envs.sequence import Sequence
 from isorl.experiments.run.folder import write_json
 from isorl.experiments.run.returns import VisitReturns
-from isorl.experiments.run.state import RunState
+from isorl.experiments.run.run_state import RunState
 
 
 def write(path: Path, sequence: Sequence, state: RunState, seconds: float) -> dict[str, Any]:
-    """Writes and gives back the summary of a finished run.
+    """Writes and returns the summary of a finished run.
 
     `seconds`: of training; this run's share where `together`, as many runs, shared a process.
     `returns`: per visit, raw returns of the training episodes; `mean` over the visit, `end` over its last fifth,
@@ -45,7 +45,7 @@ CURVE_POINTS = 10
 
 
 def curve(visit: VisitReturns) -> list[float]:
-    """Mean raw return of the episodes that ended in each part of the visit (CURVE_POINTS,); NaN where none did."""
+    """Returns the mean raw return in each part of the visit (CURVE_POINTS,); NaN where no episode ended."""
     length = max(visit.visit.agent_steps, 1)
     share = (
         np.array(visit.at) - visit.visit.start - 1
@@ -58,18 +58,18 @@ def curve(visit: VisitReturns) -> list[float]:
     ]
 
 
-SHOWN = {
+COLUMNS = {
     "dormant units": "plasticity/dormant_units/",
     "σ min": "plasticity/layer_jacobian_min/",
     "σ max": "plasticity/layer_jacobian_max/",
 }
-"""Columns of the table: largest value over the networks (smallest for σ min) at the end of each visit."""
+"""Columns of the table: the largest value over the networks (smallest for σ min) at the end of each visit."""
 
 
 def table(content: dict[str, Any]) -> Table:
-    """Return per visit, with the state of the networks at its end."""
+    """Returns a table of the return per visit, with the state of the networks at its end."""
     result = Table(title=f"{content['sequence']}: raw return of training episodes, by visit")
-    for column in ("visit", "task", "episodes", "mean", "last fifth", *SHOWN):
+    for column in ("visit", "task", "episodes", "mean", "last fifth", *COLUMNS):
         result.add_column(column, justify="left" if column == "task" else "right")
     diagnostics = content["diagnostics"] + [{}] * len(content["returns"])
     for row, measured in zip(content["returns"], diagnostics, strict=False):
@@ -80,7 +80,7 @@ def table(content: dict[str, Any]) -> Table:
             _number(row["mean"]),
             _number(row["end"]),
         ]
-        for title, prefix in SHOWN.items():
+        for title, prefix in COLUMNS.items():
             values = [
                 value for key, value in measured.items() if key.startswith(prefix) and key.count("/") == 2
             ]
@@ -105,7 +105,7 @@ def _number(value: float) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
+    """Returns `value` with None for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from isorl.configs import UserError
-from isorl.experiments.run import archive
+from isorl.experiments.run import checkpoint_file
+from isorl.experiments.run.checkpoint_manager import CheckpointManager
 from isorl.experiments.run.experiment import build
-from isorl.experiments.run.keeper import Keeper
 from isorl.experiments.run.returns import Returns
-from isorl.experiments.run.state import RunState
+from isorl.experiments.run.run_state import RunState
 from tests.faults.runs import configured, finish
 
 WORDS = ["sequence=nine_rooms-smoke", "agent=dqn", "agent.buffer_size=400", "diagnostics.every=0", "checkpoint.keep=1",
@@ -50,7 +50,7 @@ def mutate(folder: Path, count: int, seed: int) -> Counter:
     parts = build(config)
     path = run / "checkpoint.pt"
     original = path.read_bytes()
-    state, trap = archive.read(path), folder / "executed"
+    state, trap = checkpoint_file.read(path), folder / "executed"
     before = signal.signal(signal.SIGALRM, _hang)
     try:
         for _ in range(count):
@@ -62,7 +62,7 @@ def mutate(folder: Path, count: int, seed: int) -> Counter:
             counts[f"{kind}: {'opened' if opened else 'refused'}"] += 1
             assert not trap.exists(), f"{kind}: code was executed"
             if opened and kind in ("bits", "cut", "bytes"):
-                assert _same(archive.read(path), state), f"{kind}: opened as something else"
+                assert _same(checkpoint_file.read(path), state), f"{kind}: opened as something else"
     finally:
         signal.signal(signal.SIGALRM, before)
         parts.env.close()
@@ -72,7 +72,7 @@ def mutate(folder: Path, count: int, seed: int) -> Counter:
 def _opens(parts, config, run) -> bool:
     from isorl.experiments.run.folder import RunFolder
 
-    keeper = Keeper(RunFolder(run), config.checkpoint, parts.agent)
+    keeper = CheckpointManager(RunFolder(run), config.checkpoint, parts.agent)
     try:
         return keeper.load(RunState(Returns(parts.sequence.visits)))
     except UserError:
@@ -101,7 +101,7 @@ def _bytes(original, state, chance, trap):
 
 def _value(original, state, chance, trap):
     """A value somewhere inside is replaced, removed, or swapped with another."""
-    copy = archive.pack(state)
+    copy = checkpoint_file.to_bytes(state)
     changed = torch.load(io.BytesIO(copy), weights_only=True)
     place, key = _somewhere(changed, chance)
     act = chance.random()
@@ -112,7 +112,7 @@ def _value(original, state, chance, trap):
     else:
         other, its_key = _somewhere(changed, chance)
         place[key], other[its_key] = other[its_key], place[key]
-    return archive.pack(changed)
+    return checkpoint_file.to_bytes(changed)
 
 
 def _somewhere(state, chance):
@@ -149,7 +149,7 @@ def _bomb(original, state, chance, trap):
         inner: list = [0]
         for _ in range(40):
             inner = [inner, inner]
-        return archive.pack({**state, "run": inner})
+        return checkpoint_file.to_bytes({**state, "run": inner})
     file = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(original)) as old,

@@ -12,7 +12,7 @@ from isorl.experiments.grid import cost
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.grid.cost import Job, forecast
 from isorl.experiments.grid.expand import Composer
-from isorl.experiments.run import plan
+from isorl.experiments.run import dry_run
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_trial_of_runs_together(tiny, monkeypatch, count, first_takes):
     learned, learn = [], ContinualDQN.learn
     met, answers = set(), Pack._answers
     ticks = iter([0.0, *(first_takes + 0.75 * number for number in range(100))])
-    monkeypatch.setattr(plan, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(dry_run, "perf_counter", lambda: next(ticks))
     monkeypatch.setattr(
         ContinualDQN, "learn", lambda agent, *a, **k: learned.append(agent.seed) or learn(agent, *a, **k)
     )

@@ -10,7 +10,7 @@ from isorl.configs.command_line import FOLDER
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
 from isorl.experiments.grid import tuning
 from isorl.experiments.grid.cell import Cell
-from isorl.experiments.grid.expand import Composer, cells, of_benchmark, of_sweep
+from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark, requests_of_sweep
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def suite(tiny):
 
 
 def test_sweep_makes_every_combination(tiny, tmp_path):
-    made = cells(of_sweep([*tiny, "seed=0,1", "agent.gamma=0.9,0.99"]), (), tmp_path, Composer())
+    made = cells(requests_of_sweep([*tiny, "seed=0,1", "agent.gamma=0.9,0.99"]), (), tmp_path, Composer())
     assert len({cell.id for cell in made}) == len({cell.folder for cell in made}) == 4
     assert {(cell.seed, cell.arm) for cell in made} == {
         (seed, f"agent.gamma={gamma}") for seed in (0, 1) for gamma in ("0.9", "0.99")
@@ -35,7 +35,7 @@ def test_sweep_makes_every_combination(tiny, tmp_path):
 
 
 def test_benchmark_adds_each_reference_once(suite, tmp_path):
-    made = cells(of_benchmark(suite, []), suite.references, tmp_path, Composer())
+    made = cells(requests_of_benchmark(suite, []), suite.references, tmp_path, Composer())
     kinds = [cell.kind for cell in made]
     assert (kinds.count("arm"), kinds.count("fresh"), kinds.count("random")) == (6, 4, 2)
     by_id = {cell.id: cell for cell in made}
@@ -47,26 +47,27 @@ def test_benchmark_adds_each_reference_once(suite, tmp_path):
         )
     adam, redo = (next(c for c in made if (c.arm, c.seed) == (arm, 0)) for arm in ("Adam", "ReDo"))
     assert adam.fresh == redo.fresh
-    assert by_id[adam.fresh].words[-1] == "reference=fresh"
+    assert by_id[adam.fresh].overrides[-1] == "reference=fresh"
 
 
 def test_words_of_the_command_line_come_last_and_multiply(suite):
-    wanted = of_benchmark(suite, ["network=layer_norm", "agent.gamma=0.9,0.99"])
-    assert len(wanted) == 12
-    assert {want.arm for want in wanted} >= {"Adam agent.gamma=0.9", "Adam agent.gamma=0.99"}
+    requests = requests_of_benchmark(suite, ["network=layer_norm", "agent.gamma=0.9,0.99"])
+    assert len(requests) == 12
+    assert {request.arm for request in requests} >= {"Adam agent.gamma=0.9", "Adam agent.gamma=0.99"}
     assert all(
-        [w for w in want.words if w.startswith("network=")] == ["network=layer_norm"] for want in wanted
+        [w for w in request.overrides if w.startswith("network=")] == ["network=layer_norm"]
+        for request in requests
     )
 
 
 def test_two_cells_in_one_folder_are_refused(tiny, tmp_path):
     with pytest.raises(UserError, match="would hold two cells"):
-        cells(of_sweep([*tiny, "seed=0,1", f"run_dir={tmp_path}/one"]), (), tmp_path, Composer())
+        cells(requests_of_sweep([*tiny, "seed=0,1", f"run_dir={tmp_path}/one"]), (), tmp_path, Composer())
 
 
 def test_run_dir_of_the_users_is_kept(tiny, tmp_path):
     words = [*tiny, "seed=0,1", f"run_dir={tmp_path}/of-${{seed}}"]
-    made = cells(of_sweep(words), (), tmp_path, Composer())
+    made = cells(requests_of_sweep(words), (), tmp_path, Composer())
     assert [cell.folder for cell in made] == [tmp_path / "of-0", tmp_path / "of-1"]
 
 
@@ -80,12 +81,12 @@ MISTAKES = {
 @pytest.mark.parametrize(("words", "expected"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_are_answered(suite, words, expected):
     with pytest.raises(UserError, match=expected):
-        of_benchmark(suite, words)
+        requests_of_benchmark(suite, words)
 
 
 def test_bad_value_in_any_cell_stops_the_grid_before_it_starts(tiny, tmp_path):
     with pytest.raises(UserError, match="batch_size"):
-        cells(of_sweep([*tiny, "agent.batch_size=16,1000"]), (), tmp_path, Composer())
+        cells(requests_of_sweep([*tiny, "agent.batch_size=16,1000"]), (), tmp_path, Composer())
 
 
 class TestTuning:
@@ -99,11 +100,13 @@ class TestTuning:
 
     def test_every_arm_gets_the_same_number_on_the_tuning_seeds(self, suite):
         suite = self.of(suite, of_arm={"AEI": {"optimizer.iso_lambda": [0.01, 0.1, 1.0]}})
-        wanted = tuning.wanted(suite, [])
-        arms = [want.arm.partition(" | ")[0] for want in wanted]
+        requests = tuning.requests(suite, [])
+        arms = [request.arm.partition(" | ")[0] for request in requests]
         assert {arm: arms.count(arm) for arm in suite.arms} == {arm: 4 * 2 for arm in suite.arms}
-        assert {want.seed for want in wanted} == {7, 8}
-        assert [want.words for want in tuning.wanted(suite, [])] == [want.words for want in wanted]
+        assert {request.seed for request in requests} == {7, 8}
+        assert [request.overrides for request in tuning.requests(suite, [])] == [
+            request.overrides for request in requests
+        ]
 
     def test_reported_seeds_cannot_be_tuning_seeds(self, suite):
         with pytest.raises(UserError, match=r"Seeds \[1\] would both"):
@@ -111,18 +114,22 @@ class TestTuning:
 
     def test_space_below_the_budget_is_refused(self, suite):
         with pytest.raises(UserError, match="has 6 settings, fewer than the budget of 7"):
-            tuning.wanted(self.of(suite, budget=7), [])
+            tuning.requests(self.of(suite, budget=7), [])
 
     def test_chosen_settings_reach_the_cells_before_the_users_words(self, suite, tmp_path):
         suite = self.of(suite)
         chosen = {
-            "catch": {arm: {"words": ["agent.learning_rate=0.5", "agent.gamma=0.5"]} for arm in suite.arms}
+            "catch": {
+                arm: {"overrides": ["agent.learning_rate=0.5", "agent.gamma=0.5"]} for arm in suite.arms
+            }
         }
         tuning.save(tmp_path / "tuned.yaml", suite, chosen)
         suite.tuned = str(tmp_path / "tuned.yaml")
-        wanted = of_benchmark(suite, ["agent.gamma=0.7"], tuning.settings(suite))
-        assert all("agent.learning_rate=0.5" in want.words for want in wanted)
-        assert all([w for w in want.words if "gamma" in w] == ["agent.gamma=0.7"] for want in wanted)
+        requests = requests_of_benchmark(suite, ["agent.gamma=0.7"], tuning.settings(suite))
+        assert all("agent.learning_rate=0.5" in request.overrides for request in requests)
+        assert all(
+            [w for w in request.overrides if "gamma" in w] == ["agent.gamma=0.7"] for request in requests
+        )
         suite.seeds = [8, 9]
         with pytest.raises(UserError, match=r"Seeds \[8\] chose the settings"):
             tuning.settings(suite)
@@ -150,7 +157,7 @@ class TestTuning:
         made = [self.cell(tmp_path, "Adam", *row) for row in returns.items()]
         cells = [cell for pair in made for cell in pair]
         assert tuning.choose(cells)["catch"]["Adam"] == {
-            "words": ["agent.gamma=0.3"],
+            "overrides": ["agent.gamma=0.3"],
             "score": 2.5,
             "tried": {"agent.gamma=0.1": 1.5, "agent.gamma=0.2": pytest.approx(math.nan, nan_ok=True),
                       "agent.gamma=0.3": 2.5},
@@ -207,10 +214,12 @@ def test_suites_fit_their_schema(name):
         raw = compose("config", overrides=[f"+benchmark={name}", "benchmark.stage=report"]).benchmark
     suite = typed(BenchmarkConfig, OmegaConf.to_container(raw))
     suite.seeds, suite.tuned = suite.seeds[:1], None
-    wanted = of_benchmark(suite, [])
-    some = {want.arm: want for want in wanted} | {want.sequence: want for want in wanted}
+    requests = requests_of_benchmark(suite, [])
+    some = {request.arm: request for request in requests} | {
+        request.sequence: request for request in requests
+    }
     composer = Composer()
-    assert {composer(want.words).seed for want in some.values()} == set(suite.seeds)
-    assert {want.arm for want in wanted} == set(suite.arms)
+    assert {composer(request.overrides).seed for request in some.values()} == set(suite.seeds)
+    assert {request.arm for request in requests} == set(suite.arms)
     if suite.tuning is not None:
-        assert tuning.wanted(suite, [])
+        assert tuning.requests(suite, [])

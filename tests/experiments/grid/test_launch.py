@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from isorl.configs import UserError
-from isorl.experiments.grid import cost, launch, table, watch
+from isorl.experiments.grid import cost, launch, progress_table, watch
 from isorl.experiments.grid.cell import Cell, State
 from isorl.experiments.grid.expand import Composer
 from isorl.experiments.grid.grid import Grid
@@ -174,7 +174,7 @@ def test_table_shows_progress_rate_time_left_and_failures(tmp_path):
     made[1].failure.write_text("{}")
     rows = looks.look()
     console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(table.table(rows, rate=10.0))
+    console.print(progress_table.table(rows, rate=10.0))
     console.file.close()
     shown = console.export_text()
     for fact in ("catch", "Adam", "1 / 3", "33%", "10 agent steps/s", "3.3 minutes left", "1 failed"):

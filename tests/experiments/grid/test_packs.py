@@ -16,7 +16,7 @@ from isorl.configs.errors import Interrupted
 from isorl.experiments.grid import work as work_module
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.grid.expand import Composer
-from isorl.experiments.grid.packs import can_share, packed, words_of
+from isorl.experiments.grid.packs import can_share, overrides_of, packed
 from isorl.experiments.grid.work import work, work_together
 from isorl.experiments.run.folder import RunFolder
 from isorl.experiments.run.returns import Returns
@@ -73,8 +73,8 @@ def test_cells_may_differ_in_what_is_their_own():
 
 
 def test_words():
-    assert words_of([cell(4)]) == ["network=relu", "seed=4", "run_dir='/runs/Adam-4'"]
-    assert words_of([cell(4), cell(7, "it's", ("network=relu", "method=[l2]"))]) == [
+    assert overrides_of([cell(4)]) == ["network=relu", "seed=4", "run_dir='/runs/Adam-4'"]
+    assert overrides_of([cell(4), cell(7, "it's", ("network=relu", "method=[l2]"))]) == [
         "network=relu",
         r"pack=[['/runs/Adam-4','seed=4'],['/runs/it\'s-7','method=[l2]','seed=7']]",
     ]

@@ -81,7 +81,7 @@ def test_every_arm_gets_the_same_trials_on_tuning_seeds_and_the_report_takes_the
     assert all(row.score > -0.5 for row in found.chosen.catch.values()), "within half a decade"
     suite = typed(BenchmarkConfig, OmegaConf.to_container(config.benchmark))
     suite.stage, suite.tuned = "report", str(tmp_path / "a" / "grids" / "tiny-tune" / "tuned.yaml")
-    assert tuning.settings(suite)["catch", "Adam"] == list(found.chosen.catch.Adam.words)
+    assert tuning.settings(suite)["catch", "Adam"] == list(found.chosen.catch.Adam.overrides)
     suite.seeds = [8]
     with pytest.raises(UserError, match=r"Seeds \[8\] chose the settings"):
         tuning.settings(suite)

@@ -11,12 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from isorl.experiments.grid.cell import State, beside
-from isorl.experiments.report.document import Cell, Picture, Report, Section, Table
-from isorl.experiments.report.find import find
-from isorl.experiments.report.numbers import number
-from isorl.experiments.report.page import markdown, page
+from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
+from isorl.experiments.report.find_runs import find_runs
+from isorl.experiments.report.formatting import format_number
+from isorl.experiments.report.render import to_html, to_markdown
 from isorl.experiments.report.study import Study
-from isorl.experiments.report.write import main, write
+from isorl.experiments.report.write_report import main, write_report
 from tests.experiments.report.synthetic import write_grid
 
 ARMS = {"keeps": 0.0, "loses": 0.1}
@@ -31,12 +31,12 @@ def grid(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(grid, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    write([grid], out)
+    write_report([grid], out)
     return out
 
 
 def test_numbers_are_those_that_were_put_in(grid):
-    runs, found = find([grid])
+    runs, found = find_runs([grid])
     study = Study(runs, found.baseline)
     assert (study.arms, len(study.sequences), study.headline) == (["keeps", "loses"], 2, "plasticity_ratio")
     lost = study.matrix("plasticity_ratio", "loses")
@@ -82,7 +82,7 @@ def test_numbers_are_written_as_csv(written):
 
 
 def test_report_made_twice_is_the_same(grid, written, tmp_path):
-    write([grid], tmp_path)
+    write_report([grid], tmp_path)
     for name in ("report.html", "report.md", "runs.csv"):
         assert (tmp_path / name).read_text() == (written / name).read_text()
 
@@ -105,7 +105,7 @@ def test_an_arm_whose_method_never_acted_is_named(grid, tmp_path):
     (cells / "loses-sequence 0-0" / "run.log").write_text(
         f"2026-01-01 00:00:00,000 INFO start\n2026-01-01 00:00:00,000 WARNING {said}\n" * 2
     )
-    write([tmp_path / "copy" / "grids" / grid.name], tmp_path)
+    write_report([tmp_path / "copy" / "grids" / grid.name], tmp_path)
     assert (tmp_path / "report.md").read_text().count(f"loses on sequence 0: {said}") == 1
 
 
@@ -125,12 +125,12 @@ def test_unfinished_and_failed_cells_are_shown_as_such(grid, tmp_path):
     (failed / "summary.json").unlink()
     beside(failed, "failure.json").parent.mkdir()
     beside(failed, "failure.json").write_text(json.dumps({"reason": "out of memory"}))
-    runs, _ = find([copy])
+    runs, _ = find_runs([copy])
     states = [run.state for run in runs]
     assert (states.count(State.STARTED), states.count(State.FAILED)) == (1, 1)
     [begun] = [run for run in runs if run.state is State.STARTED]
     assert begun.online == pytest.approx([1, 0.9, 0.8])
-    write([copy])
+    write_report([copy])
     text = (copy / "report.md").read_text()
     assert "out of memory" in text
     assert "not finished: its last visit may be a part of one" in text
@@ -162,12 +162,12 @@ def test_mistakes_are_answered(path, expected, tmp_path, capsys):
 def test_texts_are_escaped():
     table = Table(("<a>",), [[Cell("<b>", shade=0.5)]], caption="<c>")
     section = Section("<s>", ["<p>"], [Picture("<svg ></svg>", "<x>")], [table])
-    made = Report("<t>", "<u>", [("1", "<v>")], [section], [])
-    text = page(made)
+    made = Document("<t>", "<u>", [("1", "<v>")], [section], [])
+    text = to_html(made)
     for given in ("<a>", "<c>", "<t>", "<u>", "<v>", "<s>", "<x>"):
         assert given not in text
     assert "&lt;b&gt;" in text
-    assert "| <b> |" in markdown(made)
+    assert "| <b> |" in to_markdown(made)
 
 
 NUMBERS = {0.0: "0.00", -0.001: "0.00", 1.0: "1.00", 12.345: "12.3", 12345.6: "12,346", np.inf: "never"}
@@ -175,4 +175,4 @@ NUMBERS = {0.0: "0.00", -0.001: "0.00", 1.0: "1.00", 12.345: "12.3", 12345.6: "1
 
 @pytest.mark.parametrize(("value", "text"), NUMBERS.items(), ids=map(str, NUMBERS))
 def test_numbers_as_they_are_shown(value, text):
-    assert number(value) == text
+    assert format_number(value) == text

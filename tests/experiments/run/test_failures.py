@@ -12,7 +12,7 @@ from isorl.configs.schema import FaultsConfig
 from isorl.envs import Sequence, SwitchingVecEnv
 from isorl.envs.failures import EnvironmentFailed, Failures
 from isorl.experiments.run import experiment
-from isorl.experiments.run.numbers import NotFinite
+from isorl.experiments.run.divergence import NotFinite
 
 CASES = {"raises": "copy 0: OSError: the cable", "reset": "copy 0: OSError: the plug",
          "shape": r"shape \(3,\)", "reward": "copy 0 gave a reward", "observation": "copy 0 gave an observation",

@@ -1,4 +1,4 @@
-"""TensorBoard logs of other people's stable-baselines3 runs: one visit, its return, and what else has our keys."""
+"""Reads TensorBoard logs of other stable-baselines3 runs: one visit, its return, and diagnostics under our keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RETURNS = ("rollout/ep_rew_mean", "eval/mean_reward")
 
 
 def read_tensorboard(folder: Path) -> Run:
-    """The run whose event files lie in `folder`; what is missing is said in its notes."""
+    """Returns the run whose event files lie in `folder`; its notes say what is missing."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})

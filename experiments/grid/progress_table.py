@@ -1,4 +1,4 @@
-"""The live table of a grid: per sequence and arm how far it is, and for the whole its rate, time left and failures."""
+"""Shows a grid while it runs: how far every sequence and arm is, and for the whole its rate, time left and failures."""
 
 from __future__ import annotations
 
@@ -10,52 +10,53 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape  # an arm such as method=[redo] is no markup
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
+from isorl.experiments import terminal
 from isorl.experiments.grid.cell import State
 from isorl.experiments.grid.watch import NOTHING, Progress, Watch
-from isorl.experiments.run.plan import duration
+from isorl.experiments.run.dry_run import duration
 
 LOOK_SECONDS = 2.0
-"""Between two looks at the folders."""
+"""Seconds between two looks at the folders."""
 PLAIN_SECONDS = 60.0
-"""Between two lines where there is no terminal."""
-SHOWN = 40
-"""Rows; a larger grid shows those that are not finished first."""
+"""Seconds between two lines where there is no terminal."""
+MAX_ROWS = 40
+"""Rows of the table; a larger grid shows those that are not finished first."""
 
 
 def table(rows: dict[tuple[str, str], Progress], rate: float) -> Table:
-    """One row per sequence and arm, the whole as the last."""
+    """Returns a table with one row per sequence and arm, the whole as the last."""
     whole = sum(rows.values(), NOTHING)
     result = Table()
     for title in ("sequence", "arm", "cells", "failed"):
         result.add_column(title, justify="right" if title in ("cells", "failed") else "left")
     result.add_column()
     result.add_column()
-    order = sorted(rows.items(), key=lambda item: item[1].share == 1.0)[:SHOWN]
+    order = sorted(rows.items(), key=lambda item: item[1].share == 1.0)[:MAX_ROWS]
     for (sequence, arm), row in order:
-        result.add_row(escape(sequence), escape(arm), *_cells_of(row), bar(row), f"{row.share:.0%}")
-    if len(rows) > SHOWN:
-        result.add_row("", f"... and {len(rows) - SHOWN} more")
+        result.add_row(sequence, arm, *_cells_of(row), bar(row), f"{row.share:.0%}")
+    if len(rows) > MAX_ROWS:
+        result.add_row("", f"... and {len(rows) - MAX_ROWS} more")
     result.add_section()
     result.add_row("", "all", *_cells_of(whole), bar(whole), line(whole, rate))
     return result
 
 
 def bar(row: Progress) -> ProgressBar:
-    """Share of the agent steps."""
+    """Returns a bar that shows the share of the agent steps."""
     return ProgressBar(total=max(row.total, 1), completed=row.steps, width=24)
 
 
-def _cells_of(row: Progress) -> tuple[str, str]:
+def _cells_of(row: Progress) -> tuple[str, Text]:
     failed = row.states[State.FAILED]
-    return f"{row.states[State.FINISHED]} / {row.cells}", f"[red]{failed}[/red]" if failed else ""
+    return f"{row.states[State.FINISHED]} / {row.cells}", Text(str(failed) if failed else "", style="red")
 
 
 def line(whole: Progress, rate: float) -> str:
-    """The grid in one line: share, rate, time left, failures."""
+    """Returns the grid in one line: share, rate, time left, failures."""
     parts = [f"{whole.share:.0%}"]
     if rate == rate and rate > 0:
         parts += [f"{rate:,.0f} agent steps/s", f"{duration((whole.total - whole.steps) / rate)} left"]
@@ -65,8 +66,10 @@ def line(whole: Progress, rate: float) -> str:
 
 @contextmanager
 def watching(watch: Watch) -> Iterator[None]:
-    """Inside, the table is shown and kept up to date; where there is no terminal, a line now and then."""
-    console = Console(file=sys.__stderr__)  # a cell that runs in this process has sys.stderr redirected
+    """Shows the table and keeps it up to date inside; where there is no terminal, prints a line now and then."""
+    console = terminal.console(
+        file=sys.__stderr__
+    )  # a cell that runs in this process has sys.stderr redirected
     over = threading.Event()
     follow = _live if console.is_terminal else _plain
     thread = threading.Thread(target=follow, args=(watch, console, over), daemon=True)
@@ -90,9 +93,9 @@ def _plain(watch: Watch, console: Console, over: threading.Event) -> None:
     while not over.wait(PLAIN_SECONDS):
         whole = sum(watch.look().values(), NOTHING)
         finished = f"{whole.states[State.FINISHED]} of {whole.cells} cells finished"
-        console.print(f"{finished}; {line(whole, watch.rate)}", highlight=False, soft_wrap=True)
+        console.print(f"{finished}; {line(whole, watch.rate)}", soft_wrap=True)
 
 
 def states(rows: dict[tuple[str, str], Progress]) -> Counter[State]:
-    """How many cells are in which state."""
+    """Counts how many cells are in which state."""
     return sum(rows.values(), NOTHING).states

@@ -1,4 +1,4 @@
-"""Continual metrics of one run: pure functions of score arrays, each with its formula, source and range.
+"""Computes continual metrics of one run: pure functions of score arrays, each with formula, source and range.
 
 Letters: V visits, T tasks, P points of a visit's learning curve; R_v the mean raw return of the training episodes of
 visit v, F_v that of a fresh agent on the same visit, U_v that of a uniformly random agent; E[v, t] the evaluation of
@@ -26,14 +26,14 @@ from isorl.plasticity.registry import Registry
 Array = np.ndarray
 NAN = float("nan")
 LAST_PART = 3
-"""The last (and first) third of the visits stands for the end (and the beginning) of a run."""
+"""The last (and first) 1/LAST_PART of the visits stands for the end (and the beginning) of a run."""
 RECOVERED = 0.5
-"""Of what a fresh agent gains over a random one in a whole visit."""
+"""Share of a fresh agent's gain over a random one in a whole visit at which it counts as recovered."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one run; what was not measured is NaN, or None where a whole array is missing."""
+    """Holds the scores of one run; what was not measured is NaN, or None where a whole array is missing."""
 
     online: Array  # (V,) R_v
     task: Array  # (V,) int, t(v)
@@ -48,7 +48,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number per run.
+    """Describes a number per run.
 
     Args:
         key: its name.
@@ -68,16 +68,16 @@ class Metric:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the arrays it takes."""
+        """The names of the arrays that it takes."""
         return tuple(inspect.signature(self.compute).parameters)
 
     def __call__(self, scores: Scores) -> float:
-        """The number; NaN where an array that it needs was not measured."""
+        """Returns the number; NaN where an array that it needs was not measured."""
         given = {name: getattr(scores, name) for name in self.needs}
         return NAN if any(array is None for array in given.values()) else self.compute(**given)
 
     def missing(self, scores: Scores) -> list[str]:
-        """Arrays that it needs and that were not measured."""
+        """Returns the names of the arrays that it needs and that were not measured."""
         return [name for name in self.needs if getattr(scores, name) is None]
 
 
@@ -104,17 +104,17 @@ def _mean(values: Array) -> float:
 
 
 def visits_of(task: Array) -> dict[int, Array]:
-    """Task -> the numbers of its visits, in order, from (V,)."""
+    """Returns for each task the numbers of its visits, in order, from (V,)."""
     return {int(index): np.flatnonzero(task == index) for index in np.unique(task)}
 
 
 def last(values: Array) -> Array:
-    """The last third of (V,), at least one."""
+    """Returns the last third of (V,), at least one."""
     return values[-max(len(values) // LAST_PART, 1) :]
 
 
 def first(values: Array) -> Array:
-    """The first third of (V,), at least one."""
+    """Returns the first third of (V,), at least one."""
     return values[: max(len(values) // LAST_PART, 1)]
 
 
@@ -129,7 +129,7 @@ def first(values: Array) -> Array:
     source="online return; Abbas et al. 2023, arXiv 2303.07507",
 )
 def average_performance(online: Array) -> float:
-    """Mean over the visits of the mean training return (V,)."""
+    """Averages the mean training return (V,) over the visits."""
     return _mean(online)
 
 
@@ -141,7 +141,7 @@ def average_performance(online: Array) -> float:
     source="Dohare et al. 2024, Nature 632",
 )
 def end_performance(online: Array) -> float:
-    """How well the last tasks are learned (V,)."""
+    """Measures how well the last tasks are learned (V,)."""
     return _mean(last(online))
 
 
@@ -153,12 +153,12 @@ def end_performance(online: Array) -> float:
     source="Wolczyk et al. 2021 (Continual World), arXiv 2105.10919",
 )
 def final_performance(evaluation: Array) -> float:
-    """Evaluation of every task after the last visit (V, T); a memory as well as a plasticity measure."""
+    """Averages the evaluation (V, T) of every task after the last visit: a measure of memory as well."""
     return _mean(evaluation[-1])
 
 
 def auc_by_visit(curve: Array) -> Array:
-    """Area under each visit's learning curve over its length (V,): the mean of its equal parts (V, P)."""
+    """Returns the area under each visit's learning curve over its length (V,): the mean of its parts (V, P)."""
     return np.array([_mean(row) for row in curve])
 
 
@@ -170,7 +170,7 @@ def auc_by_visit(curve: Array) -> Array:
     source="Wolczyk et al. 2021, arXiv 2105.10919",
 )
 def auc(curve: Array) -> float:
-    """Area under the learning curve, per visit; unlike R_v it weighs time, not episodes (V, P)."""
+    """Averages the area under the learning curves (V, P); unlike R_v it weighs time, not episodes."""
     return _mean(auc_by_visit(curve))
 
 
@@ -178,7 +178,7 @@ def auc(curve: Array) -> float:
 
 
 def ratio_by_visit(online: Array, fresh_online: Array, random: Array) -> Array:
-    """(R_v - U_v) / (F_v - U_v), all (V,): 1 learns like a fresh agent, 0 like none.
+    """Returns (R_v - U_v) / (F_v - U_v), all (V,): 1 learns like a fresh agent, 0 like none.
 
     NaN where the fresh agent does not beat the random one: then there is nothing to be measured against.
     """
@@ -189,7 +189,10 @@ def ratio_by_visit(online: Array, fresh_online: Array, random: Array) -> Array:
 
 
 def gain_ratio(online: Array, fresh_online: Array, random: Array) -> float:
-    """Sum (R - U) / sum (F - U) over some visits, all (V,): a mean of ratios jumps where a single F - U is small."""
+    """Returns sum (R - U) / sum (F - U) over some visits, all (V,).
+
+    A mean of ratios would jump where a single F - U is small.
+    """
     known = ~np.isnan(online + fresh_online + random)
     gain = float((fresh_online - random)[known].sum())
     return float((online - random)[known].sum()) / gain if gain > 0 else NAN
@@ -203,7 +206,7 @@ def gain_ratio(online: Array, fresh_online: Array, random: Array) -> float:
     source="against learning from scratch, as Dohare et al. 2024; random is zero",
 )
 def plasticity_ratio(online: Array, fresh_online: Array, random: Array) -> float:
-    """What the last visits reach of what fresh agents reach."""
+    """Measures what the last visits reach of what fresh agents reach."""
     return gain_ratio(last(online), last(fresh_online), last(random))
 
 
@@ -212,10 +215,10 @@ def plasticity_ratio(online: Array, fresh_online: Array, random: Array) -> float
     formula="mean over tasks seen twice of (R_k - U_k) / (R_1 - U_1), k the last visit, 1 the first",
     range="(-inf, inf); 1 is as good as the first time",
     better="high",
-    source="MEAL, plasticity_metrics.py, with a random agent as zero",
+    source="ratio to the first visit as in MEAL, Tomilin et al. 2025, arXiv 2506.14990; random is zero",
 )
 def plasticity_ratio_first(online: Array, task: Array, random: Array) -> float:
-    """The last visit of each task against its first; NaN where no task is visited twice."""
+    """Compares the last visit of each task with its first; NaN where no task is visited twice."""
     ratios = []
     for visits in visits_of(task).values():
         begin, end = visits[0], visits[-1]
@@ -233,7 +236,7 @@ def plasticity_ratio_first(online: Array, task: Array, random: Array) -> float:
     source="this project: visit k against 1 where no task repeats",
 )
 def plasticity_kept(online: Array, fresh_online: Array, random: Array) -> float:
-    """The end of the run against its beginning, both against fresh agents."""
+    """Compares the end of the run with its beginning, both against fresh agents."""
     begin = gain_ratio(first(online), first(fresh_online), first(random))
     return gain_ratio(last(online), last(fresh_online), last(random)) / begin if begin > 0 else NAN
 
@@ -246,14 +249,14 @@ def plasticity_kept(online: Array, fresh_online: Array, random: Array) -> float:
     source="this project",
 )
 def worst_visit(online: Array, fresh_online: Array, random: Array) -> float:
-    """The visit that was learned worst, against a fresh agent."""
+    """Finds the visit that was learned worst, against a fresh agent."""
     ratio = ratio_by_visit(online, fresh_online, random)
     return float(np.nanmin(ratio)) if not np.all(np.isnan(ratio)) else NAN
 
 
 @dataclass(frozen=True)
 class Trend:
-    """Slope per visit with its two-sided interval."""
+    """Holds a slope per visit with its two-sided interval."""
 
     slope: float
     low: float
@@ -261,7 +264,7 @@ class Trend:
 
 
 def trend(values: Array, level: float = 0.95) -> Trend:
-    """Least-squares slope of (V,) against the visit's number, Student's t interval; NaN below three visits."""
+    """Fits a least-squares slope of (V,) over the visits, with Student's t interval; NaN below three visits."""
     at = np.flatnonzero(~np.isnan(values))
     if len(at) < 3:
         return Trend(NAN, NAN, NAN)
@@ -278,7 +281,7 @@ def trend(values: Array, level: float = 0.95) -> Trend:
     source="least squares; the decline of Dohare et al. 2024 as a number",
 )
 def plasticity_trend(online: Array, fresh_online: Array, random: Array) -> float:
-    """Change of the ratio to fresh agents from visit to visit."""
+    """Measures the change of the ratio to fresh agents from visit to visit."""
     return trend(ratio_by_visit(online, fresh_online, random)).slope
 
 
@@ -290,7 +293,7 @@ def plasticity_trend(online: Array, fresh_online: Array, random: Array) -> float
     source="this project; time to threshold, Taylor and Stone 2009",
 )
 def recovery_time(curve: Array, fresh_end: Array, random: Array) -> float:
-    """Share of a visit until half of a fresh agent's final gain is back after a switch; inf in most visits: inf."""
+    """Returns the share of a visit until half of a fresh agent's final gain is back; inf if in most visits never."""
     times = [_reached(*row) for row in zip(curve[1:], fresh_end[1:], random[1:], strict=True)]
     known = [time for time in times if not np.isnan(time)]
     return (
@@ -316,7 +319,7 @@ def _reached(curve: Array, fresh_end: float, random: float) -> float:
     source="Chaudhry et al. 2018, arXiv 1801.10112, eq. 3",
 )
 def forgetting(evaluation: Array, task: Array) -> float:
-    """The best that a task once was, minus what is left of it at the end (V, T)."""
+    """Measures the best that a task once was, minus what is left of it at the end (V, T)."""
     since = {index: visits[0] for index, visits in visits_of(task).items() if visits[0] < len(task) - 1}
     return _mean(np.array([np.max(evaluation[v:-1, t]) - evaluation[-1, t] for t, v in since.items()]))
 
@@ -329,7 +332,7 @@ def forgetting(evaluation: Array, task: Array) -> float:
     source="Lopez-Paz and Ranzato 2017 (GEM), arXiv 1706.08840",
 )
 def backward_transfer(evaluation: Array, task: Array) -> float:
-    """What later tasks did to those already learned (V, T)."""
+    """Measures what later tasks did to those already learned (V, T)."""
     learned = {index: visits[-1] for index, visits in visits_of(task).items() if visits[-1] < len(task) - 1}
     return _mean(np.array([evaluation[-1, t] - evaluation[v, t] for t, v in learned.items()]))
 
@@ -342,7 +345,7 @@ def backward_transfer(evaluation: Array, task: Array) -> float:
     source="Wolczyk et al. 2021 (Continual World), arXiv 2105.10919, eq. 3",
 )
 def forward_transfer(score: Array, fresh_score: Array) -> float:
-    """What was learned before helps (above 0) or harms; needs scores with a known best, 1 (V,)."""
+    """Measures whether what was learned before helps (above 0) or harms; needs scores with a known best, 1 (V,)."""
     room = 1 - fresh_score
     gains = np.divide(score - fresh_score, room, out=np.full(len(room), NAN), where=room > 1e-9)
     return _mean(gains)
@@ -356,13 +359,13 @@ def forward_transfer(score: Array, fresh_score: Array) -> float:
     source="forward transfer of Lopez-Paz and Ranzato 2017, arXiv 1706.08840",
 )
 def zero_shot_transfer(evaluation: Array, task: Array, random: Array) -> float:
-    """How much better than at random a task is played before it was ever trained (V, T)."""
+    """Measures how much better than at random a task is played before it was ever trained (V, T)."""
     news = [v for v in range(1, len(task)) if task[v] not in task[:v]]
     return _mean(np.array([evaluation[v - 1, task[v]] - random[v] for v in news]))
 
 
-def page() -> str:
-    """All metrics as a Markdown table."""
+def markdown_table() -> str:
+    """Returns all metrics as a Markdown table."""
     rows = [[f"`{m.key}`", m.formula, m.range, m.better, m.source] for m in METRICS.values()]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(["| metric | formula | range | better | source |", "|---|---|---|---|---|", *lines])

@@ -1,4 +1,4 @@
-"""The command behind report.py: finds runs, measures them, writes report.html, report.md and the numbers as CSV."""
+"""Runs the command behind report.py: finds runs, measures them, writes HTML, Markdown, CSV and TensorBoard files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ import numpy as np
 from isorl.configs import UserError, program
 from isorl.experiments.grid.cell import State
 from isorl.experiments.grid.grid import Grid
-from isorl.experiments.report import causes, origin, outcome, page, tensorboard
-from isorl.experiments.report.document import Report, to_csv
-from isorl.experiments.report.find import find
-from isorl.experiments.report.metrics import METRICS
+from isorl.experiments.report import (
+    network_sections,
+    provenance_sections,
+    render,
+    result_sections,
+    write_tensorboard,
+)
+from isorl.experiments.report.continual_metrics import METRICS
+from isorl.experiments.report.document import Document, to_csv
+from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.study import Study
+from isorl.experiments.terminal import closed_pipe_is_no_error, say
 
 EXPLAINED = """Writes one page about runs: report.html (no network needed), report.md, runs.csv, visits.csv.
 
@@ -27,28 +34,30 @@ EXPLAINED = """Writes one page about runs: report.html (no network needed), repo
   isorl report ~/sb3_logs                       TensorBoard logs of any stable-baselines3 run"""
 
 
-def report(study: Study, grid: Grid | None) -> Report:
-    """Everything that the runs show, in the order in which it is read."""
+def compose(study: Study, grid: Grid | None) -> Document:
+    """Returns everything that the runs show, in the order in which it is read."""
     parts = [
-        outcome.results(study),
-        outcome.comparison(study),
-        outcome.trends(study),
-        outcome.learning(study),
-        outcome.visits(study),
-        causes.networks(study),
-        causes.ridge_plots(study),
-        causes.prediction(study),
-        causes.cost(study),
-        origin.unfinished(study),
-        origin.all_metrics(study),
-        origin.origin(study, grid),
+        result_sections.results(study),
+        result_sections.comparison(study),
+        result_sections.trends(study),
+        result_sections.learning(study),
+        result_sections.visits(study),
+        network_sections.networks(study),
+        network_sections.ridge_plots(study),
+        network_sections.prediction(study),
+        network_sections.cost(study),
+        provenance_sections.unfinished(study),
+        provenance_sections.all_metrics(study),
+        provenance_sections.provenance(study, grid),
     ]
     shown = [part for part in parts if part is not None and (part.texts or part.tables or part.pictures)]
-    return Report(grid.name if grid else "Runs", grid.about if grid else "", facts(study), shown, study.arms)
+    return Document(
+        grid.name if grid else "Runs", grid.about if grid else "", facts(study), shown, study.arms
+    )
 
 
 def facts(study: Study) -> list[tuple[str, str]]:
-    """Figures for the head of the page."""
+    """Returns figures for the head of the page."""
     states = Counter(run.state for run in study.runs)
     steps = sum(run.agent_steps for run in study.runs if run.kind != "random")
     hours = float(np.nansum([run.seconds for run in study.runs])) / 3600
@@ -65,7 +74,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
 
 
 def runs_csv(study: Study) -> str:
-    """One line per finished run: every metric."""
+    """Returns CSV with one line per finished run: every metric."""
     head = ("sequence", "arm", "seed", "kind", "id", "agent_steps", "seconds", *METRICS)
     known = study.values
     rows = [
@@ -78,7 +87,7 @@ def runs_csv(study: Study) -> str:
 
 
 def visits_csv(study: Study) -> str:
-    """One line per run and visit: return, ratio to fresh, diagnostics."""
+    """Returns CSV with one line per run and visit: return, ratio to fresh, diagnostics."""
     diagnostics = sorted({key for run in study.runs for key in run.diagnostics})
     head = ("sequence", "arm", "seed", "kind", "visit", "task", "start", "mean", "end", "ratio", *diagnostics)
     rows = []
@@ -104,33 +113,33 @@ def _has(run: object, key: str, visit: int) -> bool:
     return visit < len(values)
 
 
-def write(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
-    """Writes the report on `paths`; gives back the files.
+def write_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
+    """Writes the report on `paths`; returns the files.
 
     Raises:
         UserError: nothing to report on.
     """
-    runs, grid = find(paths)
+    runs, grid = find_runs(paths)
     study = Study(runs, grid.baseline if grid else "")
     if not study.arms:
         raise UserError(f"There is no run to report on in {', '.join(map(str, paths))}, only references.")
-    made = report(study, grid)
+    document = compose(study, grid)
     folder = out or (paths[0] if grid else Path("report"))
     folder.mkdir(parents=True, exist_ok=True)
     content = {
-        "report.html": page.page(made),
-        "report.md": page.markdown(made),
+        "report.html": render.to_html(document),
+        "report.md": render.to_markdown(document),
         "runs.csv": runs_csv(study),
         "visits.csv": visits_csv(study),
     }
     for name, text in content.items():
         (folder / name).write_text(text)
-    tensorboard.write(study, folder / "tensorboard")
+    write_tensorboard.write(study, folder / "tensorboard")
     return [folder / name for name in content]
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """The command."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with `arguments` (default: those of the process)."""
     parser = argparse.ArgumentParser(
         prog=program.name("report"),
         description=EXPLAINED,
@@ -140,14 +149,14 @@ def main(words: Sequence[str] | None = None) -> None:
         "runs", nargs="+", type=Path, metavar="RUNS", help="grids, run folders, folders of them"
     )
     parser.add_argument("--out", type=Path, help="folder to write to; default: the grid's, or ./report")
-    given = parser.parse_args(words)
+    given = parser.parse_args(arguments)
     try:
-        files = write(given.runs, given.out)
+        files = write_report(given.runs, given.out)
     except UserError as error:
-        print(f"{program.name('report')}: {error}", file=sys.stderr)
+        say(f"{program.name('report')}: {error}")
         sys.exit(2)
-    for file in files:
-        print(file)
     events = files[0].parent / "tensorboard"
-    print(f"Compare the arms: tensorboard --logdir {events / 'comparison'}   (Custom Scalars)")
-    print(f"Sort the runs:    tensorboard --logdir {events / 'hparams'}   (HParams)")
+    with closed_pipe_is_no_error():
+        print(*files, sep="\n")
+        print(f"Compare the arms: tensorboard --logdir {events / 'comparison'}   (Custom Scalars)")
+        print(f"Sort the runs:    tensorboard --logdir {events / 'hparams'}   (HParams)")

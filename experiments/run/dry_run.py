@@ -1,4 +1,4 @@
-"""dry_run=true: the schedule, the spaces, the units, the memory and the expected time of a run that is not started.
+"""Shows by dry_run=true what a run would be: schedule, spaces, units, memory, expected time; nothing is started.
 
 The time is measured: for two seconds an agent that is then thrown away trains on the first task, or as many agents
 together as are to share a process.
@@ -22,11 +22,12 @@ from isorl.agents.options import agent_options
 from isorl.agents.replay import FrameReplay
 from isorl.configs import RunConfig
 from isorl.envs.sequence import Sequence, Visit
+from isorl.experiments import terminal
 from isorl.experiments.run.experiment import Parts, build
 from isorl.experiments.run.replay_log import SEGMENTS
 
-SHOWN = 30
-"""Visits that the table lists."""
+MAX_VISITS = 30
+"""Visits that the table lists at most."""
 TRIAL_SECONDS = 2.0
 
 
@@ -36,21 +37,32 @@ def show(config: RunConfig) -> None:
     Raises:
         UserError: whatever in `config` cannot work.
     """
+    console = terminal.console()
+    if config.agent["name"] == "random":
+        _show_schedule(Sequence.from_config(config.sequence, config.seed), console)
+        console.print("A uniformly random agent plays every task for some seconds; nothing is learned.")
+        return
     parts = build(config)
-    console = Console()
-    console.print(_schedule(parts.sequence))
-    if len(parts.sequence.visits) > SHOWN:
-        console.print(f"... and {len(parts.sequence.visits) - SHOWN} more visits")
+    _show_schedule(parts.sequence, console)
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(justify="right", no_wrap=True)
     for name, value in _facts(config, parts).items():
-        console.print(f"{name:>20}  {value}", highlight=False, soft_wrap=True)
+        facts.add_row(name, str(value))
+    console.print(facts)
     parts.env.close()
+
+
+def _show_schedule(sequence: Sequence, console: Console) -> None:
+    console.print(_schedule(sequence))
+    if len(sequence.visits) > MAX_VISITS:
+        console.print(f"... and {len(sequence.visits) - MAX_VISITS} more visits")
 
 
 def _schedule(sequence: Sequence) -> Table:
     table = Table(title=f"{sequence.name}: {len(sequence.tasks)} tasks, {len(sequence.visits)} visits")
     for column in ("visit", "task", "environment", "agent steps", "frames", "from", "to"):
         table.add_column(column, justify="left" if column in ("task", "environment") else "right")
-    for visit in sequence.visits[:SHOWN]:
+    for visit in sequence.visits[:MAX_VISITS]:
         task = visit.task
         frames = f"{visit.agent_steps * task.frame_skip:,}" if task.is_atari else ""
         table.add_row(
@@ -96,7 +108,7 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
 
 
 def agent_steps_per_second(runs: Several[Parts]) -> float:
-    """Of the whole training loop, updates included; all runs together, which share this process for the trial."""
+    """Measures the speed of the whole training loop of `runs`, all together, which share this process."""
     pack, trial = Pack(), _Trial(any(getattr(parts.agent, "compile", False) for parts in runs))
     steps = pack.answers([partial(_learn, parts.agent, pack, trial) for parts in runs])
     return trial.rounds * sum(steps) / trial.seconds
@@ -146,7 +158,7 @@ def _learn(agent: Any, pack: Pack, trial: _Trial) -> int:
 
 
 def disk(config: RunConfig, parts: Parts) -> str:
-    """What checkpoints take, the full replay buffer included."""
+    """Says what checkpoints take, the full replay buffer included."""
     agent: Any = parts.agent
     weights = sum(p.numel() * p.element_size() for p in agent.policy.parameters())
     state = 4 * weights / 2**20  # with gradients and Adam's two moments
@@ -173,7 +185,7 @@ def _memory(agent: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the largest unit of which there are two."""
+    """Writes a time in the largest unit of which there are two."""
     for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,35 +1,37 @@
-"""One self-contained HTML file: no script, no network, light and dark, wide screens and telephones."""
+"""Writes a document as one self-contained HTML file (no script, no network, light and dark) and as Markdown."""
 
 from __future__ import annotations
 
 import html
 from pathlib import Path
 
-from isorl.experiments.report.document import Picture, Report, Section
+from isorl.experiments.report.document import Document, Picture, Section
 
 STYLE = Path(__file__).with_name("page.css")
 
 
-def page(report: Report) -> str:
-    """The file's content."""
-    contents = "".join(f'<a href="#s{n}">{html.escape(s.title)}</a>' for n, s in enumerate(report.sections))
+def to_html(document: Document) -> str:
+    """Returns the content of the HTML file."""
+    contents = "".join(f'<a href="#s{n}">{html.escape(s.title)}</a>' for n, s in enumerate(document.sections))
     facts = "".join(
-        f"<div><b>{html.escape(figure)}</b>{html.escape(what)}</div>" for figure, what in report.facts
+        f"<div><b>{html.escape(figure)}</b>{html.escape(what)}</div>" for figure, what in document.facts
     )
-    sections = "".join(_section(number, section, report) for number, section in enumerate(report.sections))
+    sections = "".join(
+        _section(number, section, document) for number, section in enumerate(document.sections)
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{html.escape(report.title)}</title>'
+        f'<meta name="color-scheme" content="light dark"><title>{html.escape(document.title)}</title>'
         f"<style>{STYLE.read_text()}</style></head><body><main>"
-        f"<header><h1>{html.escape(report.title)}</h1><p>{html.escape(report.about)}</p>"
+        f"<header><h1>{html.escape(document.title)}</h1><p>{html.escape(document.about)}</p>"
         f'<div class="facts">{facts}</div><nav>{contents}</nav></header>{sections}</main></body></html>\n'
     )
 
 
-def _section(number: int, section: Section, report: Report) -> str:
+def _section(number: int, section: Section, document: Document) -> str:
     content = [f"<p>{html.escape(text)}</p>" for text in section.texts]
-    content += [_legend(report.arms)] if section.legend else []
+    content += [_legend(document.arms)] if section.legend else []
     content += [table.to_html() for table in section.tables]
     if section.pictures:
         content.append(f'<div class="grid">{"".join(map(_figure, section.pictures))}</div>')
@@ -56,11 +58,11 @@ def _legend(arms: list[str]) -> str:
     return f'<div class="legend">{"".join(items)}</div>'
 
 
-def markdown(report: Report) -> str:
-    """The same without pictures, for a repository or a letter."""
-    lines = [f"# {report.title}", "", report.about, ""]
-    lines += [" · ".join(f"**{figure}** {what}" for figure, what in report.facts), ""]
-    for section in report.sections:
+def to_markdown(document: Document) -> str:
+    """Returns the same without pictures, for a repository or a letter."""
+    lines = [f"# {document.title}", "", document.about, ""]
+    lines += [" · ".join(f"**{figure}** {what}" for figure, what in document.facts), ""]
+    for section in document.sections:
         if section.texts or section.tables or section.code:
             lines += [f"## {section.title}", ""]
             lines += [line for text in section.texts for line in (text, "")]

@@ -1,4 +1,4 @@
-"""What a run gathers besides the agent; saved in its checkpoints."""
+"""Holds what a run gathers besides the agent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from isorl.experiments.run.returns import Returns
 
 @dataclass
 class RunState:
-    """What a run gathers; saved in its checkpoints."""
+    """Holds what a run gathers; saved in its checkpoints."""
 
     returns: Returns
     evaluations: list[list[float]] = field(default_factory=list)  # [visit][task]
@@ -20,7 +20,7 @@ class RunState:
     records: dict[str, int] = field(default_factory=dict)  # file -> bytes of it that were written
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Returns what a checkpoint keeps: plain values."""
         return {
             "returns": self.returns.state_dict(),
             "evaluations": self.evaluations,
@@ -31,7 +31,7 @@ class RunState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Takes over what `state_dict` returned."""
         self.returns.load_state_dict(state["returns"])
         self.evaluations, self.diagnostics = list(state["evaluations"]), list(state["diagnostics"])
         self.seconds, self.measuring_seconds = float(state["seconds"]), float(state["measuring_seconds"])

@@ -1,4 +1,4 @@
-"""Writing so that a crash leaves the old content or the new, never half of one."""
+"""Writes files so that a crash leaves the old content or the new, never half of one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replaces `path`: a temporary file, flushed to the disk, takes its name.
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces the file `path`: a temporary file, flushed to the disk, takes its name.
 
     Raises:
         OSError: the disk is full or read-only; what was at `path` is still there.
@@ -22,12 +22,12 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replaces `path` by `content` as JSON.
+    """Replaces the file `path` by `content` as JSON.
 
     Raises:
-        OSError: as `write_whole`.
+        OSError: as `write_atomically`.
     """
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def sync_path(path: Path) -> None:

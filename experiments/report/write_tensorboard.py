@@ -1,4 +1,4 @@
-"""A whole grid in TensorBoard: HParams with a line per run, and per sequence every arm's curves in one chart.
+"""Writes a whole grid for TensorBoard: HParams with a line per run, and every arm's curves in one chart.
 
 comparison/ has one event folder per arm with the means over its seeds, under the same keys for all arms, so that
 TensorBoard overlays them: open *Custom Scalars*. hparams/ has one per run with its hyper-parameters and results. They
@@ -27,8 +27,8 @@ LEADING = (
     "end_performance",
     "forgetting",
 )
-RUNS = 500
-"""Runs in the HParams page; it becomes unusable with more."""
+MAX_RUNS = 500
+"""Runs in the HParams page, which becomes unusable with more."""
 
 
 def write(study: Study, folder: Path) -> None:
@@ -43,7 +43,7 @@ def write(study: Study, folder: Path) -> None:
 
 
 def layout(study: Study) -> dict[str, dict[str, list[Any]]]:
-    """Custom scalars: one category per sequence, one chart per question, one line per arm."""
+    """Returns custom scalars: one category per sequence, one chart per question, one line per arm."""
     questions = {"return": "return", "ratio to a fresh agent": "ratio"}
     questions |= {title: key for key, (title, _) in DIAGNOSTICS.items()}
     return {
@@ -70,7 +70,7 @@ def _arm(writer: SummaryWriter, study: Study, sequence: str, arm: str) -> None:
 def _hparams(study: Study, folder: Path) -> None:
     known = study.values
     done = [run for run in study.runs if run.kind == "arm" and run.id in known[LEADING[0]]]
-    for run in done[:RUNS]:
+    for run in done[:MAX_RUNS]:
         results = {f"result/{key}": known[key][run.id] for key in LEADING if np.isfinite(known[key][run.id])}
         name = "/".join(map(_folder, (run.sequence, run.arm, f"seed{run.seed}")))
         described = {"arm": run.arm, "sequence": run.sequence, "seed": run.seed}

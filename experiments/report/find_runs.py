@@ -1,4 +1,4 @@
-"""From the paths that a user names to runs: grids, run folders, folders of either, TensorBoard logs of others."""
+"""Finds runs in the paths that a user names: grids, run folders, folders of either, TensorBoard logs of others."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from isorl.configs import UserError
 from isorl.experiments.grid.cell import Cell, identity, learner
 from isorl.experiments.grid.grid import FILE, Grid
 from isorl.experiments.grid.references import fresh, random
-from isorl.experiments.report.foreign import read_tensorboard
+from isorl.experiments.report.read_tensorboard import read_tensorboard
 from isorl.experiments.report.runs import Run, read
 from isorl.experiments.run.folder import RunFolder
 
-MATCHED = 500
+MAX_MATCHED = 500
 """Runs without a grid whose references are looked for by their whole configuration; it takes 20 ms each."""
 
 
-def find(paths: Iterable[Path]) -> tuple[list[Run], Grid | None]:
-    """Every run below `paths`, and the grid if exactly one was named.
+def find_runs(paths: Iterable[Path]) -> tuple[list[Run], Grid | None]:
+    """Returns every run below `paths`, and the grid if exactly one was named.
 
     Raises:
         UserError: nothing of the kind is there.
@@ -38,7 +38,7 @@ def find(paths: Iterable[Path]) -> tuple[list[Run], Grid | None]:
     loose = [
         run for run in runs.values() if run.id == str(run.folder) and (run.folder / "config.yaml").is_file()
     ]
-    if len(loose) <= MATCHED:
+    if len(loose) <= MAX_MATCHED:
         _match(loose)
     return list(runs.values()), grids[0] if len(grids) == 1 else None
 

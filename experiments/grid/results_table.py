@@ -1,4 +1,4 @@
-"""The table with which a grid ends: raw returns by sequence and arm, best first. report.py says the rest."""
+"""Makes the table with which a grid ends: raw returns by sequence and arm, best first. report.py says the rest."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.markup import escape  # an arm such as method=[redo] is no markup
 from rich.table import Table
 
 from isorl.experiments.grid.cell import Cell, State
 
-SHOWN = 60
-"""Rows; a larger grid is for report.py."""
+MAX_ROWS = 60
+"""Rows of the table; a larger grid is for report.py."""
 
 
 def table(cells: Sequence[Cell]) -> Table:
-    """One row per sequence and arm, over its finished seeds: return of all visits and of the last."""
+    """Returns a table with one row per sequence and arm: mean return of all visits and of the last, over its seeds."""
     scores: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for cell in cells:
         if cell.state() is State.FINISHED:
@@ -33,14 +32,12 @@ def table(cells: Sequence[Cell]) -> Table:
     order = sorted(
         scores, key=lambda key: (key[0], -np.nan_to_num(np.mean(scores[key], axis=0)[0], nan=-np.inf))
     )
-    for key in order[:SHOWN]:
+    for key in order[:MAX_ROWS]:
         whole, last = np.array(scores[key]).T
         spread = f"{whole.min():.4g} to {whole.max():.4g}" if len(whole) > 1 else ""
-        result.add_row(
-            *map(escape, key), str(len(whole)), f"{whole.mean():.4g}", spread, f"{last.mean():.4g}"
-        )
-    if len(order) > SHOWN:
-        result.add_row("", f"... and {len(order) - SHOWN} more")
+        result.add_row(*key, str(len(whole)), f"{whole.mean():.4g}", spread, f"{last.mean():.4g}")
+    if len(order) > MAX_ROWS:
+        result.add_row("", f"... and {len(order) - MAX_ROWS} more")
     return result
 
 

@@ -1,4 +1,4 @@
-"""Ridge plots: the singular values of the layer Jacobians at the end of each visit, one ridge above the other."""
+"""Draws ridge plots: the singular values of the layer Jacobians after each visit, one ridge above the other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from isorl.experiments.report.document import Picture
 from isorl.experiments.report.runs import MAIN_NETWORKS, Run, records
 from isorl.experiments.report.study import Study
 
-RIDGES = 12
-"""Visits that are drawn, evenly chosen."""
+MAX_RIDGES = 12
+"""Visits that are drawn at most, evenly chosen."""
 SMALLEST, LARGEST, BINS = 1e-2, 1e1, 72
 """Of the logarithmic axis; what lies outside stands in the outermost bin."""
 OVERLAP = 2.2
@@ -20,18 +20,18 @@ OVERLAP = 2.2
 
 
 def spectra_of(run: Run) -> dict[int, list[float]]:
-    """Visit -> pooled singular values of the acting network's hidden layers at its last measurement there."""
+    """Returns for each visit the acting network's pooled singular values (hidden layers), measured last there."""
     wanted = {f"plasticity/layer_jacobian_spectrum/{network}" for network in MAIN_NETWORKS}
     found = (row for row in records(run.folder / "metrics.jsonl") if row["key"] in wanted)
     return {row["visit"]: row["value"] for row in found if row["agent_step"] > 0}
 
 
 def densities(spectra: dict[int, list[float]]) -> tuple[np.ndarray, list[int], np.ndarray]:
-    """(edges of the bins (B+1,), visits, share of the singular values in each bin (visits, B))."""
+    """Returns (edges of the bins (B+1,), visits, share of the singular values in each bin (visits, B))."""
     edges = np.logspace(np.log10(SMALLEST), np.log10(LARGEST), BINS + 1)
     every = sorted(spectra)
     chosen = [
-        every[i] for i in np.unique(np.linspace(0, len(every) - 1, min(RIDGES, len(every))).astype(int))
+        every[i] for i in np.unique(np.linspace(0, len(every) - 1, min(MAX_RIDGES, len(every))).astype(int))
     ]
     counted = [np.histogram(np.clip(spectra[visit], SMALLEST, LARGEST), edges)[0] for visit in chosen]
     shares = np.array([count / max(count.sum(), 1) for count in counted])
@@ -39,7 +39,7 @@ def densities(spectra: dict[int, list[float]]) -> tuple[np.ndarray, list[int], n
 
 
 def ridges(study: Study, sequence: str, arm: str) -> Picture | None:
-    """The first seed's spectra, the first visit on top."""
+    """Draws the first seed's spectra, the first visit on top."""
     runs: Sequence[Run] = study.of(sequence, arm)
     spectra = spectra_of(runs[0]) if runs else {}
     if not spectra:

@@ -1,4 +1,4 @@
-"""What came out: results, comparisons, trends, learning curves, ratios visit by visit."""
+"""Makes the sections on what came out: results, comparisons, trends, learning curves, ratios visit by visit."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from isorl.experiments.report import charts
+from isorl.experiments.report.continual_metrics import METRICS, first, last, trend
 from isorl.experiments.report.document import Cell, Section, Table
-from isorl.experiments.report.estimates import estimated, interval, rng
-from isorl.experiments.report.metrics import METRICS, first, last, trend
-from isorl.experiments.report.numbers import number, p_value
+from isorl.experiments.report.estimates import estimate_cell, iqm_over_seeds, rng
+from isorl.experiments.report.formatting import format_number, format_p_value
 from isorl.experiments.report.panels import panels, present
 from isorl.experiments.report.statistics import (
     LEVEL,
@@ -27,7 +27,7 @@ from isorl.experiments.report.study import Study
 
 
 def results(study: Study) -> Section:
-    """Per sequence, every arm: IQM over seeds with its interval."""
+    """Shows every arm per sequence: the interquartile mean over seeds with its interval."""
     section = Section("Results", legend=True)
     section.texts.append(
         "Interquartile means over seeds with 95 % intervals (bootstrap over seeds). The ratio sets a uniformly random "
@@ -46,7 +46,7 @@ def results(study: Study) -> Section:
 def _result_table(study: Study, sequence: str, columns: Sequence[str]) -> Table:
     arms = [arm for arm in study.arms if study.finished(sequence, arm)]
     found = {
-        (arm, key): interval(list(study.by_seed(key, sequence, arm).values()))
+        (arm, key): iqm_over_seeds(list(study.by_seed(key, sequence, arm).values()))
         for arm in arms
         for key in columns
     }
@@ -55,7 +55,7 @@ def _result_table(study: Study, sequence: str, columns: Sequence[str]) -> Table:
         [
             Cell(arm),
             Cell(str(len(study.finished(sequence, arm)))),
-            *(estimated(found[arm, key], strong=found[arm, key].value == best[key]) for key in columns),
+            *(estimate_cell(found[arm, key], strong=found[arm, key].value == best[key]) for key in columns),
         ]
         for arm in arms
     ]
@@ -69,7 +69,7 @@ def _best(values: Sequence[float], better: str) -> float:
 
 
 def comparison(study: Study) -> Section | None:
-    """Every arm against the baseline, paired by seed, corrected for their number."""
+    """Compares every arm with the baseline, paired by seed, corrected for their number."""
     others = [arm for arm in study.arms if arm != study.reference_arm]
     scope = [s for s in study.sequences if study.by_seed(study.headline, s, study.reference_arm)]
     gaps = {arm: study.differences(study.headline, arm, scope) for arm in others} if scope else {}
@@ -86,11 +86,11 @@ def comparison(study: Study) -> Section | None:
         )
         rows.append([
             Cell(arm),
-            estimated(bootstrap(mean, gap[:, None], rng=rng())),
+            estimate_cell(bootstrap(mean, gap[:, None], rng=rng())),
             Cell(f"{np.count_nonzero(gap > 0)} of {len(gap)}"),
-            estimated(better, 2 * (better.value - 0.5)),
-            Cell(p_value(raw[arm])),
-            Cell(p_value(corrected.get(arm, math.nan)), strong=corrected.get(arm, 1.0) < 1 - LEVEL),
+            estimate_cell(better, 2 * (better.value - 0.5)),
+            Cell(format_p_value(raw[arm])),
+            Cell(format_p_value(corrected.get(arm, math.nan)), strong=corrected.get(arm, 1.0) < 1 - LEVEL),
             Cell(f"{seeds_needed(gap):.0f}".replace("nan", "\N{EN DASH}")),
         ])  # fmt: skip
     head = ("", "difference", "seeds above", "P(improvement)", "p", "p (Holm)", "seeds for a claim")
@@ -108,7 +108,7 @@ def comparison(study: Study) -> Section | None:
 
 
 def learning(study: Study) -> Section:
-    """Learning curves with switches."""
+    """Shows learning curves with switches."""
     section = Section("Learning curves")
     section.texts.append(
         "Raw return of training episodes; upright lines are switches. Solid: the arm with its 95 % interval. Dashed: "
@@ -118,7 +118,7 @@ def learning(study: Study) -> Section:
 
 
 def visits(study: Study) -> Section:
-    """The ratio to fresh agents, as a heat map and as bars."""
+    """Shows the ratio to fresh agents, as a heat map and as bars."""
     section = Section("Visit by visit, against fresh agents")
     section.texts.append("1 is as good as an agent that starts from scratch, 0 as good as random play.")
     for sequence in study.sequences:
@@ -144,7 +144,10 @@ def _heat(study: Study, sequence: str, rows: dict[str, np.ndarray]) -> Table:
     table = [
         [
             Cell(arm),
-            *(Cell(number(v), shade=None if np.isnan(v) else float(np.clip(v - 1, -1, 1))) for v in values),
+            *(
+                Cell(format_number(v), shade=None if np.isnan(v) else float(np.clip(v - 1, -1, 1)))
+                for v in values
+            ),
         ]
         for arm, values in rows.items()
     ]
@@ -155,7 +158,7 @@ def _heat(study: Study, sequence: str, rows: dict[str, np.ndarray]) -> Table:
 
 
 def trends(study: Study) -> Section | None:
-    """The slope of the ratio over the visits, of the seeds' mean."""
+    """Shows the slope over the visits of the seeds' mean ratio."""
     section = Section("Is plasticity lost?")
     section.texts.append(
         "Least-squares slope per visit of the seeds' mean ratio to fresh, with Student's t interval over the visits."
@@ -173,10 +176,10 @@ def trends(study: Study) -> Section | None:
 
 def _trend_row(arm: str, values: np.ndarray) -> list[Cell]:
     found = trend(values)
-    slope = estimated(
+    slope = estimate_cell(
         Estimate(found.slope, found.low, found.high), float(np.clip(found.slope * len(values), -1, 1))
     )
-    ends = [Cell(number(float(np.nanmean(part)))) for part in (first(values), last(values))]
+    ends = [Cell(format_number(float(np.nanmean(part)))) for part in (first(values), last(values))]
     return [Cell(arm), slope, Cell(_verdict(found.low, found.high)), *ends]
 
 

@@ -1,4 +1,4 @@
-"""What it rests on: every metric with its definition, what is missing, commands and versions."""
+"""Makes the sections on what it rests on: definitions of metrics, what is missing, commands and versions."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from isorl.configs.program import command
 from isorl.experiments.grid.cell import Cell as GridCell
 from isorl.experiments.grid.cell import State, beside
 from isorl.experiments.grid.grid import Grid
+from isorl.experiments.report.continual_metrics import METRICS
 from isorl.experiments.report.document import Cell, Section, Table
-from isorl.experiments.report.estimates import estimated, interval
-from isorl.experiments.report.metrics import METRICS
+from isorl.experiments.report.estimates import estimate_cell, iqm_over_seeds
 from isorl.experiments.report.runs import Run
 from isorl.experiments.report.study import Study
 
 SILENT = re.compile(r" WARNING (Method '\w+' (?:does nothing in this run|never acts).*)")
-"""What experiments/run/experiment.py warns of."""
-LISTED = 50
+"""Matches what experiments/run/experiment.py warns of."""
+MAX_LISTED = 50
 """Unfinished cells that are listed."""
 
 
 def all_metrics(study: Study) -> Section:
-    """Every continual metric of every arm, and what each is."""
+    """Shows every continual metric of every arm, and what each is."""
     section = Section("All metrics", folded=True)
     for sequence in study.sequences:
         arms = [arm for arm in (*study.arms, *_fresh_arms(study)) if study.finished(sequence, arm)]
         rows = [
             [
                 Cell(key),
-                *(estimated(interval(list(study.by_seed(key, sequence, arm).values()))) for arm in arms),
+                *(
+                    estimate_cell(iqm_over_seeds(list(study.by_seed(key, sequence, arm).values())))
+                    for arm in arms
+                ),
             ]
             for key in METRICS
         ]
@@ -53,7 +56,7 @@ def _fresh_arms(study: Study) -> list[str]:
 
 
 def unfinished(study: Study) -> Section | None:
-    """What failed, what has not ended, which method never acted, and what could not be shown."""
+    """Shows what failed, what has not ended, which method never acted, and what could not be shown."""
     rows = [
         [Cell(run.sequence), Cell(run.arm), Cell(str(run.seed)), Cell(run.state.value), Cell(_reason(run))]
         for run in study.runs
@@ -63,9 +66,9 @@ def unfinished(study: Study) -> Section | None:
     texts = [*_silent(study), *(f"Not shown: {note}." for note in notes)]
     if not rows and not texts:
         return None
-    if len(rows) > LISTED:
-        texts.append(f"{len(rows)} cells are not finished; the first {LISTED}:")
-    table = Table(("sequence", "arm", "seed", "state", "why"), rows[:LISTED], left=5)
+    if len(rows) > MAX_LISTED:
+        texts.append(f"{len(rows)} cells are not finished; the first {MAX_LISTED}:")
+    table = Table(("sequence", "arm", "seed", "state", "why"), rows[:MAX_LISTED], left=5)
     return Section("What is missing", texts, tables=[table] if rows else [])
 
 
@@ -88,8 +91,8 @@ def _reason(run: Run) -> str:
     return "; ".join(run.notes) or "not started"
 
 
-def origin(study: Study, grid: Grid | None) -> Section:
-    """Commands, versions, machines, tuning."""
+def provenance(study: Study, grid: Grid | None) -> Section:
+    """Shows commands, versions, machines and tuning."""
     section = Section("How it was made", folded=True)
     if grid is not None and grid.command:
         section.code.append(grid.command)
@@ -106,14 +109,16 @@ def origin(study: Study, grid: Grid | None) -> Section:
     section.tables += _tuning_table(grid)
     if grid is None:
         commands = dict.fromkeys(str(entry.get("command")) for entry in known)
-        section.code += list(commands)[:LISTED]
+        section.code += list(commands)[:MAX_LISTED]
     else:
-        section.code += [f"{command('train')} {shlex.join(cell.words)}" for cell in _one_per_arm(grid)]
+        section.code += [f"{command('train')} {shlex.join(cell.overrides)}" for cell in _one_per_arm(grid)]
     return section
 
 
 def _one_per_arm(grid: Grid) -> list[GridCell]:
-    return list({(cell.sequence, cell.arm): cell for cell in reversed(grid.cells)}.values())[::-1][:LISTED]
+    return list({(cell.sequence, cell.arm): cell for cell in reversed(grid.cells)}.values())[::-1][
+        :MAX_LISTED
+    ]
 
 
 def _provenance(run: Run) -> dict[str, Any]:
@@ -148,7 +153,7 @@ def _tuning_table(grid: Grid | None) -> list[Table]:
         [
             Cell(sequence),
             Cell(arm),
-            Cell(" ".join(row["words"])),
+            Cell(" ".join(row["overrides"])),
             Cell(f"{row['score']:.4g}"),
             Cell(_spread(row)),
         ]
@@ -161,5 +166,5 @@ def _tuning_table(grid: Grid | None) -> list[Table]:
 
 def _spread(row: dict[str, Any]) -> str:
     """Scores of the candidates that were not chosen."""
-    others = [score for candidate, score in row["tried"].items() if candidate != " ".join(row["words"])]
+    others = [score for candidate, score in row["tried"].items() if candidate != " ".join(row["overrides"])]
     return ", ".join(f"{score:.4g}" for score in others)

@@ -17,20 +17,20 @@ from isorl.agents import Agent
 from isorl.agents.batched import sharing
 from isorl.configs import UserError
 from isorl.configs.schema import CheckpointConfig
-from isorl.experiments.run import archive, checkpoint
-from isorl.experiments.run.files import sync_path, write_whole
+from isorl.experiments.run import checkpoint, checkpoint_file
+from isorl.experiments.run.atomic_write import sync_path, write_atomically
 from isorl.experiments.run.folder import LOG, RunFolder
 from isorl.experiments.run.recording import record_files
 from isorl.experiments.run.replay_log import ReplayLog
-from isorl.experiments.run.state import RunState
+from isorl.experiments.run.run_state import RunState
 
 PATIENCE = 200
-"""A snapshot is taken when at least so many times its cost has passed since the last: half a percent of the time."""
+"""Times its own cost that pass between two snapshots: they take half a percent of the time."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run between two rollouts."""
+    """Holds a run as it was between two rollouts."""
 
     agent_step: int
     content: bytes
@@ -40,8 +40,8 @@ class Snapshot:
 MOST_KEPT = 100
 
 
-class Keeper:
-    """The checkpoints of one run, newest first: checkpoint.pt, checkpoint-1.pt, ...
+class CheckpointManager:
+    """Writes and reads the checkpoints of one run, newest first: checkpoint.pt, checkpoint-1.pt, ...
 
     Args:
         folder: of the run.
@@ -66,13 +66,13 @@ class Keeper:
         return time.monotonic() >= self._next
 
     def take(self, run: Callable[[], dict[str, Any]]) -> None:
-        """Remembers the agent as it is, between two rollouts, with what `run` gives, in memory."""
+        """Takes a snapshot in memory of the agent, between two rollouts, and of what `run` returns."""
         if not self.agent.num_timesteps:
             return  # nothing is lost by beginning anew
         begin = time.monotonic()
         replay = self._log.append() if self._log else None
         state = checkpoint.gather(self.agent, run()) | {"replay": replay}
-        self._latest = Snapshot(self.agent.num_timesteps, archive.pack(state), replay)
+        self._latest = Snapshot(self.agent.num_timesteps, checkpoint_file.to_bytes(state), replay)
         now = time.monotonic()
         self._next = now + PATIENCE * sharing() * (now - begin)
 
@@ -90,7 +90,7 @@ class Keeper:
         if self._log and snapshot.replay:
             self._log.sync(snapshot.replay)
         self._keep_older()
-        write_whole(self.folder.checkpoint, snapshot.content)
+        write_atomically(self.folder.checkpoint, snapshot.content)
         self._latest, self.saved_at = None, snapshot.agent_step
         self._kept = [snapshot.replay, *self._kept][: self.config.keep]
         if self._log:
@@ -98,7 +98,7 @@ class Keeper:
         LOG.info("checkpoint at agent step %d", snapshot.agent_step)
 
     def load(self, run: RunState) -> bool:
-        """Puts the newest checkpoint that is whole into the agent and `run`; False where there is none at all.
+        """Puts the newest checkpoint that is whole into the agent and `run`; returns False where there is none.
 
         Raises:
             UserError: there are checkpoints, and none of them can be used.
@@ -107,7 +107,7 @@ class Keeper:
         paths = self.paths()
         for number, path in enumerate(paths):
             try:
-                replay = self._restore(archive.read(path, self.agent.device), run)
+                replay = self._restore(checkpoint_file.read(path, self.agent.device), run)
             except UserError as error:
                 refused.append(f"The checkpoint '{path}' cannot be used. {error}")
                 continue
@@ -134,7 +134,7 @@ class Keeper:
         return replay
 
     def paths(self) -> list[Path]:
-        """The checkpoints that are there, newest first."""
+        """Returns the checkpoints that are there, newest first."""
         return [path for path in map(self.folder.checkpoint_path, range(MOST_KEPT)) if path.exists()]
 
     def _keep_older(self) -> None:
@@ -150,6 +150,6 @@ class Keeper:
 
 def _replay_of(path: Path) -> dict[str, Any] | None:
     try:
-        return archive.read(path).get("replay")
+        return checkpoint_file.read(path).get("replay")
     except UserError:
         return None

@@ -1,4 +1,4 @@
-"""How it came about: the state of the networks, their spectra, what foretells failure, what it costs."""
+"""Makes the sections on how it came about: states of the networks, spectra, what foretells failure, cost."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from isorl.experiments.report import charts, spectra
+from isorl.experiments.report import charts
 from isorl.experiments.report.document import Cell, Picture, Section, Table
-from isorl.experiments.report.numbers import number
-from isorl.experiments.report.panels import PANELS, panels, present
+from isorl.experiments.report.formatting import format_number
+from isorl.experiments.report.panels import MAX_PANELS, panels, present
 from isorl.experiments.report.prediction import FAILED, Prediction, predict
+from isorl.experiments.report.ridge_plots import ridges
 from isorl.experiments.report.study import Study
 
 LAGS = (1, 2, 3, 5)
@@ -19,29 +20,29 @@ LAGS = (1, 2, 3, 5)
 
 
 def networks(study: Study) -> Section:
-    """Diagnostics over the visits."""
+    """Shows diagnostics over the visits."""
     section = Section("The state of the networks", legend=True)
     section.texts.append("Of the network that acts, at the end of each visit; median over seeds.")
     for sequence in study.sequences:
         found = present([charts.diagnostic(study, sequence, metric) for metric in charts.DIAGNOSTICS])
         section.pictures += [Picture(p.svg, p.alt, f"{sequence}: {p.title}") for p in found]
-    section.pictures = section.pictures[:PANELS]
+    section.pictures = section.pictures[:MAX_PANELS]
     if not section.pictures:
         section.texts = ["No diagnostics were measured (diagnostics.every=0, or a log of another program)."]
     return section
 
 
 def ridge_plots(study: Study) -> Section:
-    """Spectra over time."""
+    """Shows spectra over time."""
     section = Section("Singular values of the layer Jacobians over time")
     section.texts.append(
         "One ridge for each visit, the first on top, of one seed. Healthy is one narrow peak near 1 (dotted)."
     )
-    return panels(section, study, spectra.ridges)
+    return panels(section, study, ridges)
 
 
 def prediction(study: Study) -> Section | None:
-    """Which diagnostic foretells how later tasks are learned."""
+    """Shows which diagnostic foretells how later tasks are learned."""
     runs = [
         run
         for run in study.runs
@@ -77,9 +78,9 @@ def prediction(study: Study) -> Section | None:
 
 def _prediction_cells(found: Sequence[Prediction]) -> list[Cell]:
     """One column per lag and kind."""
-    within = [Cell(number(p.within), shade=_known(p.within)) for p in found]
-    pooled = [Cell(number(p.correlation), shade=_known(p.correlation)) for p in found]
-    return [*within, *pooled, Cell(number(found[0].auroc), shade=_known(2 * (found[0].auroc - 0.5)))]
+    within = [Cell(format_number(p.within), shade=_known(p.within)) for p in found]
+    pooled = [Cell(format_number(p.correlation), shade=_known(p.correlation)) for p in found]
+    return [*within, *pooled, Cell(format_number(found[0].auroc), shade=_known(2 * (found[0].auroc - 0.5)))]
 
 
 def _known(value: float) -> float | None:
@@ -98,7 +99,7 @@ def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def cost(study: Study) -> Section | None:
-    """Cost against benefit."""
+    """Shows cost against benefit."""
     pictures = present([charts.cost_and_benefit(study, sequence) for sequence in study.sequences])
     if not pictures:
         return None

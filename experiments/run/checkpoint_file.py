@@ -1,4 +1,4 @@
-"""The file of a checkpoint: torch's zip, opened only where that is safe.
+"""Writes and reads the file of a checkpoint: torch's zip, opened only where that is safe.
 
 `torch.load(weights_only=True)` builds tensors and plain values and never runs code. Before that, what torch leaves
 unchecked is checked: the checksum of every entry, and that nothing in it unfolds to more than the file holds.
@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 from isorl.configs import UserError
+from isorl.experiments.terminal import explain
 
 
-def pack(state: dict[str, Any]) -> bytes:
-    """The bytes of a file with `state`: tensors, numbers, texts, lists and mappings."""
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """Returns the bytes of a file with `state`: tensors, numbers, texts, lists and mappings."""
     file = io.BytesIO()
     torch.save(state, file)
     return file.getvalue()
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `pack` was given.
+    """Reads from `path` what `to_bytes` was given.
 
     Raises:
         UserError: the file is missing, damaged, or holds anything but tensors and plain values.
@@ -39,8 +40,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         _check_values(state, len(content))
     except Exception as error:  # whatever a damaged or hostile file provokes
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"'{path}' is damaged or no checkpoint: {reason}") from None
+        raise UserError(f"'{path}' is damaged or no checkpoint: {explain(error)}") from None
     if not isinstance(state, dict):
         raise UserError(
             f"'{path}' holds a {type(state).__name__}, where the parts of a checkpoint were expected."

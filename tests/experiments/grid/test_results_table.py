@@ -5,7 +5,7 @@ import json
 
 from rich.console import Console
 
-from isorl.experiments.grid import results
+from isorl.experiments.grid import results_table
 from isorl.experiments.grid.cell import Cell
 
 
@@ -21,7 +21,7 @@ def cell(folder, arm, seed, means):
 
 def lines(cells):
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(results.table(cells))
+    console.print(results_table.table(cells))
     return [line for line in console.export_text().splitlines() if "catch" in line or "more" in line]
 
 
@@ -49,5 +49,5 @@ def test_the_best_arm_comes_first_and_what_is_unfinished_is_left_out(tmp_path):
 
 
 def test_a_large_grid_is_cut(tmp_path):
-    cells = [cell(tmp_path, f"arm{i:02}", 0, [float(i)]) for i in range(results.SHOWN + 5)]
+    cells = [cell(tmp_path, f"arm{i:02}", 0, [float(i)]) for i in range(results_table.MAX_ROWS + 5)]
     assert "and 5 more" in lines(cells)[-1]

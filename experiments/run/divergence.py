@@ -1,4 +1,4 @@
-"""Updates that diverge: found in the weights, before anything of them is saved.
+"""Finds updates that diverged, in the weights, before anything of them is saved.
 
 A loss or a gradient that is not finite leaves weights that are not, and they stay so: it is enough to look at the
 weights before each snapshot and each row of training curves, which costs nothing in the update itself.
@@ -16,11 +16,11 @@ from isorl.envs.failures import Failures
 
 
 class NotFinite(RunStopped):
-    """The weights are NaN or infinite."""
+    """Says that weights are NaN or infinite."""
 
 
-class NumberWatch:
-    """Watches the numbers of one agent.
+class DivergenceMonitor:
+    """Watches the weights of one agent for values that are not finite.
 
     Args:
         agent: whose weights are looked at.
@@ -35,7 +35,7 @@ class NumberWatch:
             agent.policy.optimizer.register_step_pre_hook(self._skip)
 
     def check(self) -> None:
-        """Raises NotFinite if a weight is not finite; says which one and since when."""
+        """Raises NotFinite if a weight is not finite; its message says which one and since when."""
         parameters = list(self.agent.policy.parameters())
         norms = torch._foreach_norm(parameters)
         step = self.agent.num_timesteps
@@ -52,7 +52,7 @@ class NumberWatch:
         )
 
     def reason_of(self, error: BaseException) -> BaseException:
-        """NotFinite, where weights that are not finite made torch raise `error`; else `error` itself."""
+        """Returns NotFinite where weights that are not finite made torch raise `error`; else `error` itself."""
         if not isinstance(error, (ValueError, RuntimeError)):
             return error
         try:
