@@ -28,27 +28,35 @@ def load(entries: Iterable[str]) -> None:
         UserError: a module that cannot be imported.
     """
     imports.take(entries)
-    for group, choices in registered().items():
-        for name, values in choices.items():
+    for group, registry in REGISTRIES.items():
+        for name in registry:
             if not (FOLDER / group / f"{name}.yaml").is_file():
-                ConfigStore.instance().store(name, values, group=group, provider="imports")
+                ConfigStore.instance().store(name, choice(group, name), group=group, provider="imports")
 
 
-def registered() -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns group -> name -> values, as the group's YAML files hold them, of everything that is registered."""
-    return {
-        "method": {name: {name: defaults(method)} for name, method in METHODS.items()},
-        "network": {name: _plain(dataclasses.asdict(spec)) for name, spec in NETWORKS.items()},
-        "optimizer": {name: {**defaults(options), "name": name} for name, (_, options) in OPTIMIZERS.items()},
-        "agent": {name: tunable(defaults(options), name) for name, options in AGENT_OPTIONS.items()},
-    }
+REGISTRIES: dict[str, Mapping[str, Any]] = {
+    "method": METHODS,
+    "network": NETWORKS,
+    "optimizer": OPTIMIZERS,
+    "agent": AGENT_OPTIONS,
+}
+"""Group of configurations -> what can be registered for it."""
+
+
+def choice(group: str, name: str) -> dict[str, Any]:
+    """Returns the defaults of what is registered as `name`, in the shape of the group's YAML files."""
+    entry = REGISTRIES[group][name]
+    if group == "network":
+        return _plain(dataclasses.asdict(entry))
+    options = defaults(entry[-1] if isinstance(entry, tuple) else entry)
+    if group == "method":
+        return {name: options}
+    return {**(tunable(options) if group == "agent" else options), "name": name}
 
 
 def about(group: str, name: str) -> str:
     """Returns the first line of the docstring of what is registered as `name`; of a network its values."""
-    found = {"method": METHODS, "network": NETWORKS, "optimizer": OPTIMIZERS, "agent": AGENT_OPTIONS}[group][
-        name
-    ]  # type: ignore[index]
+    found = REGISTRIES[group][name]
     entry = found[-1] if isinstance(found, tuple) else found
     return (inspect.getdoc(entry) or "").partition("\n")[0] if isinstance(entry, type) else str(entry)
 
@@ -58,15 +66,15 @@ def defaults(options: type) -> dict[str, Any]:
     return _plain(dataclasses.asdict(options()))
 
 
-def tunable(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+def tunable(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns an agent's options, its numbers as defaults that a sequence's `tuning` may replace."""
-    found = {
-        key: f"${{tuned:{key},{value}}}"
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-        else value
-        for key, value in values.items()
+
+    def replaceable(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    return {
+        key: f"${{tuned:{key},{value}}}" if replaceable(value) else value for key, value in values.items()
     }
-    return {**found, "name": name}
 
 
 def _plain(value: Any) -> Any:
