@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -63,7 +64,8 @@ def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
         run_dir, content = config.run_dir, work.begin(config)
     terminal.console().print(summary.table(content))
     print(f"Diagnostics took {content['diagnostics_share_of_time']:.1%} of {content['seconds']:,.0f} s.")
-    print(f"Watch it with: tensorboard --logdir {run_dir}")
+    if any(Path(run_dir).glob("events.*")):
+        print(f"Watch it with: tensorboard --logdir {run_dir}")
     return content
 
 
