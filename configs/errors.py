@@ -11,11 +11,11 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class UserError(ValueError):
-    """What was given, why it cannot work, and what to do instead: shown without a traceback, exit code 2."""
+    """Says what was given, why it cannot work, and what to do instead: shown without a traceback, exit code 2."""
 
 
 class RunStopped(Exception):
-    """A run had to stop for a reason that is no error of this project: shown without a traceback.
+    """Says that a run had to stop for a reason that is no error of this project: shown without a traceback.
 
     Attributes:
         exit_code: of the process.
@@ -29,7 +29,7 @@ class RunStopped(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop by one of STOP_SIGNALS.
+    """Says that the run was asked to stop by one of STOP_SIGNALS.
 
     No Exception: it may come in the middle of an environment's step, and must not pass for a failure of that.
 

@@ -36,8 +36,9 @@ def run(composed: DictConfig) -> Any:
     except (RunStopped, Interrupted) as stopped:
         run_dir = composed.resume or composed.run_dir
         saved = "" if stopped.saved_at is None else f" Saved at agent step {stopped.saved_at:,}."
-        message = f"{stopped}{saved} Continue with:\n  {run_command('resume', run_dir)}"
-        print(wrapped(message), file=sys.stderr)
+        begun = (Path(run_dir) / "config.yaml").is_file()
+        how = f" Continue with:\n  {run_command('resume', run_dir)}" if begun else ""
+        print(wrapped(f"{stopped}{saved}{how}"), file=sys.stderr)
         sys.exit(stopped.exit_code)
 
 

@@ -54,6 +54,12 @@ def test_a_run_measures_and_records_what_was_imported(project):
     assert '"plasticity/weight_max/actor"' in (project / "runs" / "one" / "metrics.jsonl").read_text()
 
 
+def test_copies_in_processes_of_their_own_find_modules(project):
+    words = ["imports=[./corridor.py]", *RUN, "faults.isolate=true", "sequence.tasks.0.agent_steps=64"]
+    answer = isorl(project, "train", *words, "sequence.tasks.1.agent_steps=64", "run_dir=runs/isolated")
+    assert answer.returncode == 0, answer.stderr
+
+
 def test_a_grid_of_two_workers_finds_modules_and_folders(project):
     words = ["-m", "--config-dir", "configs", "+benchmark=corridor", "hydra/launcher=joblib"]
     answer = isorl(project, "train", *words, "hydra.launcher.n_jobs=2", "evaluation.episodes=0")
