@@ -13,6 +13,7 @@ from typing import Any
 from isorl.configs import UserError
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.run.folder import write_json
+from isorl.experiments.terminal import explain
 
 FILE = "grid.json"
 
@@ -51,12 +52,20 @@ class Grid:
         """Reads the grid in `folder`.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or one of another version.
         """
         try:
-            content = json.loads((folder / FILE).read_text())
+            return cls._of(json.loads((folder / FILE).read_text()), folder)
         except FileNotFoundError:
             raise UserError(f"'{folder}' is not the folder of a grid (it has no {FILE}).") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"'{folder / FILE}' is damaged or of another version ({type(error).__name__}: {explain(error)}). Give "
+                "the command of the grid again: it writes the file anew, and skips what is finished."
+            ) from None
+
+    @classmethod
+    def _of(cls, content: dict[str, Any], folder: Path) -> Grid:
         cells = [
             Cell(
                 **{

@@ -39,7 +39,7 @@ from isorl.experiments.grid.launch import (
 from isorl.experiments.grid.packs import sharing
 from isorl.experiments.terminal import say
 
-HOW = "isorl train -m +benchmark=NAME benchmark.stage=tune hydra/sweeper=optuna 'KEY=interval(a,b)'"
+HOW = "\n  isorl train -m +benchmark=NAME benchmark.stage=tune hydra/sweeper=optuna 'KEY=interval(a,b)'"
 COMMANDS = ("benchmark=", "benchmark.", "dry_run=")
 """Beginnings of the overrides that are not for the cells."""
 
@@ -115,7 +115,7 @@ def _suite(config: DictConfig) -> tuple[BenchmarkConfig, TuningConfig]:
     raw = OmegaConf.to_container(config.benchmark, resolve=True) if config.get("benchmark") else None
     suite = typed(BenchmarkConfig, raw) if raw is not None else None  # type: ignore[arg-type]
     if suite is None or suite.stage != "tune" or suite.tuning is None:
-        raise UserError(f"hydra/sweeper=optuna tunes the arms of a benchmark: {HOW}")
+        raise UserError(f"hydra/sweeper=optuna tunes the arms of a benchmark:{HOW}")
     return suite, suite.tuning
 
 
@@ -128,7 +128,7 @@ def _study(tuning: TuningConfig, space: Mapping[str, Any]) -> tuple[Any, Mapping
             "hydra/sweeper=optuna needs a package that is not installed: pip install optuna."
         ) from None
     if not space:
-        raise UserError(f"There is nothing to search: name a KEY and its values. {HOW}")
+        raise UserError(f"There is nothing to search: name a KEY and its values:{HOW}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # the first third is drawn at random, the same for every arm
     sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=max(tuning.budget // 3, 1))

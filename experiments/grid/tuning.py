@@ -128,6 +128,8 @@ def _useless(row: dict[str, Any] | None) -> str:
     """Why nothing can be taken from an entry of tuned.yaml; "" where something can."""
     if row is None:
         return ": it was not tuned. Tune again"
+    if "overrides" not in row:
+        return " that this version can read. Give the command of tuning again: it skips what is finished"
     if row.get("unfinished"):
         return f": {row['unfinished']} cells of its candidates are not finished. Give the command of tuning again"
     return ": none of its candidates has a score" if math.isnan(row.get("score", 0.0)) else ""
@@ -136,8 +138,8 @@ def _useless(row: dict[str, Any] | None) -> str:
 def _load(path: Path, suite: BenchmarkConfig) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(
-            f"benchmark.tuned: there is no file '{path}'. Make it with: {command('train')} -m +benchmark={suite.name} "
-            "benchmark.stage=tune; or report untuned settings with benchmark.tuned=null."
+            f"benchmark.tuned: there is no file '{path}'. Report untuned settings with benchmark.tuned=null, or make "
+            f"it with:\n  {command('train')} -m +benchmark={suite.name} benchmark.stage=tune"
         )
     record: Any = OmegaConf.to_container(OmegaConf.load(path))
     both = sorted(set(record["seeds"]) & set(suite.seeds))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -67,12 +67,12 @@ def curve_of(run: Run) -> tuple[Array, Array]:
 
 def learning_curve(study: Study, sequence: str, arm: str) -> Picture | None:
     """Draws an arm's return over the run; the baseline dashed, its fresh agents dotted, switches as lines."""
-    runs = [run for run in study.of(sequence, arm) if run.curve is not None]
+    runs = _with_curve(study.of(sequence, arm))
     if not runs:
         return None
     number = study.arms.index(arm)
-    fresh = [f for run in runs if (f := study.fresh_of(run)) is not None and f.curve is not None]
-    others = [run for run in study.of(sequence, study.reference_arm) if run.curve is not None]
+    fresh = _with_curve(f for run in runs if (f := study.fresh_of(run)) is not None)
+    others = _with_curve(study.of(sequence, study.reference_arm))
     with draw.panel() as (axes, made):
         draw.switches(axes, runs[0].start)
         if fresh:
@@ -93,6 +93,10 @@ def learning_curve(study: Study, sequence: str, arm: str) -> Picture | None:
         axes.set_ylim(_common_limits(study, sequence))
     seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
     return Picture(made[0], f"learning curve of {arm} on {sequence}, {seeds}", title=f"{arm}, {seeds}")
+
+
+def _with_curve(runs: Iterable[Run]) -> list[Run]:
+    return [run for run in runs if run.curve is not None and np.isfinite(run.curve).any()]
 
 
 def _line(
@@ -120,7 +124,7 @@ def _limits(parts: Sequence[Array]) -> tuple[float, float]:
 def _common_limits(study: Study, sequence: str) -> tuple[float, float]:
     means = []
     for arm in study.arms:
-        curves = [run.curve.ravel() for run in study.of(sequence, arm) if run.curve is not None]
+        curves = [curve_of(run)[1] for run in _with_curve(study.of(sequence, arm))]
         means += [mean_over_seeds(curves)] if curves else []
     return _limits(means)
 
@@ -216,13 +220,13 @@ def profile(study: Study) -> Picture | None:
 
 def cost_and_benefit(study: Study, sequence: str) -> Picture | None:
     """Draws what an arm takes against what it brings: time per agent step, the baseline's being 1."""
-    base = [run.microseconds_per_step for run in study.finished(sequence, study.reference_arm)]
+    base = _microseconds(study, sequence, study.reference_arm)
     points = []
     for arm in study.arms:
         scores = list(study.by_seed(study.headline, sequence, arm).values())
-        if scores and base and np.median(base) > 0:
-            times = [run.microseconds_per_step for run in study.finished(sequence, arm)]
-            points.append((arm, float(np.median(times) / np.median(base)), float(np.mean(scores))))
+        time = _microseconds(study, sequence, arm)
+        if scores and base > 0 and not np.isnan(time):
+            points.append((arm, time / base, float(np.mean(scores))))
     if len(points) < 2:
         return None
     with draw.panel(height=2.8) as (axes, made):
@@ -232,3 +236,10 @@ def cost_and_benefit(study: Study, sequence: str) -> Picture | None:
         axes.set_xlabel(f"wall time per agent step, {study.reference_arm} = 1", parse_math=False)
         axes.set_ylabel(study.headline.replace("_", " "))
     return Picture(made[0], f"cost against benefit on {sequence}", title=sequence)
+
+
+def _microseconds(study: Study, sequence: str, arm: str) -> float:
+    """Median over the runs that had their process to themselves; NaN where none had."""
+    times = [run.microseconds_per_step for run in study.finished(sequence, arm)]
+    known = [time for time in times if not np.isnan(time)]
+    return float(np.median(known)) if known else float("nan")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from isorl.experiments.grid.cell import State
 from isorl.experiments.report import charts
 from isorl.experiments.report.document import Cell, Picture, Section, Table
 from isorl.experiments.report.formatting import format_number
@@ -101,7 +102,16 @@ def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
 def cost(study: Study) -> Section | None:
     """Shows cost against benefit."""
     pictures = present([charts.cost_and_benefit(study, sequence) for sequence in study.sequences])
-    if not pictures:
-        return None
-    text = "Wall time where the cells ran, diagnostics and evaluations included; on a busy machine a guess."
-    return Section("Cost against benefit", [text], pictures, legend=True)
+    arms = [run for run in study.runs if run.kind == "arm" and run.state is State.FINISHED]
+    shared = sum(run.runs_in_process != 1 for run in arms)
+    texts = []
+    if pictures:
+        texts.append(
+            "Wall time where the cells ran, diagnostics and evaluations included; on a busy machine a guess."
+        )
+    if shared:
+        texts.append(
+            f"{shared} of {len(arms)} runs shared a process, or it is not known whether they did: what each of them "
+            "cost was not measured. Runs that are made with together=1 have their own times."
+        )
+    return Section("Cost against benefit", texts, pictures, legend=bool(pictures)) if texts else None

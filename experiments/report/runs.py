@@ -39,7 +39,8 @@ class Run:
     random: str = ""
     state: State = State.FINISHED
     agent_steps: int = 0
-    seconds: float = NAN
+    seconds: float = NAN  # of training; its share where runs share a process
+    runs_in_process: int | None = None  # None: unknown
     tasks: tuple[str, ...] = ()
     task: Array = field(default_factory=lambda: np.empty(0, dtype=int))  # (V,)
     start: Array = field(default_factory=lambda: np.empty(0))  # (V,) agent steps
@@ -58,9 +59,19 @@ class Run:
         return len(self.online)
 
     @property
+    def has_no_returns(self) -> bool:
+        """Whether it was run, to its end or until it failed, and every return of it is NaN or infinite."""
+        return self.visits > 0 and self.state is not State.STARTED and not np.isfinite(self.online).any()
+
+    @property
+    def own_seconds(self) -> float:
+        """The time of training in seconds; NaN where the process was shared, of which no run has a part of its own."""
+        return self.seconds if self.runs_in_process == 1 else NAN
+
+    @property
     def microseconds_per_step(self) -> float:
-        """Of wall time per agent step, diagnostics and evaluations included."""
-        return 1e6 * self.seconds / self.agent_steps if self.agent_steps else NAN
+        """The wall time per agent step, diagnostics and evaluations included; NaN where `own_seconds` is."""
+        return 1e6 * self.own_seconds / self.agent_steps if self.agent_steps else NAN
 
 
 def read(run: Run) -> Run:
@@ -78,6 +89,7 @@ def from_summary(run: Run, content: Mapping[str, Any]) -> None:
     """Fills in what the summary of a finished run says."""
     rows = content["returns"]
     run.agent_steps, run.seconds = rows[-1]["start"] + rows[-1]["agent_steps"], content["seconds"]
+    run.runs_in_process = content.get("together")
     run.task = np.array([row["task_index"] for row in rows])
     run.tasks = _names((row["task_index"], row["task"]) for row in rows)
     run.start, run.length = _numbers(rows, "start"), _numbers(rows, "agent_steps")

@@ -12,7 +12,6 @@ import numpy as np
 
 from isorl.configs import UserError, program
 from isorl.experiments.grid.cell import State
-from isorl.experiments.grid.grid import Grid
 from isorl.experiments.report import (
     network_sections,
     provenance_sections,
@@ -21,8 +20,8 @@ from isorl.experiments.report import (
     write_tensorboard,
 )
 from isorl.experiments.report.continual_metrics import METRICS
-from isorl.experiments.report.document import Document, to_csv
-from isorl.experiments.report.find_runs import find_runs
+from isorl.experiments.report.document import Document, Section, to_csv
+from isorl.experiments.report.find_runs import Found, find_runs
 from isorl.experiments.report.study import Study
 from isorl.experiments.terminal import closed_pipe_is_no_error, say
 
@@ -34,9 +33,11 @@ EXPLAINED = """Writes one page about runs: report.html (no network needed), repo
   isorl report ~/sb3_logs                       TensorBoard logs of any stable-baselines3 run"""
 
 
-def compose(study: Study, grid: Grid | None) -> Document:
+def compose(study: Study, found: Found) -> Document:
     """Returns everything that the runs show, in the order in which it is read."""
+    grid = found.grid
     parts = [
+        Section("Warnings", found.warnings),
         result_sections.results(study),
         result_sections.comparison(study),
         result_sections.trends(study),
@@ -48,6 +49,7 @@ def compose(study: Study, grid: Grid | None) -> Document:
         network_sections.cost(study),
         provenance_sections.unfinished(study),
         provenance_sections.all_metrics(study),
+        Section("How runs were told apart", found.notes),
         provenance_sections.provenance(study, grid),
     ]
     shown = [part for part in parts if part is not None and (part.texts or part.tables or part.pictures)]
@@ -74,11 +76,12 @@ def facts(study: Study) -> list[tuple[str, str]]:
 
 
 def runs_csv(study: Study) -> str:
-    """Returns CSV with one line per finished run: every metric."""
-    head = ("sequence", "arm", "seed", "kind", "id", "agent_steps", "seconds", *METRICS)
+    """Returns CSV with one line per finished run: every metric; `seconds` only where the run had its own process."""
+    head = ("sequence", "arm", "seed", "kind", "id", "agent_steps", "runs_in_process", "seconds", *METRICS)
     known = study.values
     rows = [
-        (run.sequence, run.arm, run.seed, run.kind, run.id, run.agent_steps, run.seconds,
+        (run.sequence, run.arm, run.seed, run.kind, run.id, run.agent_steps,
+         run.runs_in_process, "" if np.isnan(run.own_seconds) else run.own_seconds,
          *(known[key][run.id] for key in METRICS))
         for run in study.runs
         if run.id in next(iter(known.values()))
@@ -114,17 +117,17 @@ def _has(run: object, key: str, visit: int) -> bool:
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
-    """Writes the report on `paths`; returns the files.
+    """Writes the report on `paths`, says what cannot be trusted in it, and returns the files.
 
     Raises:
         UserError: nothing to report on.
     """
-    runs, grid = find_runs(paths)
-    study = Study(runs, grid.baseline if grid else "")
+    found = find_runs(paths)
+    study = Study(found.runs, found.grid.baseline if found.grid else "")
     if not study.arms:
         raise UserError(f"There is no run to report on in {', '.join(map(str, paths))}, only references.")
-    document = compose(study, grid)
-    folder = out or (paths[0] if grid else Path("report"))
+    document = compose(study, found)
+    folder = out or found.folder or Path("report")
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "report.html": render.to_html(document),
@@ -135,6 +138,8 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
     for name, text in content.items():
         (folder / name).write_text(text)
     write_tensorboard.write(study, folder / "tensorboard")
+    for warning in found.warnings:
+        say(f"report.py: {warning}", style="yellow")
     return [folder / name for name in content]
 
 
@@ -158,5 +163,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     events = files[0].parent / "tensorboard"
     with closed_pipe_is_no_error():
         print(*files, sep="\n")
-        print(f"Compare the arms: tensorboard --logdir {events / 'comparison'}   (Custom Scalars)")
-        print(f"Sort the runs:    tensorboard --logdir {events / 'hparams'}   (HParams)")
+        print(f"Compare the arms (Custom Scalars):\n  tensorboard --logdir {events / 'comparison'}")
+        print(f"Sort the runs (HParams):\n  tensorboard --logdir {events / 'hparams'}")

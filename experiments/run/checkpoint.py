@@ -92,7 +92,8 @@ def restore(agent: Agent, state: dict[str, Any]) -> None:
 def _check(agent: Agent, state: dict[str, Any]) -> None:
     """Names, types, shapes and dtypes against those of the agent that the configuration makes."""
     if state.keys() ^ set(PARTS):
-        raise UserError(f"It has the parts {', '.join(map(str, state))}; expected were {', '.join(PARTS)}.")
+        names = sorted(map(str, state.keys() ^ set(PARTS)))
+        raise UserError(f"Its parts are not those of this version: '{names[0]}' is in one alone.")
     _check_like(state["policy"], agent.policy.state_dict(), "weights of the network")
     if not all(isinstance(state[name], dict) for name in ("policy", "optimizer", "seen", "shown")):
         raise UserError("A part of it is no mapping.")

@@ -35,7 +35,7 @@ from isorl.experiments.run.progress import ProgressBar
 from isorl.experiments.run.recording import Recorder, cut_back
 from isorl.experiments.run.returns import Returns
 from isorl.experiments.run.run_state import RunState
-from isorl.experiments.terminal import say
+from isorl.experiments.terminal import explain, say
 from isorl.plasticity import AdamO
 from isorl.plasticity.diagnostics import snapshot
 
@@ -84,7 +84,7 @@ def build(config: RunConfig) -> Parts:
     except UserError:
         raise
     except ValueError as error:  # of a network, a method, a space: a value that cannot work
-        raise UserError(str(error)) from error
+        raise UserError(str(error) or explain(error)) from error
 
 
 def start(config: RunConfig) -> dict[str, Any]:

@@ -23,7 +23,7 @@ WORDS = ["sequence=nine_rooms-smoke", "agent=dqn", "agent.buffer_size=400", "dia
 SECONDS = 20
 """After which an answer counts as a hang."""
 ODD = (None, -1, 10**18, float("nan"), "", "x" * 999, [], {}, [[]], True, b"x", torch.zeros(0), torch.ones(3, 3),
-       torch.zeros(1).expand(10**12), torch.tensor(float("nan")), {"a": 1},
+       torch.tensor(float("nan")), {"a": 1},
        torch.zeros(2, dtype=torch.int8))  # fmt: skip
 
 
@@ -143,24 +143,7 @@ def _hostile(original, state, chance, trap):
     return file.getvalue()
 
 
-def _bomb(original, state, chance, trap):
-    """Little on disk, much in memory."""
-    if chance.random() < 0.5:
-        inner: list = [0]
-        for _ in range(40):
-            inner = [inner, inner]
-        return checkpoint_file.to_bytes({**state, "run": inner})
-    file = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(original)) as old,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new,
-    ):
-        for entry in old.infolist():
-            new.writestr(entry.filename, b"\0" * 10**6 if "data/" in entry.filename else old.read(entry))
-    return file.getvalue()
-
-
-KINDS = {"bits": _bits, "cut": _cut, "bytes": _bytes, "value": _value, "hostile": _hostile, "bomb": _bomb}
+KINDS = {"bits": _bits, "cut": _cut, "bytes": _bytes, "value": _value, "hostile": _hostile}
 
 
 def _same(one, other) -> bool:

@@ -88,12 +88,13 @@ def ending(code: int | None, said: str, asked: bool) -> str:
         AssertionError: a traceback, more than one message, or an exit code that is not promised.
     """
     last = (said.strip().splitlines() or [""])[-1]
+    message = " ".join(said.split())  # it is wrapped
     if "Traceback (most recent call last)" not in said:
         if code == 0:
             return "finished"
-        if code == 2 and said.strip() == last and last.startswith("train.py: "):
+        if code == 2 and message.startswith("train.py: ") and message.count("train.py: ") == 1:
             return "refused when built"
-        if code == 1 and "not finite" in last:
+        if code == 1 and "not finite" in message:
             return "numbers not finite"
         if code in (143, -signal.SIGTERM) and asked:
             return "stopped in time"

@@ -145,6 +145,14 @@ def test_stopping_says_how_to_go_on(hydra, tiny, capsys):
     assert "Give the same command again" in capsys.readouterr().err
 
 
+def test_random_agents_are_a_grid_too(hydra, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(cost, "measured_speed", lambda configs: pytest.fail("it has no speed"))
+    launcher = Here()
+    assert launch.launch(hydra, [*tiny, "seed=0,1", "reference=random"], launcher) == 0
+    assert [job.count("reference=random") for job in launcher.jobs] == [1, 1]
+    assert len(list(tmp_path.glob("cells/*/random-seed*/summary.json"))) == 2
+
+
 def test_dry_run_shows_the_cost_and_writes_nothing(hydra, tiny, tmp_path, capsys):
     launcher = Here()
     assert launch.launch(hydra, [*tiny, "seed=0,1,2", "dry_run=true"], launcher) == 0

@@ -3,8 +3,7 @@
 import io
 import json
 
-from rich.console import Console
-
+from isorl.experiments import terminal
 from isorl.experiments.grid import results_table
 from isorl.experiments.grid.cell import Cell
 
@@ -20,9 +19,10 @@ def cell(folder, arm, seed, means):
 
 
 def lines(cells):
-    console = Console(width=120, record=True, file=io.StringIO())
+    console = terminal.console(file=io.StringIO())
+    console.width = 120
     console.print(results_table.table(cells))
-    return [line for line in console.export_text().splitlines() if "catch" in line or "more" in line]
+    return [line for line in console.file.getvalue().splitlines() if "catch" in line or "more" in line]
 
 
 def test_the_best_arm_comes_first_and_what_is_unfinished_is_left_out(tmp_path):

@@ -36,8 +36,8 @@ def written(grid, tmp_path_factory):
 
 
 def test_numbers_are_those_that_were_put_in(grid):
-    runs, found = find_runs([grid])
-    study = Study(runs, found.baseline)
+    found = find_runs([grid])
+    study = Study(found.runs, found.grid.baseline)
     assert (study.arms, len(study.sequences), study.headline) == (["keeps", "loses"], 2, "plasticity_ratio")
     lost = study.matrix("plasticity_ratio", "loses")
     assert lost.shape == (4, 2)
@@ -87,6 +87,25 @@ def test_report_made_twice_is_the_same(grid, written, tmp_path):
         assert (tmp_path / name).read_text() == (written / name).read_text()
 
 
+@pytest.mark.parametrize(
+    ("together", "picture"), [({"loses": 1, "keeps": 1}, True), ({"loses": 10, "keeps": 10}, False),
+                              ({"loses": 10, "keeps": 1}, False), ({}, False)], ids=str)  # fmt: skip
+def test_time_of_a_shared_process_is_no_runs_own(tmp_path, together, picture):
+    """Of runs that share a process each is given the same share: no cost of an arm."""
+    grid = write_grid(tmp_path, ARMS, sequences=1, seeds=2, visits=3)
+    for path in (tmp_path / "cells").rglob("summary.json"):
+        arm = path.parent.name.partition("-")[0]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"together": together.get(arm)}))
+    write_report([grid])
+    text = (grid / "report.html").read_text()
+    assert ("cost against benefit on" in text) == picture
+    shared = sum(count != 1 for count in (together or dict.fromkeys(ARMS)).values())
+    assert (f"{2 * shared} of 4 runs shared a process" in text) == (shared > 0)
+    with (grid / "runs.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert bool(row["seconds"]) == (together.get(row["arm"]) == 1)
+
+
 def test_tensorboard_overlays_arms_and_lists_runs(written):
     events = EventAccumulator(str(written / "tensorboard" / "comparison" / "loses"))
     events.Reload()
@@ -125,7 +144,7 @@ def test_unfinished_and_failed_cells_are_shown_as_such(grid, tmp_path):
     (failed / "summary.json").unlink()
     beside(failed, "failure.json").parent.mkdir()
     beside(failed, "failure.json").write_text(json.dumps({"reason": "out of memory"}))
-    runs, _ = find_runs([copy])
+    runs = find_runs([copy]).runs
     states = [run.state for run in runs]
     assert (states.count(State.STARTED), states.count(State.FAILED)) == (1, 1)
     [begun] = [run for run in runs if run.state is State.STARTED]
@@ -156,7 +175,7 @@ def test_mistakes_are_answered(path, expected, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path / path)])
     assert stop.value.code == 2
-    assert expected in capsys.readouterr().err
+    assert expected in " ".join(capsys.readouterr().err.split())
 
 
 def test_texts_are_escaped():
