@@ -71,7 +71,7 @@ def results(*runs: str | Path, library: str | None = None) -> Results:
         UserError: there is no run, or the library is not installed.
     """
     make = _maker(library)
-    found, _ = find_runs([Path(run) for run in runs])
+    found = find_runs([Path(run) for run in runs]).runs
     names = _names(found)
     return Results(
         runs=make(_columns(RUN_COLUMNS, (_run_row(run, names[run.id]) for run in found))),
