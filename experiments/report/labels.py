@@ -22,6 +22,8 @@ from isorl.experiments.report.runs import Run
 
 MAX_NAMED = 3
 """Settings that are added to a name at most."""
+MAX_LENGTH = 30
+"""Characters of a value there; names become folders, too."""
 NO_ENVIRONMENT = "environment not named"
 """The sequence of logs of which no folder names an environment."""
 ALGORITHMS = {"a2c", "ars", "crossq", "ddpg", "dqn", "maskableppo", "ppo", "ppolstm", "qrdqn", "recurrentppo", "sac",
@@ -54,19 +56,17 @@ class Group:
     def arm_settings(self) -> dict[str, str]:
         """Returns everything else that can change a result, by dotted keys."""
         left_out = {"seed", "sequence", *NOT_PART_OF_A_CELL}
-        return _flat({key: value for key, value in self.config.items() if key not in left_out})
+        content = {key: value for key, value in self.config.items() if key not in left_out}
+        return _flat({**content, "methods": list(content["method"])})  # which act in this order
 
 
 def _flat(value: Any, key: str = "") -> dict[str, str]:
     if isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
         value = dict(enumerate(value))
     if not isinstance(value, dict) or not value:
-        return {key: json.dumps(value).replace('"', "")}
-    return {
-        k: v
-        for name, part in value.items()
-        for k, v in _flat(part, f"{key}.{name}" if key else str(name)).items()
-    }
+        return {key: json.dumps(value, default=str).replace('"', "")}
+    parts = (_flat(value[name], f"{key}.{name}" if key else str(name)) for name in sorted(value, key=str))
+    return {name: one for part in parts for name, one in part.items()}
 
 
 def tell_apart(groups: Sequence[Group]) -> list[str]:
@@ -98,14 +98,14 @@ def _rename(
         alike[name_of(group)].append(group)
     renamed = []
     for same in alike.values():
-        settings = [settings_of(group) for group in same]
-        kinds = [one for number, one in enumerate(settings) if one not in settings[:number]]
+        settings = [tuple(settings_of(group).items()) for group in same]
+        kinds = list(dict.fromkeys(settings))
         if len(kinds) > 1:
             renamed.append(getattr(same[0], attribute))
-            names = _names(renamed[-1], kinds)
+            names = dict(zip(kinds, _names(renamed[-1], [dict(kind) for kind in kinds]), strict=True))
             for group, own in zip(same, settings, strict=True):
                 for run in group.runs:
-                    setattr(run, attribute, names[kinds.index(own)])
+                    setattr(run, attribute, names[own])
     return renamed
 
 
@@ -118,9 +118,13 @@ def _names(name: str, kinds: Sequence[dict[str, str]]) -> list[str]:
     ]
     names = []
     for kind in kinds:
-        shown = [f"{key}={kind.get(key, 'none')}" for key in keys[:MAX_NAMED]]
+        shown = [f"{key}={_short(kind.get(key, 'none'))}" for key in keys[:MAX_NAMED]]
         names.append(f"{name} ({', '.join(shown)}{', ...' if len(keys) > MAX_NAMED else ''})")
     return [f"{one} #{number}" if names.count(one) > 1 else one for number, one in enumerate(names, start=1)]
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= MAX_LENGTH else f"{value[:MAX_LENGTH]}..."
 
 
 @dataclass(frozen=True)

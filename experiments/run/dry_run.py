@@ -145,7 +145,7 @@ class _Trial:
 
 
 def _learn(agent: Any, pack: Pack, trial: _Trial) -> int:
-    """Lets `agent` learn until the trial is over; gives back the agent steps of a round."""
+    """Lets `agent` learn until the trial is over; returns the agent steps of a round."""
     learns_at_once = agent.n_steps if hasattr(agent, "rollout_buffer") else agent.batch_size
     agent.learning_starts = 0  # DQN: measured with updates, not at its random beginning
     steps = learns_at_once * agent.n_envs

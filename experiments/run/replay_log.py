@@ -66,7 +66,8 @@ class Form(Protocol):
     def write(self, rows: np.ndarray, slots: slice, segment: Segment) -> Sequence[np.ndarray]:
         """Fills its part of `rows`, which follow those of `segment` and are in the buffer at `slots`.
 
-        Gives back what is to be appended to the second file, (K, ...) records each.
+        Returns:
+            What is to be appended to the second file, (K, ...) records each.
         """
 
     def read(self, rows: np.ndarray, others: np.ndarray, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
