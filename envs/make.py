@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import functools
 import logging
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+import cloudpickle
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from isorl.configs import UserError, nearest
+from isorl.configs import UserError, imports, nearest
 from isorl.envs import atari
 from isorl.envs.cartpole import CartPoles
 from isorl.envs.copies import Copies, Copy, make_env, spec_with
@@ -72,7 +74,10 @@ def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | 
     try:
         if failures.config.isolate and not _in_numpy(task, render_mode):
             alone = replace(task, agent_steps=max(task.agent_steps // n_envs, 1))  # of one copy: its drift
-            make = functools.partial(_make_alone, gymnasium.spec(task.env), alone, render)
+            spec = cloudpickle.dumps(
+                gymnasium.spec(task.env)
+            )  # to be opened after the imports that it may need
+            make = functools.partial(_make_alone, imports.named(), spec, alone, render)
             return IsolatedCopies(make, n_envs, failures)
         return _make(task, n_envs, render_mode, failures)
     except UserError:
@@ -86,8 +91,10 @@ def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | 
         ) from None
 
 
-def _make_alone(spec: EnvSpec, task: Task, render: bool) -> TaskVectorEnv:
-    """One copy, in a process that need not know what the run has registered."""
+def _make_alone(named: list[str], pickled_spec: bytes, task: Task, render: bool) -> TaskVectorEnv:
+    """Returns one copy, in a process that has imported nothing of the user's own yet."""
+    imports.take(named)
+    spec: EnvSpec = pickle.loads(pickled_spec)
     if isinstance(spec.entry_point, str):
         load_env_creator(spec.entry_point)  # a package that registers its environments would warn of this one
     gymnasium.registry.setdefault(task.env, spec)

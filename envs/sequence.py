@@ -6,6 +6,8 @@ tasks and two cycles has six visits. Lengths are agent steps summed over the env
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -14,7 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from isorl.configs import SequenceConfig, TaskConfig, UserError, nearest
+from isorl.configs import SequenceConfig, TaskConfig, UserError, imports, nearest
 from isorl.envs.draws import Draws
 
 
@@ -134,7 +136,7 @@ def _order(kind: str, count: int, cycles: int, seed: int) -> Iterator[int]:
 def _make_tasks(config: SequenceConfig, seed: int) -> list[Task]:
     tasks: list[Task] = []
     for entry in config.tasks:
-        _check_env_id(entry.env)
+        entry = _with_known_id(entry)
         for copy in range(entry.count):
             draws = Draws(seed, len(tasks), copy)
             name = entry.name or entry.env.split("/")[-1]
@@ -174,15 +176,60 @@ def _agent_steps(entry: TaskConfig) -> int:
     return -(-entry.frames // frame_skip)
 
 
-def _check_env_id(env_id: str) -> None:
-    if env_id.startswith("ALE/"):
+MODULE_OF_ID = re.compile(r"([^\W\d][\w.]*):[^\s:/\\][^\s:]*")
+"""Gymnasium's `module:Env-v0`: the module is imported, and registers the environment."""
+OLD_ATARI_ID = re.compile(r"(\w+?)(NoFrameskip|Deterministic)?-v[04]")
+
+
+def modules_of(config: SequenceConfig) -> list[str]:
+    """Returns the modules that the sequence's environment ids import, those within arguments included."""
+    texts = [text for entry in config.tasks for text in _texts([entry.env, entry.kwargs, entry.evaluation])]
+    found = [match[1] for match in map(MODULE_OF_ID.fullmatch, texts) if match]
+    return list(dict.fromkeys(found))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _texts(entry)
+
+
+def _with_known_id(entry: TaskConfig) -> TaskConfig:
+    """Returns `entry` with an id that Gymnasium has: `module:Env-v0` imported, an old Atari id as ALE/GAME-v5."""
+    match = MODULE_OF_ID.fullmatch(entry.env)
+    if match and match[1] not in sys.modules:
+        imports.take([match[1]])
+    entry = replace(entry, env=entry.env.rpartition(":")[2])
+    if entry.env.startswith("ALE/") or (
+        OLD_ATARI_ID.fullmatch(entry.env) and entry.env not in gymnasium.registry
+    ):
         import ale_py  # registers the games
 
         gymnasium.register_envs(ale_py)
-    if env_id.startswith(("MiniGrid-", "BabyAI-")):
+    if entry.env.startswith(("MiniGrid-", "BabyAI-")):
         _register_minigrid()
-    if env_id not in gymnasium.registry:
-        raise UserError(f"There is no environment '{env_id}'. {nearest(env_id, gymnasium.registry.keys())}")
+    if entry.env not in gymnasium.registry:
+        raise UserError(
+            f"There is no environment '{entry.env}'. {nearest(entry.env, gymnasium.registry.keys())}"
+        )
+    old = OLD_ATARI_ID.fullmatch(entry.env)
+    if old and gymnasium.spec(entry.env).entry_point == "ale_py.env:AtariEnv":
+        return _of_old_atari_id(entry, game=old[1])
+    return entry
+
+
+def _of_old_atari_id(entry: TaskConfig, game: str) -> TaskConfig:
+    """Returns the task by today's id, with the sticky actions (v0: 0.25, v4: none) that the old id stands for."""
+    old = gymnasium.spec(entry.env).kwargs
+    if not isinstance(old["frameskip"], int):
+        raise UserError(
+            f"'{entry.env}' repeats each action a random number of frames, which is not supported. "
+            f"Use '{game}NoFrameskip-{entry.env[-2:]}' or 'ALE/{game}-v5'."
+        )
+    sticky = {"repeat_action_probability": old["repeat_action_probability"]}
+    return replace(entry, env=f"ALE/{game}-v5", kwargs={**sticky, **entry.kwargs})
 
 
 def _register_minigrid() -> None:

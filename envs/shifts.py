@@ -1,4 +1,4 @@
-"""Shifts: transformations that make a new task of a known environment. Each is one class and one line in SHIFTS.
+"""Shifts: transformations that make a new task of a known environment. Each is one class, registered by name.
 
 A shift acts on batches, so it costs one numpy operation for all environment copies. Images are (C, H, W); every
 channel (stacked frame) is treated alike.
@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from isorl.configs import UserError, nearest
+from isorl.plasticity.registry import Registry
 
 
 class Shift:
@@ -45,6 +46,11 @@ class Shift:
         """Takes back what `state_dict` gave."""
 
 
+SHIFTS: Registry[Callable[..., Shift]] = Registry("shift")
+"""Name in the `shifts` of a task -> class."""
+
+
+@SHIFTS.register("rotate_observation")
 class RotateObservation(Shift):
     """Multiplies a vector observation by one random rotation, uniform over SO(d).
 
@@ -62,6 +68,7 @@ class RotateObservation(Shift):
         return observations @ self.rotation.T
 
 
+@SHIFTS.register("offset_observation")
 class OffsetObservation(Shift):
     """Adds one vector drawn from N(0, std^2) to every observation (Muppidi et al. 2024, TRAC: std 2)."""
 
@@ -78,6 +85,7 @@ class OffsetObservation(Shift):
         return observations + self.offset
 
 
+@SHIFTS.register("permute_observation")
 class PermuteObservation(Shift):
     """Reorders the entries of a vector, or the pixels of an image (all channels in the same way)."""
 
@@ -101,6 +109,7 @@ class PermuteObservation(Shift):
         return flat[..., self.permutation].reshape(batch.shape)
 
 
+@SHIFTS.register("flip_observation")
 class FlipObservation(Shift):
     """Mirrors images, "horizontal" (left and right change) or "vertical"."""
 
@@ -122,6 +131,7 @@ class FlipObservation(Shift):
         return np.ascontiguousarray(np.flip(observations, self._axis))
 
 
+@SHIFTS.register("invert_observation")
 class InvertObservation(Shift):
     """Swaps dark and bright: x becomes low + high - x."""
 
@@ -135,6 +145,7 @@ class InvertObservation(Shift):
         return self._sum - observations
 
 
+@SHIFTS.register("noisy_observation")
 class NoisyObservation(Shift):
     """Adds white noise of standard deviation `std` (in the observation's unit) and clips to the space's bounds."""
 
@@ -162,6 +173,7 @@ class NoisyObservation(Shift):
         self._rng.bit_generator.state = state["random"]
 
 
+@SHIFTS.register("permute_actions")
 class PermuteActions(Shift):
     """Renames discrete actions: the agent's action a is the environment's action permutation[a]."""
 
@@ -185,17 +197,6 @@ def random_rotation(dimension: int, rng: np.random.Generator) -> np.ndarray:
     if np.linalg.det(q) < 0:
         q[:, 0] *= -1
     return q.astype(np.float32)
-
-
-SHIFTS: dict[str, Callable[..., Shift]] = {
-    "rotate_observation": RotateObservation,
-    "offset_observation": OffsetObservation,
-    "permute_observation": PermuteObservation,
-    "flip_observation": FlipObservation,
-    "invert_observation": InvertObservation,
-    "noisy_observation": NoisyObservation,
-    "permute_actions": PermuteActions,
-}
 
 
 def make_shift(

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+LISTED = 5
+"""Names that a message lists at most."""
 
 
 class UnknownNameError(KeyError, ValueError):
@@ -21,8 +23,11 @@ class UnknownNameError(KeyError, ValueError):
 def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
     """Returns the error for `name`, which suggests the nearest of `known`."""
     near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}")
+    if near or len(known) <= LISTED:
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}"
+        return UnknownNameError(f"unknown {kind} {name!r}.{hint}")
+    some = difflib.get_close_matches(str(name), known, n=LISTED, cutoff=0.0)
+    return UnknownNameError(f"unknown {kind} {name!r}. Nearest of {len(known)}: {', '.join(some)}")
 
 
 def import_modules(package: str, path: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """A plasticity report on a run of ours, or on somebody's stable-baselines3 agent or state dict.
 
-    python -m isorl.experiments.run.inspect RUN_DIR [--out DIR]
-    python -m isorl.experiments.run.inspect model.zip --env CartPole-v1 [--out DIR]
+    isorl inspect RUN_DIR [--out DIR]
+    isorl inspect model.zip --env CartPole-v1 [--out DIR]
 
 A run folder says everything itself: its newest checkpoint is looked at on its own probe batch of the task that it was
 in. Of a file the weights alone are read, with torch's `weights_only`, and the networks are rebuilt from their shapes:
@@ -34,6 +34,7 @@ from isorl.configs import SequenceConfig, TaskConfig, UserError, nearest
 from isorl.envs import Sequence
 from isorl.envs.normalize import statistics_of
 from isorl.envs.switching import common_spaces
+from isorl.experiments import plugins
 from isorl.experiments.run.folder import RunFolder, write_json
 from isorl.experiments.run.play import restored
 from isorl.experiments.run.probes import collect_probe, load_or_collect
@@ -164,7 +165,7 @@ def inspect_run(path: Path) -> dict[str, Report]:
         UserError: no run, or no checkpoint in it.
     """
     folder = RunFolder.existing(path, "inspect")
-    config = replace(folder.load_config(), device="cpu")
+    config = replace(plugins.recorded(folder), device="cpu")
     parts = restored(folder, config)
     sequence, common, task = parts.sequence, parts.switching.common, parts.switching.visit.task
     probes = load_or_collect(folder.probes, sequence, common, config.diagnostics.probe_size, config.seed)
@@ -217,7 +218,7 @@ def _text(reports: Mapping[str, Report]) -> str:
 
 def main(words: list[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m isorl.experiments.run.inspect", description=__doc__,
+    parser = argparse.ArgumentParser(prog="isorl inspect", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument(
         "model", type=Path, help="a run folder, an SB3 zip, or a state dict saved with torch.save"

@@ -20,7 +20,7 @@ from isorl.plasticity.networks.isometric import (
     effective_weight,
     project_,
 )
-from isorl.plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.networks.spec import NETWORKS, NetworkSpec
 from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
 from isorl.plasticity.registry import import_modules
 
@@ -28,6 +28,7 @@ import_modules(__name__, __path__)
 
 __all__ = [
     "ACTIVATIONS",
+    "NETWORKS",
     "Activation",
     "Body",
     "CReLU",

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from isorl.plasticity.networks.activations import ACTIVATIONS, Activation
-from isorl.plasticity.registry import unknown_name
+from isorl.plasticity.registry import Registry, unknown_name
 
 ISOMETRIES = ("none", "soft", "projected", "hard")
 
@@ -75,3 +75,7 @@ class NetworkSpec:
                 f"{self.activation} sorts groups of {group} features, so a width of {width} leaves a "
                 f"remainder; the nearest that fits is {nearest}"
             )
+
+
+NETWORKS: Registry[NetworkSpec] = Registry("network")
+"""Name on the command line (`network=NAME`) -> what it is, for networks without a YAML file."""

@@ -9,6 +9,7 @@ from isorl.agents.options import AGENT_OPTIONS, OPTIMIZERS
 from isorl.configs import UserError, nearest, typed
 from isorl.configs.command_line import COMMANDS, FOLDER, groups
 from isorl.configs.schema import RunConfig, SequenceConfig, SwitchConfig, TaskConfig
+from isorl.experiments import method_files
 from isorl.plasticity import NetworkSpec
 from isorl.plasticity.methods import METHODS
 
@@ -56,6 +57,7 @@ def test_every_method_has_its_yaml_with_its_defaults():
     assert set(groups()["method"]) == set(METHODS)
     for name, method in METHODS.items():
         assert read("method", name)[name] == dataclasses.asdict(method()), name
+        assert OmegaConf.create(method_files.yaml(name))[name] == dataclasses.asdict(method()), name
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,21 @@ def test_a_typo_is_answered_with_the_right_name(error):
     registry.register("dormant_units")(1)
     with pytest.raises(error) as caught:
         registry["dormat_units"]
-    assert (
-        str(caught.value)
-        == "unknown metric 'dormat_units'. Did you mean 'dormant_units'? Known: dormant_units"
-    )
+    assert str(caught.value) == "unknown metric 'dormat_units'. Did you mean 'dormant_units'?"
+
+
+def test_a_list_of_names_is_short():
+    registry = Registry("fruit")
+    for name in ("apple", "pear", "plum"):
+        registry.register(name)(1)
+    with pytest.raises(KeyError, match="Known: apple, pear, plum"):
+        registry["zzz"]
+    for number in range(20):
+        registry.register(f"berry_{number}")(1)
+    with pytest.raises(KeyError) as caught:
+        registry["zzz"]
+    assert "Nearest of 23: " in str(caught.value)
+    assert str(caught.value).count(", ") == 4
 
 
 def test_a_name_is_taken_once():
