@@ -6,7 +6,5 @@ from isorl.agents.ppo import ContinualPPO
 from isorl.agents.sb3 import PlasticityCallback
 
 Agent = ContinualPPO | ContinualDQN | ContinualClassifier
-AGENTS: dict[str, type[Agent]] = {"ppo": ContinualPPO, "dqn": ContinualDQN, "classifier": ContinualClassifier}
-"""Name on the command line -> class."""
 
-__all__ = ["AGENTS", "Agent", "ContinualClassifier", "ContinualDQN", "ContinualPPO", "PlasticityCallback"]
+__all__ = ["Agent", "ContinualClassifier", "ContinualDQN", "ContinualPPO", "PlasticityCallback"]

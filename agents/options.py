@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,11 +12,13 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from isorl.agents import AGENTS, Agent
+import isorl.agents
+from isorl.agents import Agent, ContinualClassifier, ContinualDQN, ContinualPPO
 from isorl.configs import RunConfig, UserError, nearest, typed
 from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.diagnostics import METRICS
 from isorl.plasticity.methods import METHODS, Method
+from isorl.plasticity.registry import Registry, import_modules
 
 
 def _positive(options: Any, *names: str) -> None:
@@ -200,15 +203,20 @@ class AdamOOptions(AdamOptions):
     iso_every: int = 4
 
 
-AGENT_OPTIONS: dict[str, type] = {"ppo": PPOOptions, "dqn": DQNOptions, "classifier": ClassifierOptions}
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], type[AdamOptions]]] = {
-    "adam": (torch.optim.Adam, AdamOptions),
-    "adamw": (torch.optim.AdamW, AdamWOptions),
-    "adamo": (AdamO, AdamOOptions),
-}
+AGENTS: Registry[tuple[type[Agent], type]] = Registry("agent")
+"""Name on the command line -> class, and the dataclass of its options."""
+AGENTS.register("ppo")((ContinualPPO, PPOOptions))
+AGENTS.register("dqn")((ContinualDQN, DQNOptions))
+AGENTS.register("classifier")((ContinualClassifier, ClassifierOptions))
+
+OPTIMIZERS: Registry[tuple[type[torch.optim.Optimizer], type[AdamOptions]]] = Registry("optimizer")
+"""Name on the command line -> class, and the dataclass of its options."""
+OPTIMIZERS.register("adam")((torch.optim.Adam, AdamOptions))
+OPTIMIZERS.register("adamw")((torch.optim.AdamW, AdamWOptions))
+OPTIMIZERS.register("adamo")((AdamO, AdamOOptions))
 
 
-def _named(known: dict[str, Any], options: dict[str, Any], kind: str) -> Any:
+def _named(known: Mapping[str, Any], options: dict[str, Any], kind: str) -> Any:
     name = options.get("name")
     if not isinstance(name, str) or name not in known:
         raise UserError(f"There is no {kind} '{name}'. {nearest(name, known)}")
@@ -217,7 +225,7 @@ def _named(known: dict[str, Any], options: dict[str, Any], kind: str) -> Any:
 
 def agent_options(config: RunConfig) -> Options:
     """The checked options of the agent."""
-    return typed(_named(AGENT_OPTIONS, config.agent, "agent"), config.agent, "agent")
+    return typed(_named(AGENTS, config.agent, "agent")[1], config.agent, "agent")
 
 
 def network_spec(config: RunConfig) -> NetworkSpec:
@@ -276,13 +284,8 @@ def make_agent(config: RunConfig, env: VecEnv) -> Agent:
             f"The classifier learns from labels, but '{config.sequence.name}' has none. Use agent=ppo, agent=dqn, or a "
             "stream such as sequence=digits_random_labels."
         )
-    arguments = asdict(options)
-    copies = "batch_size" if isinstance(options, ClassifierOptions) else "n_envs"  # the environment has them
-    for ours in ("name", copies, "learning_rate_final"):
-        del arguments[ours]
-    if options.learning_rate_final is not None:
-        arguments["learning_rate"] = LinearSchedule(options.learning_rate, options.learning_rate_final, 1.0)
-    return AGENTS[options.name](
+    arguments = agent_arguments(options)
+    return AGENTS[options.name][0](
         "NetworkPolicy",
         env,
         policy_kwargs={
@@ -298,6 +301,17 @@ def make_agent(config: RunConfig, env: VecEnv) -> Agent:
     )
 
 
+def agent_arguments(options: Options) -> dict[str, Any]:
+    """Returns what an agent's class takes of its options: the others are the environment's."""
+    arguments = asdict(options)
+    copies = "batch_size" if isinstance(options, ClassifierOptions) else "n_envs"
+    for ours in ("name", copies, "learning_rate_final"):
+        del arguments[ours]
+    if options.learning_rate_final is not None:
+        arguments["learning_rate"] = LinearSchedule(options.learning_rate, options.learning_rate_final, 1.0)
+    return arguments
+
+
 def checked_device(name: str) -> str:
     """`name`, if this machine has it; stable-baselines3 would fall back to the CPU without a word."""
     kind = name.split(":")[0]
@@ -308,3 +322,6 @@ def checked_device(name: str) -> str:
             "'device=cuda' was asked for, but torch sees no CUDA device. Use device=auto or device=cpu."
         )
     return name
+
+
+import_modules("isorl.agents", isorl.agents.__path__)  # an agent in a new file registers itself

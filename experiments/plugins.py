@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from isorl.agents.options import AGENT_OPTIONS, OPTIMIZERS
+from isorl.agents.options import AGENTS, OPTIMIZERS
 from isorl.configs import RunConfig, imports
 from isorl.configs.command_line import FOLDER, use_folders
 from isorl.envs.sequence import modules_of
@@ -38,7 +38,7 @@ REGISTRIES: dict[str, Mapping[str, Any]] = {
     "method": METHODS,
     "network": NETWORKS,
     "optimizer": OPTIMIZERS,
-    "agent": AGENT_OPTIONS,
+    "agent": AGENTS,
 }
 """Group of configurations -> what can be registered for it."""
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from omegaconf import OmegaConf
 
-from isorl.agents.options import AGENT_OPTIONS, OPTIMIZERS
+from isorl.agents.options import AGENTS, OPTIMIZERS
 from isorl.configs import UserError, nearest, typed
 from isorl.configs.command_line import COMMANDS, FOLDER, groups
 from isorl.configs.schema import RunConfig, SequenceConfig, SwitchConfig, TaskConfig
@@ -39,7 +39,7 @@ def test_config_yaml_has_every_value_of_a_run():
 
 @pytest.mark.parametrize("name", groups()["agent"])
 def test_agent_yaml_has_every_option(name):
-    assert set(read("agent", name)) == fields(AGENT_OPTIONS[name])
+    assert set(read("agent", name)) == fields(AGENTS[name][1])
 
 
 @pytest.mark.parametrize("name", groups()["optimizer"])

@@ -44,8 +44,7 @@ def registered(monkeypatch):
     monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
     for registry, name, entry in (
         (options.OPTIMIZERS, "slow_adam", (SlowAdam, SlowAdamOptions)),
-        (options.AGENT_OPTIONS, "my_ppo", MyPPOOptions),
-        (options.AGENTS, "my_ppo", MyPPO),
+        (options.AGENTS, "my_ppo", (MyPPO, MyPPOOptions)),
         (NETWORKS, "thin", NetworkSpec(widths=(4,), activation="tanh")),
         (SHIFTS, "mirror", FlipObservation),
     ):
