@@ -249,7 +249,8 @@ class _Recorder:
         for layer in self.layers:
             layer.is_last = id(layer.module) == last
         layers = {id(layer.module) for layer in self.layers}
-        others = {path: m for path, m in self.parts.items() if _has_matrix(m) and id(m) not in layers}
+        called = {path: m for path, m in self.parts.items() if id(m) in self.called}
+        others = {path: m for path, m in called.items() if id(m) not in layers}
         outside = [name for key, name in self.matrices.items() if key in self.called]
         unmeasured = [_described(path, module) for path, module in others.items()]
         unmeasured += [f"{name} (read outside of its module)" for name in outside]
