@@ -61,7 +61,7 @@ class Layer:
         after: what came out of it, the layer's units.
         feeds: whether a layer reads the output as it is.
         is_last: whether no module with a weight was called later.
-        is_ambiguous: whether two modules that could be its activation were called.
+        is_ambiguous: whether several modules that could be its activation were called, or one that learns.
     """
 
     name: str
@@ -83,8 +83,10 @@ class Layer:
 
     @property
     def is_understood(self) -> bool:
-        """Says whether an activation, the next layer or the network's output is known to follow."""
-        return not self.is_ambiguous and (self.activation is not None or self.feeds or self.is_last)
+        """Says whether one thing is known to follow: an activation, the next layer or the network's output."""
+        if self.is_ambiguous or (self.activation is not None and self.feeds):
+            return False
+        return self.activation is not None or self.feeds or self.is_last
 
     def weight(self) -> Tensor:
         """Returns the matrix (O, I) the layer multiplies by, at least in single precision, without a graph."""
@@ -222,9 +224,8 @@ class _Recorder:
         self.origins: dict[int, _Origin] = {}
         self.activated: dict[int, Layer] = {}  # by the output of its activation
         self.matrices = {id(p): name for name, p in network.named_parameters() if p.ndim > 1}
-        self.called: dict[
-            int, Tensor | None
-        ] = {}  # by a module with weights, or a bare weight: its input, in order
+        # by the id of a module with weights, or of a weight that none computes with: its input, in order
+        self.called: dict[int, Tensor | None] = {}
         self.depth = 0  # of the parts that are being computed
         self.alive: list[Tensor] = []  # ids stay unique only while the tensors live
         self.read: list[tuple[str, Tensor, int]] = []  # by whom, what, in which version
@@ -249,7 +250,8 @@ class _Recorder:
         for layer in self.layers:
             layer.is_last = id(layer.module) == last
         layers = {id(layer.module) for layer in self.layers}
-        others = {path: m for path, m in self.parts.items() if _has_matrix(m) and id(m) not in layers}
+        called = {path: m for path, m in self.parts.items() if id(m) in self.called}
+        others = {path: m for path, m in called.items() if id(m) not in layers}
         outside = [name for key, name in self.matrices.items() if key in self.called]
         unmeasured = [_described(path, module) for path, module in others.items()]
         unmeasured += [f"{name} (read outside of its module)" for name in outside]
@@ -293,8 +295,10 @@ class _Recorder:
             self._filed(self.norms, path, module, x, y)
             return y.clone() if origin is None else self._hand_on(y.clone(), origin._replace(value=y))
         if not isinstance(y, Tensor) or (list(module.parameters()) and not isinstance(module, nn.PReLU)):
-            if origin is not None:
+            if origin is not None and _has_matrix(module):
                 origin.layer.feeds = True
+            elif origin is not None:
+                origin.layer.is_ambiguous = True  # a function that learns
             return None
         if isinstance(module, _PASSING):
             if id(x) in self.activated:

@@ -271,6 +271,11 @@ def two_on_one(self, x):
     return self.m[3](self.m[1](h) + self.m[2](h))
 
 
+def around(self, x):
+    h = self.m[0](x)
+    return self.m[2](self.m[1](h)) + self.m[3](h)
+
+
 def gated(self, x):
     return x * self.m[0](x)
 
@@ -282,13 +287,15 @@ def gated(self, x):
         nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Tanh(), nn.Linear(6, 2)),
         Calls(lambda self, x: self.m[1](self.m[0](x).relu()), nn.Linear(4, 6), nn.Linear(6, 2)),
         Calls(in_place, nn.Linear(4, 6), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2)),
+        Calls(around, nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2), nn.Linear(6, 2)),
+        nn.Sequential(nn.Linear(4, 6), Calls(lambda self, x: x * self.w, w=(6,)), nn.Linear(6, 2)),
     ],
-    ids=["two activations", "one after the other", "functional", "in place"],
+    ids=["two activations", "one after the other", "functional", "in place", "around it", "a learned one"],
 )
 def test_a_layer_whose_activation_is_not_known_has_no_jacobian_and_no_units(network):
     metrics = ["layer_jacobian_max", "dormant_units", "gram_deviation"]
     with pytest.warns(
-        UserWarning, match=r"plasticity of net: what follows (m\.)?0(, m\.1)? is not one activation"
+        UserWarning, match=r"plasticity of net: what follows (m\.)?0(, m\.[12])? is not one activation"
     ):
         values = diagnose({"net": network}, torch.randn(9, 4), metrics)
     assert "plasticity/layer_jacobian_max/net/linear1" not in values
