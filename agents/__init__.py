@@ -1,4 +1,4 @@
-"""The learners, PPO and DQN of stable-baselines3 and a classifier, that live through task switches; and `run/`."""
+"""The learners that live through task switches: PPO and DQN of stable-baselines3, and a classifier."""
 
 from isorl.agents.classifier import ContinualClassifier
 from isorl.agents.dqn import ContinualDQN

@@ -84,7 +84,7 @@ class PPOOptions:
             )
 
     def planned_updates(self, agent_steps: int) -> int:
-        """Optimizer steps in a run of `agent_steps`."""
+        """Returns the optimizer steps of a run of `agent_steps`; a task switch may add a few."""
         rollout = self.n_envs * self.n_steps
         return math.ceil(agent_steps / rollout) * self.n_epochs * math.ceil(rollout / self.batch_size)
 
@@ -132,7 +132,7 @@ class DQNOptions:
             raise UserError(f"'agent.learning_starts' is {self.learning_starts}; it must be at least 0.")
 
     def planned_updates(self, agent_steps: int) -> int:
-        """Optimizer steps in a run of `agent_steps`."""
+        """Returns the optimizer steps of a run of `agent_steps`; a task switch may add a few."""
         return (
             max(agent_steps - self.learning_starts, 0)
             // (self.n_envs * self.train_freq)
@@ -155,11 +155,11 @@ class ClassifierOptions:
 
     @property
     def n_envs(self) -> int:
-        """Environment copies."""
+        """The environment copies, of which each gives one sample."""
         return self.batch_size
 
     def planned_updates(self, agent_steps: int) -> int:
-        """Optimizer steps in a run of `agent_steps` samples."""
+        """Returns the optimizer steps of a run of `agent_steps` samples."""
         return math.ceil(agent_steps / self.batch_size)
 
 
@@ -224,17 +224,17 @@ def _named(known: Mapping[str, Any], options: dict[str, Any], kind: str) -> Any:
 
 
 def agent_options(config: RunConfig) -> Options:
-    """The checked options of the agent."""
+    """Returns the checked options of the agent."""
     return typed(_named(AGENTS, config.agent, "agent")[1], config.agent, "agent")
 
 
 def network_spec(config: RunConfig) -> NetworkSpec:
-    """The checked network."""
+    """Returns the checked network."""
     return typed(NetworkSpec, config.network, "network")
 
 
 def make_methods(config: RunConfig) -> dict[str, Method]:
-    """The methods in the order in which they were given."""
+    """Makes the methods, in the order in which they were given."""
     methods = {}
     for name, options in config.method.items():
         methods[name] = typed(METHODS[name], options or {}, f"method.{name}")
@@ -250,7 +250,7 @@ def check_metrics(config: RunConfig) -> None:
 def optimizer_arguments(
     config: RunConfig, network: NetworkSpec
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """The optimizer's class and its keyword arguments apart from the learning rate."""
+    """Returns the optimizer's class and its keyword arguments apart from the learning rate."""
     optimizer, schema = _named(OPTIMIZERS, config.optimizer, "optimizer")
     options = typed(schema, config.optimizer, "optimizer")
     kwargs = asdict(options)
@@ -267,7 +267,7 @@ def optimizer_arguments(
 
 
 def make_agent(config: RunConfig, env: VecEnv) -> Agent:
-    """The agent that `config` describes, on `env`.
+    """Makes the agent that `config` describes, on `env`.
 
     Raises:
         UserError: options that do not exist or do not fit, DQN with continuous actions, CUDA where there is none.
@@ -313,7 +313,7 @@ def agent_arguments(options: Options) -> dict[str, Any]:
 
 
 def checked_device(name: str) -> str:
-    """`name`, if this machine has it; stable-baselines3 would fall back to the CPU without a word."""
+    """Returns `name` if this machine has it; stable-baselines3 would fall back to the CPU without a word."""
     kind = name.split(":")[0]
     if kind not in ("auto", "cpu", "cuda", "mps"):
         raise UserError(f"There is no device '{name}'. {nearest(kind, ('auto', 'cpu', 'cuda', 'mps'))}")
