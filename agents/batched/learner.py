@@ -43,6 +43,7 @@ class BatchedLearner:
     other_networks: ClassVar[dict[str, str]] = {}
     """Attributes with networks that are not learned -> the column of a minibatch that a loss asks them for."""
     batch_size: int
+    _losses: TracedLosses
     ALIKE: ClassVar[tuple[str, ...]]
     """Attributes that agents computed as one have in common, numbers that an update loops over."""
 
@@ -63,8 +64,8 @@ class BatchedLearner:
         self._gradients = self.gradients.numpy()
         own = [agent.policy.optimizer for agent in self.agents]
         self._has_gradients = False
-        self._losses = TracedLosses(self)
-        self.numbers: Any = ()
+        vars(self).setdefault("_losses", TracedLosses(self))  # it outlives a rebuild
+        self.numbers: Any = vars(self).get("numbers", ())
         """What a traced loss depends on besides tensors."""
         self.optimizer = ROW_OPTIMIZERS[type(own[0])](own, self.table, self.gradients, self._make_way)
         self.policy = self
