@@ -17,9 +17,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from isorl.experiments.report.find import find
+from isorl.experiments.report.find_runs import find_runs
+from isorl.experiments.report.ridge_plots import spectra_of
 from isorl.experiments.report.runs import Run
-from isorl.experiments.report.spectra import spectra_of
 from isorl.experiments.report.study import Study
 
 TRAIN = Path(__file__).parents[1] / "train.py"
@@ -86,7 +86,7 @@ def main() -> None:
     done = subprocess.run([sys.executable, TRAIN, "-m", "+benchmark=demo", "hydra/launcher=here"])
     if done.returncode:
         sys.exit(done.returncode)
-    runs, _ = find([Path("runs/grids/demo")])
+    runs = find_runs([Path("runs/grids/demo")]).runs
     options.out.parent.mkdir(parents=True, exist_ok=True)
     draw(Study(runs)).savefig(options.out)
     print(f"The picture: {options.out}")

@@ -9,7 +9,7 @@ are changes no bit of what any of them computes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -139,18 +139,18 @@ class BatchedRuns:
 
     def _serve(self, waiting: dict[greenlet, Request]) -> list[tuple[greenlet, Any]]:
         """Returns the runs that go on next, each with its answer; where they are not at one point, those behind."""
-        phases = {request.phase for request in waiting.values()}
-        if len(phases) == 1:
-            return list(zip(waiting, self._answers(list(waiting.values())), strict=True))
-        behind = min(phases, key=PHASES.index, default=None)
-        return [(run, None) for run, request in waiting.items() if request.phase == behind]
+        phase = min((request.phase for request in waiting.values()), key=PHASES.index, default=None)
+        behind = {run: request for run, request in waiting.items() if request.phase == phase}
+        return list(zip(behind, self._answers(list(behind.values())), strict=True))
 
     def _answers(self, requests: Sequence[Request]) -> list[Any]:
         """Answers requests for the same thing: an answer, None or an exception for each."""
         answers: dict[int, Any] = {}
         arguments = {id(request.agent): request.argument for request in requests}
         try:
-            for learner in self._learners_of([request.agent for request in requests]):
+            learners = self._learners_of([request.agent for request in requests])
+            while learners:
+                learner = learners.pop(0)
                 try:
                     with np.errstate(all="ignore"):  # a run that diverges finds out itself, as with torch
                         answers |= self._answer(learner, requests[0].phase, arguments)
@@ -158,6 +158,8 @@ class BatchedRuns:
                     LOG.info("these runs compute each for itself: %s", reason)
                     learner.unstack()
                     self._learners.remove(learner)
+                    if len(learner.agents) > 1:
+                        learners += self._made([agent] for agent in learner.agents)
         except BaseException as error:  # of any run's numbers, or a signal: each run ends in its own way
             return [error] * len(requests)
         return [answers.get(id(request.agent)) for request in requests]
@@ -197,14 +199,21 @@ class BatchedRuns:
         self._asked = asked
         groups: dict[Any, list[Any]] = {}
         for agent in agents:
-            if id(agent) not in self._plain:
-                groups.setdefault(form_of(agent), []).append(agent)
-        for group in groups.values():
+            groups.setdefault(form_of(agent), []).append(agent)
+        self._made(groups.values())
+        return list(self._learners)
+
+    def _made(self, groups: Iterable[list[Any]]) -> list[BatchedLearner]:
+        """Makes a learner of each group, of those in it that can be computed as one."""
+        made = []
+        for group in groups:
+            agents = [agent for agent in group if id(agent) not in self._plain]
             try:
-                self._learners.append(_learner_of(group[0])(group))
+                made += [_learner_of(agents[0])(agents)] if agents else []
             except Unbatchable as reason:
                 LOG.info("these runs compute each for itself: %s", reason)
-        return list(self._learners)
+        self._learners += made
+        return made
 
 
 class Request(NamedTuple):

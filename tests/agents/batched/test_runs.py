@@ -220,6 +220,26 @@ def test_what_a_run_learns_does_not_depend_on_the_others(agent, options):
             assert torch.equal(moments(run), moments(many[seed]))
 
 
+@pytest.mark.parametrize("agent", ARGUMENTS)
+def test_visits_that_end_at_different_times_change_no_bit(agent):
+    """Rollouts of different length, and runs that wait for others: each still computes what it computes alone."""
+
+    def job(seed):
+        tasks = [
+            TaskConfig("isorl/Catch-v0", name=f"task{i}", agent_steps=500, episodes=3 + seed)
+            for i in range(3)
+        ]
+        made = build(agent, seed)
+        made.set_env(SwitchingVecEnv(Sequence.from_config(SequenceConfig("early", tasks), seed, 2), 2, seed))
+        return made.learn(160)
+
+    many = together(job=job, seeds=(0, 1, 2))
+    for seed, run in enumerate(many):
+        [one] = together(job=lambda _, seed=seed: job(seed), seeds=(0,))
+        assert torch.equal(weights(run), weights(one))
+        assert run._n_updates == one._n_updates
+
+
 def test_runs_of_different_length(batched):
     """The one that goes on alone ends as it would have ended."""
 
