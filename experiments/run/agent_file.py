@@ -32,7 +32,7 @@ from torch import Tensor, nn
 import isorl.agents  # noqa: F401  (its policies become subclasses of BasePolicy)
 from isorl.configs import UserError
 from isorl.experiments.terminal import explain
-from isorl.plasticity.networks import ACTIVATIONS, GroupSort, MaxMin, NetworkSpec
+from isorl.plasticity.networks import ACTIVATIONS, MaxMin, NetworkSpec
 
 TRUST = "--trust ALGORITHM loads it, which runs code from the file."
 PACKAGES = ("stable_baselines3.", "isorl.agents.")
@@ -356,7 +356,7 @@ def _network_spec(text: Any, path: Path) -> NetworkSpec:
 def _activations() -> dict[str, type[nn.Module]]:
     torchs = [cls for cls in vars(nn.modules.activation).values() if inspect.isclass(cls)]
     modules = [cls for cls in torchs if issubclass(cls, nn.Module)]
-    return {_name_of(cls): cls for cls in (*modules, nn.Identity, MaxMin, GroupSort)}
+    return {_name_of(cls): cls for cls in (*modules, nn.Identity, MaxMin)}
 
 
 def _name_of(cls: type) -> str:
