@@ -43,9 +43,10 @@ format: $(READY)           ## puts the code in the project's style
 tensorboard: $(READY)      ## watch the runs at http://localhost:6006
 	$(BIN)/tensorboard --logdir runs
 
-docs: $(READY)             ## the pages that are generated from the code
+docs: $(READY)             ## the pages and the methods' YAML files, which are generated from the code
 	$(BIN)/python -m isorl.experiments.run.keys > docs/logged_keys.md
 	$(BIN)/python -m isorl.plasticity.method_page > docs/methods.md
+	$(BIN)/python -m isorl.experiments.method_files
 	$(BIN)/python -m docs.draw_sequences
 
 clean:                     ## removes the virtual environment and caches, never runs/

@@ -1,4 +1,4 @@
-"""One page about runs: `python report.py RUNS...`; --help tells more."""
+"""One page about runs: `python report.py RUNS...`; `isorl report` is the same, --help tells more."""
 
 from isorl.experiments.report.write_report import main
 

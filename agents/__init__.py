@@ -1,4 +1,4 @@
-"""The learners, PPO and DQN of stable-baselines3 and a classifier, that live through task switches; and `run/`."""
+"""The learners that live through task switches: PPO and DQN of stable-baselines3, and a classifier."""
 
 from isorl.agents.classifier import ContinualClassifier
 from isorl.agents.dqn import ContinualDQN
@@ -6,7 +6,5 @@ from isorl.agents.ppo import ContinualPPO
 from isorl.agents.sb3 import PlasticityCallback
 
 Agent = ContinualPPO | ContinualDQN | ContinualClassifier
-AGENTS: dict[str, type[Agent]] = {"ppo": ContinualPPO, "dqn": ContinualDQN, "classifier": ContinualClassifier}
-"""Name on the command line -> class."""
 
-__all__ = ["AGENTS", "Agent", "ContinualClassifier", "ContinualDQN", "ContinualPPO", "PlasticityCallback"]
+__all__ = ["Agent", "ContinualClassifier", "ContinualDQN", "ContinualPPO", "PlasticityCallback"]

@@ -94,7 +94,7 @@ class Classifier(BaseAlgorithm):
 
     @property
     def batch_size(self) -> int:
-        """Samples per update."""
+        """The samples of an update."""
         return self.n_envs
 
     def learn(
@@ -120,7 +120,7 @@ class Classifier(BaseAlgorithm):
         return self
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback) -> bool:
-        """One batch: answers it, is shown the right answers, learns; False where the callback wants to stop."""
+        """Answers a batch, is shown the right answers and learns; False where the callback wants to stop."""
         callback.on_rollout_start()
         if not self.policy.training:
             self.policy.set_training_mode(True)
@@ -142,11 +142,11 @@ class Classifier(BaseAlgorithm):
         return keep_on
 
     def train(self) -> None:
-        """One update on the batch that was just answered."""
+        """Makes one update on the batch that was just answered."""
         raise NotImplementedError
 
     def dump_logs(self) -> None:
-        """stable-baselines3's keys."""
+        """Writes a row of stable-baselines3's keys."""
         assert self.ep_info_buffer is not None
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         if self.ep_info_buffer:
@@ -174,7 +174,7 @@ class ContinualClassifier(Continual, Classifier):
     LABELLED = True
 
     def train(self) -> None:
-        """One step down the cross entropy of the batch that was just answered."""
+        """Takes one step down the cross entropy of the batch that was just answered."""
         assert self._answered is not None, "learn() answers a batch before it learns from it"
         self._update_learning_rate(self.policy.optimizer)
         method_batch = self.method_batch(self._answered)

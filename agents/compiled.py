@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 
 @cache
 def compiled_loss(loss: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """`loss` of minibatches, on which autograd goes on; on "cuda" as CUDA graphs."""
+    """Compiles `loss` of minibatches, on which autograd goes on; on "cuda" into CUDA graphs."""
     if device != "cuda":
         return torch.compile(loss)  # not dynamic=False, by which every value of a schedule would be compiled
     graphs = torch.compile(loss, mode="reduce-overhead")
@@ -33,7 +33,7 @@ def compiled_loss(loss: Callable[..., Any], device: str) -> Callable[..., Any]:
 
 
 def why_not() -> str | None:
-    """What this machine lacks to compile; None where there is nothing."""
+    """Returns what this machine lacks to compile; None where there is nothing."""
     compilers = (os.environ["CXX"],) if "CXX" in os.environ else ("g++", "clang++", "gcc", "clang")
     if not any(map(shutil.which, compilers)):
         return f"a C++ compiler ({', '.join(compilers)})"

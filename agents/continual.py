@@ -106,7 +106,7 @@ class Continual(BaseAlgorithm):
         return Batch(lambda: policy.inputs(batch.observations))
 
     def collect_rollouts(self, env: VecEnv, *args: Any, **kwargs: Any) -> Any:
-        """SB3's, after acting on a switch that has happened since the last update."""
+        """Collects experience after acting on a switch that has happened since the last update."""
         visit: Visit | None = getattr(env.unwrapped, "visit", None)
         if visit is not None:
             if visit.number != self.visit_number:
@@ -139,7 +139,7 @@ class Continual(BaseAlgorithm):
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
 
     def on_switch(self, env: VecEnv) -> None:
-        """The switch policy, then the methods. Called once per switch, before the first rollout of the new task."""
+        """Applies the switch options, then the methods: once per switch, before the first rollout on the new task."""
         if self.runs is not None:
             self.runs.unstack()
         assert self.ep_info_buffer is not None
@@ -153,7 +153,7 @@ class Continual(BaseAlgorithm):
         self.methods.on_switch()
 
     def progress_remaining(self, horizon: str) -> float:
-        """1 at the start to 0 at the end of the horizon: the "run", or the present "visit"."""
+        """Returns what is left, from 1 to 0, of the horizon: of the "run", or of the present "visit"."""
         if horizon == "run" or self.visit_end is None:
             return self._current_progress_remaining
         length = self.visit_end - self.visit_start

@@ -16,7 +16,7 @@ LARGEST = 32 << 20
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Asks glibc, once per process, to keep what is freed; whether it will. Elsewhere nothing happens."""
+    """Asks glibc, once per process, to keep what is freed, and tells whether it will; elsewhere does nothing."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, another system

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,11 +12,13 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from isorl.agents import AGENTS, Agent
+import isorl.agents
+from isorl.agents import Agent, ContinualClassifier, ContinualDQN, ContinualPPO
 from isorl.configs import RunConfig, UserError, nearest, typed
 from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.diagnostics import METRICS
 from isorl.plasticity.methods import METHODS, Method
+from isorl.plasticity.registry import Registry, import_modules
 
 
 def _positive(options: Any, *names: str) -> None:
@@ -81,7 +84,7 @@ class PPOOptions:
             )
 
     def planned_updates(self, agent_steps: int) -> int:
-        """Optimizer steps in a run of `agent_steps`."""
+        """Returns the optimizer steps of a run of `agent_steps`; a task switch may add a few."""
         rollout = self.n_envs * self.n_steps
         return math.ceil(agent_steps / rollout) * self.n_epochs * math.ceil(rollout / self.batch_size)
 
@@ -129,7 +132,7 @@ class DQNOptions:
             raise UserError(f"'agent.learning_starts' is {self.learning_starts}; it must be at least 0.")
 
     def planned_updates(self, agent_steps: int) -> int:
-        """Optimizer steps in a run of `agent_steps`."""
+        """Returns the optimizer steps of a run of `agent_steps`; a task switch may add a few."""
         return (
             max(agent_steps - self.learning_starts, 0)
             // (self.n_envs * self.train_freq)
@@ -152,11 +155,11 @@ class ClassifierOptions:
 
     @property
     def n_envs(self) -> int:
-        """Environment copies."""
+        """The environment copies, of which each gives one sample."""
         return self.batch_size
 
     def planned_updates(self, agent_steps: int) -> int:
-        """Optimizer steps in a run of `agent_steps` samples."""
+        """Returns the optimizer steps of a run of `agent_steps` samples."""
         return math.ceil(agent_steps / self.batch_size)
 
 
@@ -200,15 +203,20 @@ class AdamOOptions(AdamOptions):
     iso_every: int = 4
 
 
-AGENT_OPTIONS: dict[str, type] = {"ppo": PPOOptions, "dqn": DQNOptions, "classifier": ClassifierOptions}
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], type[AdamOptions]]] = {
-    "adam": (torch.optim.Adam, AdamOptions),
-    "adamw": (torch.optim.AdamW, AdamWOptions),
-    "adamo": (AdamO, AdamOOptions),
-}
+AGENTS: Registry[tuple[type[Agent], type]] = Registry("agent")
+"""Name on the command line -> class, and the dataclass of its options."""
+AGENTS.register("ppo")((ContinualPPO, PPOOptions))
+AGENTS.register("dqn")((ContinualDQN, DQNOptions))
+AGENTS.register("classifier")((ContinualClassifier, ClassifierOptions))
+
+OPTIMIZERS: Registry[tuple[type[torch.optim.Optimizer], type[AdamOptions]]] = Registry("optimizer")
+"""Name on the command line -> class, and the dataclass of its options."""
+OPTIMIZERS.register("adam")((torch.optim.Adam, AdamOptions))
+OPTIMIZERS.register("adamw")((torch.optim.AdamW, AdamWOptions))
+OPTIMIZERS.register("adamo")((AdamO, AdamOOptions))
 
 
-def _named(known: dict[str, Any], options: dict[str, Any], kind: str) -> Any:
+def _named(known: Mapping[str, Any], options: dict[str, Any], kind: str) -> Any:
     name = options.get("name")
     if not isinstance(name, str) or name not in known:
         raise UserError(f"There is no {kind} '{name}'. {nearest(name, known)}")
@@ -216,17 +224,17 @@ def _named(known: dict[str, Any], options: dict[str, Any], kind: str) -> Any:
 
 
 def agent_options(config: RunConfig) -> Options:
-    """The checked options of the agent."""
-    return typed(_named(AGENT_OPTIONS, config.agent, "agent"), config.agent, "agent")
+    """Returns the checked options of the agent."""
+    return typed(_named(AGENTS, config.agent, "agent")[1], config.agent, "agent")
 
 
 def network_spec(config: RunConfig) -> NetworkSpec:
-    """The checked network."""
+    """Returns the checked network."""
     return typed(NetworkSpec, config.network, "network")
 
 
 def make_methods(config: RunConfig) -> dict[str, Method]:
-    """The methods in the order in which they were given."""
+    """Makes the methods, in the order in which they were given."""
     methods = {}
     for name, options in config.method.items():
         methods[name] = typed(METHODS[name], options or {}, f"method.{name}")
@@ -242,7 +250,7 @@ def check_metrics(config: RunConfig) -> None:
 def optimizer_arguments(
     config: RunConfig, network: NetworkSpec
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """The optimizer's class and its keyword arguments apart from the learning rate."""
+    """Returns the optimizer's class and its keyword arguments apart from the learning rate."""
     optimizer, schema = _named(OPTIMIZERS, config.optimizer, "optimizer")
     options = typed(schema, config.optimizer, "optimizer")
     kwargs = asdict(options)
@@ -259,7 +267,7 @@ def optimizer_arguments(
 
 
 def make_agent(config: RunConfig, env: VecEnv) -> Agent:
-    """The agent that `config` describes, on `env`.
+    """Makes the agent that `config` describes, on `env`.
 
     Raises:
         UserError: options that do not exist or do not fit, DQN with continuous actions, CUDA where there is none.
@@ -276,13 +284,8 @@ def make_agent(config: RunConfig, env: VecEnv) -> Agent:
             f"The classifier learns from labels, but '{config.sequence.name}' has none. Use agent=ppo, agent=dqn, or a "
             "stream such as sequence=digits_random_labels."
         )
-    arguments = asdict(options)
-    copies = "batch_size" if isinstance(options, ClassifierOptions) else "n_envs"  # the environment has them
-    for ours in ("name", copies, "learning_rate_final"):
-        del arguments[ours]
-    if options.learning_rate_final is not None:
-        arguments["learning_rate"] = LinearSchedule(options.learning_rate, options.learning_rate_final, 1.0)
-    return AGENTS[options.name](
+    arguments = agent_arguments(options)
+    return AGENTS[options.name][0](
         "NetworkPolicy",
         env,
         policy_kwargs={
@@ -298,8 +301,19 @@ def make_agent(config: RunConfig, env: VecEnv) -> Agent:
     )
 
 
+def agent_arguments(options: Options) -> dict[str, Any]:
+    """Returns what an agent's class takes of its options: the others are the environment's."""
+    arguments = asdict(options)
+    copies = "batch_size" if isinstance(options, ClassifierOptions) else "n_envs"
+    for ours in ("name", copies, "learning_rate_final"):
+        del arguments[ours]
+    if options.learning_rate_final is not None:
+        arguments["learning_rate"] = LinearSchedule(options.learning_rate, options.learning_rate_final, 1.0)
+    return arguments
+
+
 def checked_device(name: str) -> str:
-    """`name`, if this machine has it; stable-baselines3 would fall back to the CPU without a word."""
+    """Returns `name` if this machine has it; stable-baselines3 would fall back to the CPU without a word."""
     kind = name.split(":")[0]
     if kind not in ("auto", "cpu", "cuda", "mps"):
         raise UserError(f"There is no device '{name}'. {nearest(kind, ('auto', 'cpu', 'cuda', 'mps'))}")
@@ -308,3 +322,6 @@ def checked_device(name: str) -> str:
             "'device=cuda' was asked for, but torch sees no CUDA device. Use device=auto or device=cpu."
         )
     return name
+
+
+import_modules("isorl.agents", isorl.agents.__path__)  # an agent in a new file registers itself

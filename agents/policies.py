@@ -30,7 +30,7 @@ SMALLEST_IMAGE = 36
 
 
 def uses_cnn(space: spaces.Space) -> bool:
-    """Whether observations of `space` go through the convolutional body."""
+    """Tells whether observations of `space` go through the convolutional body."""
     return is_image_space(space, check_channels=False) and min(space.shape[1:]) >= SMALLEST_IMAGE  # type: ignore[index]
 
 
@@ -42,7 +42,7 @@ class CnnBody(BaseFeaturesExtractor):
         self.body = build_nature_cnn(observation_space.shape, network)  # type: ignore[arg-type]
 
     def forward(self, observations: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B, 512)."""
+        """Maps images (B, C, H, W) in [0, 1] to features (B, 512)."""
         return self.body(observations)
 
 
@@ -57,15 +57,15 @@ class ActorCriticBodies(nn.Module):
         self.latent_dim_vf = self.value_net.out_features
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, I) -> latent of the policy (B, O), latent of the value (B, O)."""
+        """Maps features (B, I) to the latents of policy and value, (B, O) each."""
         return self.policy_net(features), self.value_net(features)
 
     def forward_actor(self, features: Tensor) -> Tensor:
-        """(B, I) -> (B, O)."""
+        """Maps features (B, I) to a latent (B, O)."""
         return self.policy_net(features)
 
     def forward_critic(self, features: Tensor) -> Tensor:
-        """(B, I) -> (B, O)."""
+        """Maps features (B, I) to a latent (B, O)."""
         return self.value_net(features)
 
 
@@ -73,12 +73,12 @@ class MethodPolicyMixin(BasePolicy):
     """Adds what plasticity methods ask of a policy besides its networks."""
 
     def inputs(self, observations: PyTorchObs) -> Tensor:
-        """(B, ...) observations of a minibatch -> what the networks of `networks()` take."""
+        """Makes of a minibatch's observations (B, ...) what the networks of `networks()` take."""
         space, normalize = self.observation_space, self.normalize_images
         return preprocess_obs(observations, space, normalize_images=normalize)  # type: ignore
 
     def fresh(self) -> BasePolicy:
-        """A newly initialised twin, as at the beginning of a run; its optimizer is not used."""
+        """Returns a newly initialised twin, as at the beginning of a run; its optimizer is not used."""
         return type(self)(**self._get_constructor_parameters()).to(self.device)
 
 
@@ -124,7 +124,7 @@ class NetworkActorCritic(MethodPolicyMixin, ActorCriticPolicy):
         self.optimizer = _make_optimizer(self, self, self.HEADS, lr_schedule)
 
     def networks(self) -> dict[str, nn.Sequential]:
-        """Actor and critic from preprocessed observation to output; the modules are the policy's own."""
+        """Returns actor and critic from preprocessed observation to output; the modules are the policy's own."""
         if self.is_cnn:
             body: Any = self.features_extractor.body
             return {
@@ -137,7 +137,7 @@ class NetworkActorCritic(MethodPolicyMixin, ActorCriticPolicy):
         }
 
     def targets(self) -> dict[str, nn.Module]:
-        """PPO has no target network."""
+        """Returns nothing: PPO has no target network."""
         return {}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class NetworkQ(BasePolicy):
         )
 
     def forward(self, obs: PyTorchObs) -> Tensor:
-        """(B, ...) observations -> (B, actions) values."""
+        """Maps observations (B, ...) to values (B, actions)."""
         return self.q_net(self.extract_features(obs, self.features_extractor))
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
@@ -203,7 +203,7 @@ class NetworkDQNPolicy(MethodPolicyMixin, DQNPolicy):
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def make_q_net(self) -> NetworkQ:  # type: ignore[override]
-        """A new Q-network with its own features extractor."""
+        """Makes a new Q-network with its own features extractor."""
         arguments = self._update_features_extractor(self.net_args, features_extractor=None)
         for unused in ("net_arch", "activation_fn"):
             arguments.pop(unused, None)
@@ -221,11 +221,11 @@ class NetworkDQNPolicy(MethodPolicyMixin, DQNPolicy):
         self.optimizer = _make_optimizer(self, self.q_net, NetworkQ.HEADS, lr_schedule)
 
     def networks(self) -> dict[str, nn.Sequential]:
-        """The online network from preprocessed observation to values."""
+        """Returns the online network from preprocessed observation to values."""
         return {"q": _q_sequence(self.q_net)}
 
     def targets(self) -> dict[str, nn.Module]:
-        """The target network."""
+        """Returns the target network."""
         return {"q": _q_sequence(self.q_net_target)}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -267,24 +267,24 @@ class NetworkClassifier(MethodPolicyMixin):
         self.optimizer = _make_optimizer(self, self, self.HEADS, lr_schedule)
 
     def forward(self, observations: PyTorchObs) -> Tensor:
-        """(B, ...) observations -> (B, C) logits of the classes."""
+        """Maps observations (B, ...) to logits (B, C) of the classes."""
         inputs = self.inputs(observations)
         return self.head(self.body(inputs if uses_cnn(self.observation_space) else inputs.flatten(1)))
 
     def restrict(self, allowed: np.ndarray | None) -> None:
-        """From now on answers only classes that are `allowed` (C,); None: all."""
+        """Restricts the answers from now on to the classes that are `allowed` (C,); None: all."""
         self.allowed = None if allowed is None else torch.as_tensor(allowed, device=self.device)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> Tensor:
         return masked(self(observation), self.allowed).argmax(dim=1)
 
     def networks(self) -> dict[str, nn.Sequential]:
-        """The network from preprocessed observation to logits."""
+        """Returns the network from preprocessed observation to logits."""
         flatten = [] if uses_cnn(self.observation_space) else [nn.Flatten()]
         return {"classifier": nn.Sequential(*flatten, self.body, self.head)}
 
     def targets(self) -> dict[str, nn.Module]:
-        """A classifier has no target network."""
+        """Returns nothing: a classifier has no target network."""
         return {}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -294,7 +294,7 @@ class NetworkClassifier(MethodPolicyMixin):
 
 
 def preprocess(policy: BasePolicy, observations: Any) -> Tensor:
-    """(B, ...) numpy observations -> the float batch that the networks of `networks()` take."""
+    """Makes of observations (B, ...) in numpy the float batch that the networks of `networks()` take."""
     tensor, _ = policy.obs_to_tensor(observations)
     return preprocess_obs(tensor, policy.observation_space, normalize_images=policy.normalize_images)  # type: ignore
 

@@ -83,8 +83,9 @@ class ContinualPPO(Continual, Fast, PPO):
     def clip_ranges(self) -> tuple[float, float | None]:
         """Returns the clip ranges of policy and value now, which may follow schedules."""
         progress = self._current_progress_remaining
-        policy, value = (f and f(progress) for f in (self.clip_range, self.clip_range_vf))  # type: ignore[operator]
-        return policy, value
+        clip_range: Any = self.clip_range
+        clip_range_vf: Any = self.clip_range_vf
+        return clip_range(progress), clip_range_vf and clip_range_vf(progress)
 
     def update(self, coefficients: Coefficients) -> dict[str, Tensor]:
         """Learns from the rollout: the whole update of PPO (Schulman et al. 2017).

@@ -49,7 +49,7 @@ class CountedReplay(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """One vector step: (N, ...) arrays, the last observations of ended episodes among `next_obs`."""
+        """Stores one vector step of arrays (N, ...), the last observations of ended episodes among `next_obs`."""
         if self.optimize_memory_usage or not isinstance(self.observation_space, spaces.Box):
             super().add(obs, next_obs, action, reward, done, infos)
             self.added += 1
@@ -137,12 +137,12 @@ class FrameReplay(CountedReplay):
 
     @property
     def observations(self) -> Stacks:  # type: ignore[override]
-        """(T, N, C, H, W), put together from frames where it is indexed."""
+        """The observations (T, N, C, H, W), put together from frames where they are indexed."""
         return Stacks(self, 0)
 
     @property
     def next_observations(self) -> Stacks:  # type: ignore[override]
-        """(T, N, C, H, W), put together from frames where it is indexed."""
+        """The observations (T, N, C, H, W), put together from frames where they are indexed."""
         return Stacks(self, 1)
 
     def add(
@@ -154,7 +154,7 @@ class FrameReplay(CountedReplay):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """One vector step: (N, ...) arrays, the last observations of ended episodes among `next_obs`."""
+        """Stores one vector step of arrays (N, ...), the last observations of ended episodes among `next_obs`."""
         t = self.pos
         self._needed[t] = self._pushed  # what was here is forgotten
         for copy in range(self.n_envs):
@@ -203,17 +203,17 @@ class FrameReplay(CountedReplay):
         self._ring = ring
 
     def numbered(self, steps: slice) -> np.ndarray:
-        """(K, 2, N, C) numbers of the frames at `steps`: of the observations and of the next ones."""
+        """Returns the numbers (K, 2, N, C) of the frames at `steps`: of the observations and of the next ones."""
         return self._numbers[:, steps].swapaxes(0, 1)
 
     def frames(self, first: int, end: int) -> list[np.ndarray]:
-        """The frames numbered `first` to `end` - 1, (K, H, W) each, not copied: two parts, the ring being round."""
+        """Returns the frames `first` to `end` - 1, (K, H, W), not copied: two parts, the ring being round."""
         size, place = len(self._ring), first % len(self._ring)
         count = end - first
         return [self._ring[place : place + count], self._ring[: max(place + count - size, 0)]]
 
     def stacks(self, numbers: np.ndarray) -> np.ndarray:
-        """(..., C) numbers -> (..., C, H, W) frames."""
+        """Looks up frames (..., C, H, W) by their numbers (..., C)."""
         frames = self._ring[numbers % len(self._ring)]
         constant = numbers < 0
         if constant.any():
@@ -235,7 +235,7 @@ class FrameReplay(CountedReplay):
         return ReplayBufferSamples(*(self.to_torch(array) for array in data))
 
     def to_torch(self, array: np.ndarray, copy: bool = True) -> Tensor:
-        """On the learner's device; from pinned memory without waiting where that is a GPU."""
+        """Sends an array to the learner's device; from pinned memory without waiting where that is a GPU."""
         tensor = torch.from_numpy(array)
         return (
             tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
@@ -261,7 +261,7 @@ class Stacks:
 
 
 def holds_frames(space: spaces.Space) -> bool:
-    """Whether observations of `space` are stacked uint8 images."""
+    """Tells whether observations of `space` are stacked uint8 images."""
     return (
         isinstance(space, spaces.Box)
         and space.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""The typed shape of a run, with the unit of every number.
+"""Defines the typed shape of a run, with the unit of every number.
 
 An *agent step* is one action of one environment copy (what stable-baselines3 counts as a timestep); a *frame* is one
 emulator frame, `frame_skip` of them per agent step.
@@ -27,14 +27,12 @@ def _at_most(maximum: float, **values: float) -> None:
 def _one_of(choices: tuple[str, ...], **values: str) -> None:
     for name, value in values.items():
         if value not in choices:
-            raise UserError(
-                f"'{name}' is '{value}', but must be one of {', '.join(choices)}. {nearest(value, choices)}"
-            )
+            raise UserError(f"'{name}' cannot be '{value}'. {nearest(value, choices)}")
 
 
 @dataclass
 class TaskConfig:
-    """One task of a sequence, or `count` tasks that differ only in what is drawn for each.
+    """Describes one task of a sequence, or `count` tasks that differ only in what is drawn for each.
 
     Anywhere in `kwargs` and `shifts` a value may be left to be filled in once per task: `task_seed` (an integer
     drawn anew), `sequence_seed` (the same for all tasks), `task_index` (0 to count - 1), or a draw
@@ -42,33 +40,33 @@ class TaskConfig:
     """
 
     env: str
-    """Gymnasium id, for example CartPole-v1 or ALE/Breakout-v5."""
+    """Names the environment by its Gymnasium id: CartPole-v1, ALE/Breakout-v5, my_package:MyGrid-v0, ..."""
     name: str | None = None
-    """Shown in tables and TensorBoard; the environment's own name when null."""
+    """Names the task in tables and TensorBoard; null takes the environment's own name."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of gymnasium.make."""
+    """Holds the arguments of gymnasium.make."""
     wrappers: list[Any] = field(default_factory=list)
-    """Gymnasium's wrappers, innermost first: `FlattenObservation`, `{name: minigrid:ImgObsWrapper}`, with arguments
-    beside the name."""
+    """Lists Gymnasium's wrappers, innermost first: `FlattenObservation`, `{name: minigrid:ImgObsWrapper}`, with
+    arguments beside the name."""
     shifts: list[dict[str, Any]] = field(default_factory=list)
-    """Transformations of what the agent sees or does: `{name: rotate_observation, seed: task_seed}`."""
+    """Lists transformations of what the agent sees or does: `{name: rotate_observation, seed: task_seed}`."""
     drift: dict[str, float] = field(default_factory=dict)
-    """Arguments that move evenly from their value in `kwargs` to this one during the visit, episode by episode."""
+    """Lets arguments move evenly from their value in `kwargs` to this one during the visit, episode by episode."""
     evaluation: dict[str, Any] = field(default_factory=dict)
-    """Arguments that replace those of `kwargs` when the task is evaluated."""
+    """Holds arguments that replace those of `kwargs` when the task is evaluated."""
     agent_steps: int | None = None
-    """Length of one visit in agent steps, summed over the environment copies; its limit, if one of the next two
-    ends it earlier."""
+    """Gives the length of one visit in agent steps, summed over the environment copies; its limit, if one of the
+    next two ends it earlier."""
     frames: int | None = None
-    """Or the same in frames."""
+    """Gives the same length in frames, instead of `agent_steps`."""
     episodes: int | None = None
-    """The visit ends with this many episodes, counted over all copies."""
+    """Ends the visit with this many episodes, counted over all copies."""
     return_threshold: float | None = None
-    """The visit ends when the mean raw return of the last `return_window` episodes reaches this."""
+    """Ends the visit when the mean raw return of the last `return_window` episodes reaches this."""
     return_window: int = 20
-    """Episodes over which that mean is taken."""
+    """Gives the number of episodes over which that mean is taken."""
     count: int = 1
-    """How many tasks to make of this entry."""
+    """Says how many tasks to make of this entry."""
 
     def __post_init__(self) -> None:
         at_least_one = ("count", "agent_steps", "frames", "episodes", "return_window")
@@ -85,25 +83,26 @@ class TaskConfig:
 
 @dataclass
 class SequenceConfig:
-    """A list of tasks, visited `cycles` times."""
+    """Describes a list of tasks, visited `cycles` times."""
 
     name: str
     tasks: list[TaskConfig]
     cycles: int = 1
     order: str = "fixed"
-    """fixed: as listed | shuffled: each cycle in a new random order | sampled: every visit is drawn from the other
-    tasks, `cycles` times as many visits as tasks."""
+    """Orders the visits: fixed, as listed | shuffled, each cycle in a new random order | sampled, every visit drawn
+    from the other tasks, `cycles` times as many visits as tasks."""
     switch: str = "step"
-    """step: when the length is reached | episode_end: at the first end of an episode after it."""
+    """Switches at the step where the length is reached (step), or at the first end of an episode after it
+    (episode_end)."""
     announce: bool = False
     """Appends the task's index to the observation (one-hot numbers, or image planes of 0 and 255)."""
     seed: int | None = None
-    """Seed of the draws that make the tasks and their order; null: the run's seed, so every seed sees its own."""
+    """Seeds the draws that make the tasks and their order; null: the run's seed, so every seed sees its own."""
     source: str = ""
-    """Where the protocol comes from."""
+    """Says where the protocol comes from."""
     tuning: dict[str, Any] = field(default_factory=dict)
-    """Hyper-parameters of each agent for this family (and of `evaluation`); they replace the defaults, not your
-    overrides."""
+    """Holds hyper-parameters of each agent for this family (and of `evaluation`); they replace the defaults, not
+    your overrides."""
 
     def __post_init__(self) -> None:
         _at_least(1, **{"sequence.cycles": self.cycles})
@@ -119,18 +118,18 @@ class SequenceConfig:
 
 @dataclass
 class SwitchConfig:
-    """What happens to the learner's own state when the task switches (not to its weights)."""
+    """Says what happens to the learner's own state when the task switches (not to its weights)."""
 
     optimizer: str = "keep"
-    """Moments of the optimizer: keep | reset."""
+    """Keeps or resets the moments of the optimizer: keep | reset."""
     replay: str = "clear"
-    """DQN's replay buffer: keep | clear. After clearing, DQN acts at random for `learning_starts` steps."""
+    """Treats DQN's replay buffer: keep | clear. After clearing, DQN acts at random for `learning_starts` steps."""
     exploration: str = "visit"
-    """DQN's epsilon schedule runs over each visit, or once over the run: visit | run."""
+    """Runs DQN's epsilon schedule over each visit, or once over the run: visit | run."""
     learning_rate: str = "run"
-    """The learning-rate schedule runs once over the run, or anew over each visit: run | visit."""
+    """Runs the learning-rate schedule once over the run, or anew over each visit: run | visit."""
     normalizer: str = "keep"
-    """Running statistics of observations and rewards: keep | reset."""
+    """Keeps or resets the running statistics of observations and rewards: keep | reset."""
 
     def __post_init__(self) -> None:
         _one_of(("keep", "reset"), optimizer=self.optimizer, normalizer=self.normalizer)
@@ -140,12 +139,12 @@ class SwitchConfig:
 
 @dataclass
 class NormalizeConfig:
-    """Running normalisation by stable-baselines3's VecNormalize."""
+    """Configures running normalisation by stable-baselines3's VecNormalize."""
 
     observations: bool = False
     rewards: bool = False
     statistics: str = "shared"
-    """shared by all tasks, or per_task."""
+    """Says whether all tasks share the statistics: shared | per_task."""
 
     def __post_init__(self) -> None:
         _one_of(("shared", "per_task"), **{"normalize.statistics": self.statistics})
@@ -153,14 +152,14 @@ class NormalizeConfig:
 
 @dataclass
 class DiagnosticsConfig:
-    """When and on what the plasticity of the networks is measured."""
+    """Says when and on what the plasticity of the networks is measured."""
 
     every: int = 10_000
-    """Agent steps between measurements; one more is made at the end of every visit. 0: never."""
+    """Gives the agent steps between measurements; one more is made at the end of every visit. 0: never."""
     probe_size: int = 64
-    """Observations in the fixed probe batch of each task."""
+    """Gives the number of observations in the fixed probe batch of each task."""
     metrics: list[str] | None = None
-    """Names of the metrics; null: the default set."""
+    """Names the metrics; null takes the default set."""
 
     def __post_init__(self) -> None:
         _at_least(0, **{"diagnostics.every": self.every})
@@ -169,14 +168,14 @@ class DiagnosticsConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Every task is played after every visit; the training's random streams are left untouched."""
+    """Says how every task is played after every visit; the training's random streams are left untouched."""
 
     episodes: int = 5
-    """Episodes per task; 0 turns evaluation off."""
+    """Gives the episodes per task; 0 turns evaluation off."""
     deterministic: bool = False
-    """Act greedily; false: PPO samples its policy, DQN acts with its final epsilon."""
+    """Acts greedily; false: PPO samples its policy, DQN acts with its final epsilon."""
     max_episode_steps: int | None = None
-    """Agent steps after which an episode is cut and its return counted as it stands."""
+    """Cuts an episode after this many agent steps and counts its return as it stands."""
 
     def __post_init__(self) -> None:
         _at_least(0, **{"evaluation.episodes": self.episodes})
@@ -185,14 +184,14 @@ class EvaluationConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When the run is saved so that `resume=RUN_DIR` can continue it."""
+    """Says when the run is saved so that `resume=RUN_DIR` can continue it."""
 
     every: int = 100_000
-    """Agent steps between checkpoints; one more is written at the end and on Ctrl-C."""
+    """Gives the agent steps between checkpoints; one more is written at the end and on Ctrl-C."""
     replay: bool = True
-    """Save DQN's replay buffer too. Without it, a resumed run starts with an empty one."""
+    """Saves DQN's replay buffer too. Without it, a resumed run starts with an empty one."""
     keep: int = 2
-    """Checkpoints that are kept: if the newest is damaged, the run is resumed from the one before."""
+    """Gives the number of kept checkpoints: if the newest is damaged, the run is resumed from the one before."""
 
     def __post_init__(self) -> None:
         _at_least(1, **{"checkpoint.every": self.every, "checkpoint.keep": self.keep})
@@ -201,18 +200,18 @@ class CheckpointConfig:
 
 @dataclass
 class FaultsConfig:
-    """What a run does about numbers and environments that fail."""
+    """Says what a run does about numbers and environments that fail."""
 
     numbers: str = "stop"
-    """A loss, gradient, observation or reward that is not finite: stop | skip (the update is left out, the number
-    becomes 0; both are counted)."""
+    """Treats a loss, gradient, observation or reward that is not finite: stop | skip (the update is left out, the
+    number becomes 0; both are counted)."""
     environment: str = "stop"
-    """A copy of an environment that raises or gives another shape: stop | restart (its episode is cut short, counted
-    and not reported)."""
+    """Treats a copy of an environment that raises or gives another shape: stop | restart (its episode is cut short,
+    counted and not reported)."""
     isolate: bool = False
-    """Every copy in a process of its own, where it may hang or die: both are treated as `environment` says."""
+    """Plays every copy in a process of its own, where it may hang or die: both are treated as `environment` says."""
     step_seconds: float = 60.0
-    """With `isolate`: seconds after which a step counts as hanging."""
+    """Gives the seconds after which a step counts as hanging, with `isolate`."""
 
     def __post_init__(self) -> None:
         _at_least(0.01, **{"faults.step_seconds": self.step_seconds})
@@ -223,7 +222,7 @@ class FaultsConfig:
 
 @dataclass
 class RunConfig:
-    """One training run. The parts without a class here are checked by what they configure."""
+    """Describes one training run. The parts without a class here are checked by what they configure."""
 
     agent: dict[str, Any]
     network: dict[str, Any]
@@ -240,9 +239,13 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     threads: int = 1
-    """Torch threads; one is fastest for small networks and on busy machines."""
+    """Gives the number of torch threads; one is fastest for small networks and on busy machines."""
     log_every: int = 2_000
-    """Agent steps between two rows of training curves in TensorBoard and metrics.jsonl."""
+    """Gives the agent steps between two rows of training curves in the loggers and metrics.jsonl."""
+    logger: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Names where measurements go besides metrics.jsonl: tensorboard, csv, wandb, trackio, mlflow, or your own."""
+    imports: list[str] = field(default_factory=list)
+    """Names modules and files of the user's own that register what this run names; configs/imports.py has the rules."""
 
     def __post_init__(self) -> None:
         if self.normalize.statistics == "per_task" and self.switch.normalizer == "reset":

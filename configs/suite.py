@@ -1,4 +1,4 @@
-"""A benchmark: which arms learn which sequences on which seeds, and how their settings are chosen."""
+"""Defines a benchmark: which arms learn which sequences on which seeds, and how their settings are chosen."""
 
 from __future__ import annotations
 
@@ -10,41 +10,44 @@ from isorl.configs.errors import UserError, nearest
 
 @dataclass
 class TuningConfig:
-    """How settings are chosen: every arm gets the same number of candidates, on seeds that are never reported."""
+    """Says how settings are chosen: every arm gets the same number of candidates, on seeds that are never reported."""
 
     seeds: list[int]
     budget: int
-    """Candidates per arm and sequence: the whole space where it is that small, else drawn at random from it."""
+    """Gives the candidates per arm and sequence: the whole space where it is that small, else a random draw."""
     space: dict[str, list[Any]]
-    """KEY -> its values, for every arm."""
+    """Maps a KEY to its values, for every arm."""
     of_arm: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    """Arm -> further keys of its own; its budget stays the same."""
+    """Maps an arm to further keys of its own; its budget stays the same."""
     of_sequence: dict[str, list[str]] = field(default_factory=dict)
-    """Sequence -> words that make it shorter for tuning."""
+    """Maps a sequence to words that make it shorter for tuning."""
 
 
 @dataclass
 class BenchmarkConfig:
-    """A grid of arms x sequences x seeds. A *word* is one KEY=VALUE of train.py."""
+    """Describes a grid of arms x sequences x seeds. A *word* is one KEY=VALUE of the command line."""
 
     name: str
     about: str
     arms: dict[str, list[str]]
-    """Name in the report -> its words."""
+    """Maps an arm's name in the report to its words."""
     sequences: dict[str, list[str]]
-    """Name in the report -> its words."""
+    """Maps a sequence's name in the report to its words."""
     seeds: list[int]
     words: list[str] = field(default_factory=list)
-    """For every cell."""
+    """Holds the words of every cell."""
     baseline: str | None = None
-    """The arm with which the report compares all others; null: the first."""
+    """Names the arm with which the report compares all others; null: the first."""
     references: list[str] = field(default_factory=lambda: ["fresh", "random"])
-    """fresh: the same learner from scratch on every task | random: a uniformly random agent."""
+    """Lists what results are compared with: fresh, the same learner from scratch on every task; random, an agent
+    that acts uniformly at random."""
+    imports: list[str] = field(default_factory=list)
+    """Names modules and files that register what the arms and sequences name, as `imports` of a run."""
     tuning: TuningConfig | None = None
     tuned: str | None = None
-    """File of chosen settings, as written by `benchmark.stage=tune`; null: the words as they are."""
+    """Names the file of chosen settings, as written by `benchmark.stage=tune`; null takes the words as they are."""
     stage: str = "report"
-    """report: the arms on `seeds` | tune: candidates on `tuning.seeds`."""
+    """Says what is run: report, the arms on `seeds`; tune, candidates on `tuning.seeds`."""
 
     def __post_init__(self) -> None:
         for what in ("arms", "sequences", "seeds"):
@@ -84,7 +87,7 @@ class BenchmarkConfig:
             )
 
     def to_tune(self) -> BenchmarkConfig:
-        """The same arms on the sequences and seeds of tuning."""
+        """Returns the same arms on the sequences and seeds of tuning."""
         assert self.tuning is not None  # the schema demands it for this stage
         shorter = self.tuning.of_sequence
         sequences = {name: [*words, *shorter.get(name, ())] for name, words in self.sequences.items()}

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def typed(schema: type[T], values: Mapping[str, Any] | DictConfig, where: str = "") -> T:
-    """An instance of the dataclass `schema` with `values`, every key and type checked.
+    """Returns an instance of the dataclass `schema` with `values`, every key and type checked.
 
     Args:
         schema: a dataclass, possibly nested.

@@ -21,6 +21,8 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
+from isorl.envs.copies import make_env
+
 DEFAULTS: dict[str, Any] = {
     "frameskip": 4,
     "full_action_space": True,  # 18 actions for every game: one head serves the whole sequence
@@ -32,12 +34,12 @@ RESEED_EVERY = 10_000
 
 
 def needs_classic(kwargs: Mapping[str, Any]) -> bool:
-    """Whether the native environment cannot play with these arguments."""
+    """Says whether the native environment cannot play with these arguments."""
     return any(key in kwargs for key in CLASSIC_ONLY)
 
 
 def make_native(env_id: str, n_envs: int, kwargs: Mapping[str, Any]) -> NativeAtari:
-    """`n_envs` copies of a game in C++."""
+    """Makes `n_envs` copies of a game in C++."""
     env = gymnasium.make_vec(
         env_id,
         num_envs=n_envs,
@@ -67,15 +69,15 @@ class NativeAtari(VectorWrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """A game starts in every copy, seeded with seed + copy."""
+        """Starts a game in every copy, seeded with seed + copy."""
         assert seed is not None, "without a seed the state could not be restored"
         return self._seeded(np.arange(seed, seed + self.num_envs) % 2**31)
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One agent step of every copy."""
-        self._actions.append(np.asarray(actions, dtype=np.int64))
+        """Makes one agent step in every copy."""
+        self._actions.append(np.array(actions, dtype=np.int64))
         observations, rewards, terminated, truncated, infos = self.env.step(self._actions[-1])
         frames, self._frames = self._frames, infos["episode_frame_number"]
         done = terminated | truncated
@@ -90,15 +92,15 @@ class NativeAtari(VectorWrapper):
         return observations, rewards, terminated, truncated, infos
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed and first action of each copy since it was seeded, and the actions of all."""
+        """Returns seed and first action of each copy since it was seeded, and the actions of all."""
         return {
-            "seeds": self._seeds,
-            "starts": self._starts,
+            "seeds": self._seeds.copy(),
+            "starts": self._starts.copy(),
             "actions": np.array(self._actions, dtype=np.int64),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
-        """Plays the actions again; gives back the latest observations."""
+        """Plays the actions again; returns the latest observations."""
         seeds, starts = np.asarray(state["seeds"]), np.asarray(state["starts"])
         observations, _ = self._seeded(seeds)
         for step, actions in enumerate(state["actions"]):
@@ -137,11 +139,11 @@ class NativeAtari(VectorWrapper):
         return observations
 
 
-def make_classic(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
-    """One copy of a game through Gymnasium's wrappers; LifeLost goes around it last."""
+def make_classic(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
+    """Makes one copy of a game through Gymnasium's wrappers; LifeLost goes around it last."""
     options = {**DEFAULTS, **kwargs}
     frame_skip, noop_max = options.pop("frameskip"), options.pop("noop_max", 30)
-    env = gymnasium.make(env_id, render_mode=render_mode, frameskip=1, **options)
+    env = make_env(env_id, {**options, "frameskip": 1})
     env = GameStart(env, noop_max)
     env = gymnasium.wrappers.AtariPreprocessing(env, noop_max=0, frame_skip=frame_skip)
     return gymnasium.wrappers.FrameStackObservation(env, 4, padding_type="zero")
@@ -187,7 +189,7 @@ class LifeLost(gymnasium.Wrapper):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
-        """One agent step."""
+        """Makes one agent step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         left, self._left = self._left, self._lives()
         if self._left < left and not (terminated or truncated):

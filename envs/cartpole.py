@@ -24,7 +24,7 @@ HIGH = np.array([FARTHEST * 2, np.inf, STEEPEST * 2, np.inf], dtype=np.float32)
 
 
 class CartPoles(NumpyVectorEnv):
-    """`num_envs` carts of CartPole-v1 (Barto, Sutton and Anderson 1983)."""
+    """Plays `num_envs` carts of CartPole-v1 (Barto, Sutton and Anderson 1983)."""
 
     STATE = ("state",)
 
@@ -37,7 +37,7 @@ class CartPoles(NumpyVectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """An episode starts in every copy; copy i is seeded with seed + i."""
+        """Starts an episode in every copy; copy i is seeded with seed + i."""
         first = seed[0] if isinstance(seed, list) else seed
         if first is not None or not self._generators:
             seeds = [None if first is None else first + copy for copy in range(self.num_envs)]
@@ -45,12 +45,12 @@ class CartPoles(NumpyVectorEnv):
         return super().reset(seed=first)
 
     def begin(self, copies: np.ndarray) -> None:
-        """Carts near the middle, poles nearly upright."""
+        """Puts carts near the middle, poles nearly upright."""
         for copy in np.flatnonzero(copies):
             self.state[copy] = self._generators[copy].uniform(low=-0.05, high=0.05, size=(4,))
 
     def advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gymnasium's formulas in its order: https://coneural.org/florian/papers/05_cart_pole.pdf."""
+        """Applies Gymnasium's formulas in its order: https://coneural.org/florian/papers/05_cart_pole.pdf."""
         x, x_dot, theta, theta_dot = self._rows
         force = np.where(actions == 1, FORCE, -FORCE)
         cos, sin = np.cos(theta), np.sin(theta)
@@ -67,15 +67,15 @@ class CartPoles(NumpyVectorEnv):
         return np.ones(self.num_envs, dtype=np.float32), fallen
 
     def observe(self) -> np.ndarray:
-        """(num_envs, 4)."""
+        """Returns the carts' states, (num_envs, 4)."""
         return self.state.astype(np.float32, order="C")
 
     def state_dict(self) -> dict[str, Any]:
-        """The carts and the generator of each copy."""
+        """Returns the carts and the generator of each copy."""
         return {**super().state_dict(), "copies": [each.bit_generator.state for each in self._generators]}
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        """Goes on where `state_dict` was called; gives back the observations there."""
+        """Goes on where `state_dict` was called; returns the observations there."""
         self._generators = [np_random(0)[0] for _ in range(self.num_envs)]
         for generator, saved in zip(self._generators, state["copies"], strict=True):
             generator.bit_generator.state = saved

@@ -8,12 +8,14 @@ chance from its own `np_random`). Memory and time grow with the length of one ep
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from isorl.envs.failures import Failures
@@ -21,11 +23,30 @@ from isorl.envs.failures import Failures
 LOG = logging.getLogger("isorl")
 
 
+OF_MAKE = ("max_episode_steps", "disable_env_checker")
+"""Arguments of gymnasium.make itself, which no environment gets."""
+
+
+def spec_with(env_id: str, arguments: Mapping[str, Any]) -> EnvSpec:
+    """Returns an environment's registration with its arguments, of which gymnasium.make could take no `id`."""
+    spec = copy.deepcopy(gymnasium.spec(env_id))
+    spec.kwargs = {**spec.kwargs, **arguments}
+    return spec
+
+
+def make_env(env_id: str, arguments: Mapping[str, Any]) -> gymnasium.Env:
+    """Makes a registered environment as gymnasium.make does, whatever the names of its arguments."""
+    own = {key: value for key, value in arguments.items() if key not in OF_MAKE}
+    return gymnasium.make(
+        spec_with(env_id, own), **{key: value for key, value in arguments.items() if key in OF_MAKE}
+    )
+
+
 class Copy(gymnasium.Wrapper):
-    """One copy of a task. Where the task drifts, the environment is made anew at the start of each episode.
+    """Plays one copy of a task; where the task drifts, the environment is made anew for each episode.
 
     Args:
-        make: from keyword arguments to an environment.
+        make: from the environment's arguments to an environment.
         kwargs: the arguments; those that drift have their first value here.
         drift: the value of drifting arguments at the end.
         drift_steps: agent steps of this copy until then.
@@ -33,12 +54,12 @@ class Copy(gymnasium.Wrapper):
 
     def __init__(
         self,
-        make: Callable[..., gymnasium.Env],
+        make: Callable[[Mapping[str, Any]], gymnasium.Env],
         kwargs: Mapping[str, Any],
         drift: Mapping[str, float],
         drift_steps: int,
     ) -> None:
-        super().__init__(make(**kwargs))
+        super().__init__(make(kwargs))
         self._make, self._kwargs, self._drift, self._drift_steps = make, dict(kwargs), drift, drift_steps
         self.steps = 0
         self._begun: dict[str, Any] = {}
@@ -58,17 +79,17 @@ class Copy(gymnasium.Wrapper):
         return self.env.reset(seed=seed, options=options or None)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
-        """One agent step."""
+        """Makes one agent step."""
         self.steps += 1
-        self._actions.append(action)
+        self._actions.append(np.array(action))  # the caller may write the next ones into the same array
         return self.env.step(action)
 
     def state_dict(self) -> dict[str, Any]:
-        """How the present episode began, and its actions."""
+        """Returns how the present episode began, and its actions."""
         return {**self._begun, "actions": np.array(self._actions)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
-        """Plays the saved episode again; gives back its latest observation."""
+        """Plays the saved episode again; returns its latest observation."""
         self.steps = state["steps"]
         if state["seed"] is None:
             self._set_chance(state)
@@ -84,7 +105,7 @@ class Copy(gymnasium.Wrapper):
         }
         generator = self.unwrapped.np_random
         self.env.close()
-        self.env = self._make(**{**self._kwargs, **now})
+        self.env = self._make({**self._kwargs, **now})
         self.unwrapped.np_random = generator
 
     def _chance(self) -> dict[str, Any]:
@@ -116,12 +137,12 @@ def _renew_world(env: Any) -> None:
 
 
 def seed_of_restart(seed: int, number: int, restarts: int) -> int:
-    """For copy `number` of an environment that was reset with `seed`, made anew as the `restarts`-th of all."""
+    """Returns the seed of copy `number`, reset with `seed`, when it is made anew as the `restarts`-th of all."""
     return int(np.random.SeedSequence([seed, number, restarts]).generate_state(1)[0] >> 1)
 
 
 class Copies(SyncVectorEnv):
-    """Gymnasium's SyncVectorEnv with same-step autoreset, the state of every copy, and less cost per step."""
+    """Steps copies as Gymnasium's SyncVectorEnv with same-step autoreset does, and knows the state of each."""
 
     def __init__(self, env_fns: list[Callable[[], gymnasium.Env]], failures: Failures | None = None) -> None:
         super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -132,7 +153,7 @@ class Copies(SyncVectorEnv):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """An episode begins in every copy; copy i is seeded with seed + i, and has drifted for options["steps"]."""
+        """Starts an episode in every copy, seeded with seed + i and drifted for options["steps"]."""
         self._seed, self._steps = int(seed), (options or {}).get("steps", 0)
         observations = np.empty_like(self._observations)
         for i, env in enumerate(self.envs):
@@ -144,7 +165,7 @@ class Copies(SyncVectorEnv):
         return observations, {}
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """(num_envs, ...) actions -> what SyncVectorEnv gives; of the infos only `final_obs` and `life_lost`.
+        """Takes (num_envs, ...) actions; returns what SyncVectorEnv does, of the infos `final_obs` and `life_lost`.
 
         The reset that follows the end of an episode belongs to the step: where it fails, the step has failed.
         """
@@ -158,7 +179,9 @@ class Copies(SyncVectorEnv):
                 observation, rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
                 self._check_shape(observation)
                 if terminated[i] or truncated[i]:
-                    infos.setdefault("final_obs", np.empty(self.num_envs, dtype=object))[i] = observation
+                    infos.setdefault("final_obs", np.empty(self.num_envs, dtype=object))[i] = np.array(
+                        observation
+                    )  # an environment may write the next one into the same array
                     observation, info = self._begun(env)
                     if "life_lost" in info:
                         infos.setdefault("life_lost", np.zeros(self.num_envs, dtype=bool))[i] = True
@@ -198,12 +221,12 @@ class Copies(SyncVectorEnv):
             raise _of_copy(number, again) from again
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the copies."""
+        """Returns the states of the copies."""
         copies = [env.get_wrapper_attr("state_dict")() for env in self.envs]
         return {"copies": copies, "seed": self._seed, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
-        """Restores every copy; gives back the observations."""
+        """Restores every copy; returns the observations."""
         self._seed, self._steps = state["seed"], state["steps"]
         pairs = zip(self.envs, state["copies"], strict=True)
         self._latest = np.stack([env.get_wrapper_attr("load_state_dict")(copy) for env, copy in pairs])

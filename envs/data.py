@@ -24,7 +24,7 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class Part:
-    """Samples: N images and their labels."""
+    """Holds samples: N images and their labels."""
 
     images: np.ndarray  # (N, C, H, W), integers from 0 to the data set's `peak`, or float32 when standardised
     labels: np.ndarray  # (N,) int64
@@ -33,20 +33,20 @@ class Part:
         return len(self.labels)
 
     def of_classes(self, classes: np.ndarray) -> Part:
-        """The samples whose label is one of `classes`."""
+        """Returns the samples whose label is one of `classes`."""
         chosen = np.isin(self.labels, classes)
         if chosen.all():
             return self
         return Part(self.images[chosen], self.labels[chosen])
 
     def first(self, count: int) -> Part:
-        """The first `count` samples."""
+        """Returns the first `count` samples."""
         return Part(self.images[:count], self.labels[:count])
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Labelled images.
+    """Holds labelled images.
 
     Attributes:
         name: for messages.
@@ -73,16 +73,16 @@ class DataSet:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of an image."""
+        """Returns (C, H, W) of an image."""
         return self.train.images.shape[1:]
 
     def part(self, split: str) -> Part:
-        """The part that `split`, "train" or "test", names."""
+        """Returns the part that `split`, "train" or "test", names."""
         return self.train if split == "train" else self.test
 
 
 def load(name: str) -> DataSet:
-    """The data set `name`; read once per process.
+    """Returns the data set `name`, read once per process.
 
     Raises:
         UserError: there is none of that name, or its files are missing or damaged.
@@ -93,7 +93,7 @@ def load(name: str) -> DataSet:
 
 
 def folder() -> Path:
-    """Where data files lie."""
+    """Returns where data files lie."""
     return Path(os.environ.get("ISORL_DATA", "data"))
 
 
@@ -104,7 +104,7 @@ def _load(name: str, where: Path) -> DataSet:
 
 @functools.cache
 def standardised(name: str, where: Path) -> DataSet:
-    """`load(name)` with mean 0 and variance 1 per channel, by the statistics of the training part alone."""
+    """Returns `load(name)` with mean 0 and variance 1 per channel, by the statistics of the training part."""
     data = _load(name, where)
     pixels = data.train.images.astype(np.float32)
     mean = pixels.mean(axis=(0, 2, 3), keepdims=True)

@@ -40,7 +40,7 @@ class Draws:
     task_index: int
 
     def fill(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of `arguments` with nothing left open.
+        """Returns a copy of `arguments` with nothing left open.
 
         Raises:
             UserError: a draw whose numbers do not fit.

@@ -13,12 +13,12 @@ from isorl.configs.schema import FaultsConfig
 
 
 class EnvironmentFailed(RunStopped):
-    """An environment raised, or gave what no environment may give."""
+    """Says that an environment raised, or gave what no environment may give."""
 
 
 @dataclass
 class Failures:
-    """What is allowed, and what has happened.
+    """Knows what is allowed, and counts what has happened.
 
     Attributes:
         config: stop or go on.
@@ -29,7 +29,7 @@ class Failures:
     counts: Counter[str] = field(default_factory=Counter)
 
     def finite(self, values: np.ndarray, what: str) -> np.ndarray:
-        """`values` (n_envs, ...), if they are finite; else with zeros for those that are not.
+        """Returns `values` (n_envs, ...), if they are finite; else with zeros for those that are not.
 
         Raises:
             EnvironmentFailed: some are not, and the run shall stop.

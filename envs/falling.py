@@ -15,7 +15,7 @@ LEFT_STAY_RIGHT = spaces.Discrete(3)
 
 
 class Catch(NumpyVectorEnv):
-    """A ball falls from a random column; the paddle in the bottom row catches it (+1) or misses it (-1).
+    """Drops a ball from a random column; the paddle in the bottom row catches it (+1) or misses it (-1).
 
     Osband et al. 2020 (Behaviour Suite for Reinforcement Learning), on a square board and with a random start of
     the paddle. An episode takes size - 1 agent steps.
@@ -36,13 +36,13 @@ class Catch(NumpyVectorEnv):
         self._copies = np.arange(num_envs)
 
     def begin(self, copies: np.ndarray) -> None:
-        """A ball in the top row, the paddle anywhere."""
+        """Puts a ball into the top row, the paddle anywhere."""
         columns = self.np_random.integers(self.size, size=(2, int(copies.sum())))
         self.ball[copies, 0] = 0
         self.ball[copies, 1], self.paddle[copies] = columns
 
     def advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The paddle moves, then the ball falls by one row."""
+        """Moves the paddle, then the ball down by one row."""
         self.paddle = np.clip(self.paddle + actions - 1, 0, self.size - 1)
         self.ball[:, 0] += 1
         landed = self.ball[:, 0] == self.size - 1
@@ -50,19 +50,19 @@ class Catch(NumpyVectorEnv):
         return (landed * caught).astype(np.float32), landed
 
     def observe(self) -> np.ndarray:
-        """(num_envs, 1, size, size): ones at the ball and at the paddle."""
+        """Returns (num_envs, 1, size, size): ones at the ball and at the paddle."""
         board = np.zeros((self.num_envs, 1, self.size, self.size), dtype=np.float32)
         board[self._copies, 0, self.ball[:, 0], self.ball[:, 1]] = 1
         board[self._copies, 0, -1, self.paddle] = 1
         return board
 
     def draw(self, copy: int) -> np.ndarray:
-        """The board, white on black."""
+        """Draws the board, white on black."""
         return _enlarged(np.repeat(self.observe()[copy, 0, :, :, None] * 255, 3, axis=2))
 
 
 class Rain(NumpyVectorEnv):
-    """Foods (+1) and rocks (-1) fall on a player in the bottom row, for 60 agent steps (then truncated).
+    """Drops foods (+1) and rocks (-1) on a player in the bottom row, for 60 agent steps (then truncated).
 
     At each step, with probability 0.6, a food or a rock (equally likely) enters the top row at a random column.
 
@@ -88,12 +88,12 @@ class Rain(NumpyVectorEnv):
         """(size, 3): the player's column after each action."""
 
     def begin(self, copies: np.ndarray) -> None:
-        """An empty sky, the player in the middle."""
+        """Empties the sky and puts the player into the middle."""
         self._sky[copies] = 0
         self.player[copies] = self.size // 2
 
     def advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The player moves, everything falls by one row, something new may enter."""
+        """Moves the player, then everything down by one row; something new may enter."""
         self.player = self._moved[self.player, actions]
         self._sky[:, :, 1:] = self._sky[:, :, :-1]
         self._sky[:, :, 0] = 0
@@ -104,13 +104,13 @@ class Rain(NumpyVectorEnv):
         return food - rock, np.zeros(self.num_envs, dtype=bool)
 
     def observe(self) -> np.ndarray:
-        """(num_envs, 1, 2 size + 1, size): the foods, below them the rocks, below them the player's row."""
+        """Returns (num_envs, 1, 2 size + 1, size): the foods, below them the rocks, then the player's row."""
         self._board[:, 0, -1] = 0
         self._board[self._copies, 0, -1, self.player] = 1
         return self._board.copy()
 
     def draw(self, copy: int) -> np.ndarray:
-        """Foods green, rocks grey, the player blue."""
+        """Draws foods green, rocks grey, the player blue."""
         image = np.full((self.size, self.size, 3), 20, dtype=np.uint8)
         image[self.foods[copy] > 0] = (46, 160, 67)
         image[self.rocks[copy] > 0] = 150
@@ -132,12 +132,12 @@ def _enlarged(image: np.ndarray, scale: int = 24) -> np.ndarray:
 
 
 class CatchEnv(SingleEnv):
-    """One copy of Catch."""
+    """Plays one copy of Catch."""
 
     VECTOR = Catch
 
 
 class RainEnv(SingleEnv):
-    """One copy of Rain."""
+    """Plays one copy of Rain."""
 
     VECTOR = Rain

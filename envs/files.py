@@ -23,7 +23,7 @@ UBYTE = 0x08  # the idx format's code for unsigned bytes
 
 @dataclass(frozen=True)
 class Source:
-    """Where the files of a data set come from, and the MD5 of each as offered there."""
+    """Says where the files of a data set come from, and the MD5 of each as offered there."""
 
     url: str
     md5: dict[str, str]
@@ -63,7 +63,7 @@ SOURCES = {
 
 
 def read_mnist(folder: Path, split: str) -> Labelled:
-    """MNIST (LeCun et al. 1998), 28x28, from its four idx files in `folder`."""
+    """Reads MNIST (LeCun et al. 1998), 28x28, from its four idx files in `folder`."""
     stem = "train" if split == "train" else "t10k"
     images = read_idx(_find(folder, f"{stem}-images-idx3-ubyte"), dimensions=3)
     labels = read_idx(_find(folder, f"{stem}-labels-idx1-ubyte"), dimensions=1)
@@ -71,24 +71,24 @@ def read_mnist(folder: Path, split: str) -> Labelled:
 
 
 def read_fashion_mnist(folder: Path, split: str) -> Labelled:
-    """Fashion-MNIST (Xiao et al. 2017): the same files by name."""
+    """Reads Fashion-MNIST (Xiao et al. 2017): the same files by name."""
     return read_mnist(folder, split)
 
 
 def read_cifar10(folder: Path, split: str) -> Labelled:
-    """CIFAR-10 (Krizhevsky 2009), 3x32x32: records of 1 label and 3,072 pixels."""
+    """Reads CIFAR-10 (Krizhevsky 2009), 3x32x32: records of 1 label and 3,072 pixels."""
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
     parts = [read_cifar(_find(folder, name), label_bytes=1) for name in names]
     return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
 def read_cifar100(folder: Path, split: str) -> Labelled:
-    """CIFAR-100 with its 100 fine labels: records of a coarse label, a fine label and 3,072 pixels."""
+    """Reads CIFAR-100 with its 100 fine labels: records of a coarse label, a fine label and 3,072 pixels."""
     return read_cifar(_find(folder, f"{split}.bin"), label_bytes=2)
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """An idx file: two zeros, the type, the number of dimensions, their big-endian sizes, the values.
+    """Reads an idx file: two zeros, the type, the number of dimensions, their big-endian sizes, the values.
 
     Raises:
         UserError: another format, or a file that is too short or too long.
@@ -112,7 +112,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 
 def read_cifar(path: Path, label_bytes: int) -> Labelled:
-    """Records of `label_bytes` labels, of which the last counts, and 3 planes of 32x32 pixels.
+    """Reads records of `label_bytes` labels, of which the last counts, and 3 planes of 32x32 pixels.
 
     Raises:
         UserError: a file that is no whole number of records.

@@ -25,7 +25,7 @@ RESTORING = 3600.0
 
 
 class OneCopy:
-    """What runs in the process: a vector environment of one copy, without the axis of copies and needless infos.
+    """Runs in the process: a vector environment of one copy, without the axis of copies and needless infos.
 
     Args:
         env: the environment.
@@ -35,7 +35,7 @@ class OneCopy:
         self.env = env
 
     def describe(self) -> tuple[Any, Any, dict[str, Any]]:
-        """Its observation space, action space and metadata."""
+        """Returns its observation space, action space and metadata."""
         return self.env.single_observation_space, self.env.single_action_space, self.env.metadata
 
     def reset(self, seed: int, steps: int) -> np.ndarray:
@@ -43,7 +43,7 @@ class OneCopy:
         return self.env.reset(seed=seed, options={"steps": steps})[0][0]
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, np.ndarray | None, bool]:
-        """Observation, reward, terminated, truncated, last observation of an episode that ended, whether a life did."""
+        """Returns observation, reward, terminated, truncated, last observation at an end, whether a life was lost."""
         observations, rewards, terminated, truncated, infos = self.env.step(np.asarray(action)[None])
         done = terminated[0] or truncated[0]
         final = infos["final_obs"][0] if done else None
@@ -51,15 +51,15 @@ class OneCopy:
         return observations[0], rewards[0], terminated[0], truncated[0], final, lost
 
     def render(self) -> np.ndarray:
-        """A frame."""
+        """Returns a frame."""
         return self.env.render()[0]
 
     def state_dict(self) -> Any:
-        """The state of the environment."""
+        """Returns the state of the environment."""
         return self.env.state_dict()
 
     def load_state_dict(self, state: Any) -> np.ndarray:
-        """Restores it; gives back the observation."""
+        """Restores it; returns the observation."""
         return self.env.load_state_dict(state)[0]
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class OneCopy:
 
 
 class IsolatedCopies:
-    """`n_envs` copies in processes of their own, with same-step autoreset and an exact state.
+    """Runs `n_envs` copies in processes of their own, with same-step autoreset and an exact state.
 
     Args:
         make: makes a vector environment of one copy.
@@ -101,7 +101,7 @@ class IsolatedCopies:
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """An episode begins in every copy; copy i is seeded with seed + i."""
+        """Starts an episode in every copy; copy i is seeded with seed + i."""
         self._seed, self._steps = int(seed), 0
         for number, worker in enumerate(self._workers):
             worker.ask(BEGINNING, "reset", seed + number, 0)
@@ -111,7 +111,7 @@ class IsolatedCopies:
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One agent step of every copy, all at once; infos hold `final_obs`, `life_lost` and `failed`."""
+        """Makes one agent step in all copies at once; infos hold `final_obs`, `life_lost` and `failed`."""
         self._steps += 1
         for worker, action in zip(self._workers, actions, strict=True):
             worker.ask(self._failures.config.step_seconds, "step", action)
@@ -136,7 +136,7 @@ class IsolatedCopies:
         return self._latest, np.array(rewards), *ended, infos
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the copies.
+        """Returns the states of the copies.
 
         A copy whose process has died meanwhile has none: the next step finds it dead, and does so again after
         `load_state_dict`, since only a step can tell the learner that an episode was cut short.
@@ -155,7 +155,7 @@ class IsolatedCopies:
         return {"copies": states, "seed": self._seed, "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> np.ndarray:
-        """Restores every copy; gives back the observations."""
+        """Restores every copy; returns the observations."""
         self._seed, self._steps = state["seed"], state["steps"]
         for worker, copy in zip(self._workers, state["copies"], strict=True):
             if "latest" in copy:
@@ -169,7 +169,7 @@ class IsolatedCopies:
         return self._latest
 
     def render(self) -> list[np.ndarray]:
-        """A frame of each copy."""
+        """Returns a frame of each copy."""
         for worker in self._workers:
             worker.ask(BEGINNING, "render")
         return [self._answer(number) for number in range(len(self._workers))]

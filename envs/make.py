@@ -2,7 +2,7 @@
 
 ALE/...    ale_py's native AtariVectorEnv, or Gymnasium's Atari wrappers (envs/atari.py)
 isorl/...  this project's numpy environments, vectorised natively; CartPole-v1 too (envs/cartpole.py)
-others     gymnasium.make with the task's wrappers, one by one (envs/copies.py)
+others     gymnasium.make, with the task's wrappers, one by one (envs/copies.py)
 
 With `faults.isolate` every copy of the first and the last kind lives in a process of its own (envs/isolated.py); what
 is numpy alone cannot hang or die in C code, and stays.
@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+import cloudpickle
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from isorl.configs import UserError, nearest
+from isorl.configs import UserError, imports, nearest
 from isorl.envs import atari
 from isorl.envs.cartpole import CartPoles
-from isorl.envs.copies import Copies, Copy
+from isorl.envs.copies import Copies, Copy, make_env, spec_with
 from isorl.envs.failures import EnvironmentFailed, Failures
 from isorl.envs.isolated import IsolatedCopies
 from isorl.envs.sequence import Task
@@ -36,7 +38,7 @@ WRAPPER_MODULES = {"gymnasium": "gymnasium.wrappers", "minigrid": "minigrid.wrap
 
 
 class TaskVectorEnv(Protocol):
-    """What TaskEnv needs of a vector environment."""
+    """Says what TaskEnv needs of a vector environment."""
 
     single_observation_space: spaces.Space
     single_action_space: spaces.Space
@@ -46,23 +48,23 @@ class TaskVectorEnv(Protocol):
         """Starts an episode in every copy."""
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One agent step of every copy."""
+        """Makes one agent step in every copy."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later steps depend on."""
+        """Returns everything that later steps depend on."""
 
     def load_state_dict(self, state: Any) -> np.ndarray:
-        """Restores it; gives back the observations."""
+        """Restores it; returns the observations."""
 
     def render(self) -> Any:
-        """A frame of each copy."""
+        """Returns a frame of each copy."""
 
     def close(self) -> None:
         """Frees the environments."""
 
 
 def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | None = None) -> TaskVectorEnv:
-    """`n_envs` copies of `task`, without its shifts.
+    """Makes `n_envs` copies of `task`, without its shifts.
 
     Raises:
         UserError: wrong arguments, a wrapper that does not exist, or an extra that is not installed.
@@ -72,7 +74,10 @@ def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | 
     try:
         if failures.config.isolate and not _in_numpy(task, render_mode):
             alone = replace(task, agent_steps=max(task.agent_steps // n_envs, 1))  # of one copy: its drift
-            make = functools.partial(_make_alone, gymnasium.spec(task.env), alone, render)
+            spec = cloudpickle.dumps(
+                gymnasium.spec(task.env)
+            )  # to be opened after the imports that it may need
+            make = functools.partial(_make_alone, imports.named(), spec, alone, render)
             return IsolatedCopies(make, n_envs, failures)
         return _make(task, n_envs, render_mode, failures)
     except UserError:
@@ -86,8 +91,10 @@ def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | 
         ) from None
 
 
-def _make_alone(spec: EnvSpec, task: Task, render: bool) -> TaskVectorEnv:
-    """One copy, in a process that need not know what the run has registered."""
+def _make_alone(named: list[str], pickled_spec: bytes, task: Task, render: bool) -> TaskVectorEnv:
+    """Returns one copy, in a process that has imported nothing of the user's own yet."""
+    imports.take(named)
+    spec: EnvSpec = pickle.loads(pickled_spec)
     if isinstance(spec.entry_point, str):
         load_env_creator(spec.entry_point)  # a package that registers its environments would warn of this one
     gymnasium.registry.setdefault(task.env, spec)
@@ -114,7 +121,7 @@ def _make(task: Task, n_envs: int, render_mode: str | None, failures: Failures) 
         if task.env == "CartPole-v1":
             return CartPoles(n_envs)
         return gymnasium.make_vec(  # type: ignore[return-value]
-            task.env, num_envs=n_envs, vectorization_mode="vector_entry_point", **task.kwargs
+            spec_with(task.env, task.kwargs), num_envs=n_envs, vectorization_mode="vector_entry_point"
         )
     make = functools.partial(_make_one, task, render_mode)
     drift_steps = max(task.agent_steps // n_envs, 1)
@@ -126,14 +133,14 @@ def _make(task: Task, n_envs: int, render_mode: str | None, failures: Failures) 
     return Copies([make_copy] * n_envs, failures)
 
 
-def _make_one(task: Task, render_mode: str | None, **kwargs: Any) -> gymnasium.Env:
+def _make_one(task: Task, render_mode: str | None, kwargs: Mapping[str, Any]) -> gymnasium.Env:
+    drawn = kwargs if render_mode is None else {**kwargs, "render_mode": render_mode}
     if task.is_atari:
-        env = atari.make_classic(task.env, render_mode, **kwargs)
+        env = atari.make_classic(task.env, drawn)
     else:
         if "mujoco" in str(gymnasium.spec(task.env).entry_point) or task.env.startswith("isorl/Slippery"):
             _send_mujoco_warnings_to_the_log()
-        drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        env = gymnasium.make(task.env, **drawn, **kwargs)
+        env = make_env(task.env, drawn)
     for entry in task.wrappers:
         options = {"name": entry} if isinstance(entry, str) else dict(entry)
         env = _wrapper(str(options.pop("name", "")))(env, **options)

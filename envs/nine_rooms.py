@@ -48,7 +48,7 @@ NEXT_CELL = np.array(
 
 
 def distances_to(goal: int) -> np.ndarray:
-    """(225,) steps on the shortest path from every cell to `goal` (moves are reversible: breadth-first search)."""
+    """Returns (225,) steps on the shortest path from every cell to `goal` (moves reverse: breadth-first search)."""
     distance = np.full(SIZE * SIZE, -1)
     distance[goal] = 0
     frontier = deque([goal])
@@ -62,20 +62,20 @@ def distances_to(goal: int) -> np.ndarray:
 
 
 def goal_cells() -> list[tuple[int, int]]:
-    """The 125 cells outside the start room and outside the three rooms on the left (x <= 4)."""
+    """Returns the 125 cells outside the start room and outside the three rooms on the left (x <= 4)."""
     start_room = (START[0] // ROOM, START[1] // ROOM)
     return [(x, y) for x in range(ROOM, SIZE) for y in range(SIZE) if (x // ROOM, y // ROOM) != start_room]
 
 
 def draw_goal(seed: int, index: int = 0) -> tuple[int, int]:
-    """Goal number `index` of a random order of all goals: indices below 125 give different ones."""
+    """Returns goal number `index` of a random order of all goals: indices below 125 give different ones."""
     cells = goal_cells()
     order = np.random.default_rng(seed).permutation(len(cells))
     return cells[order[index % len(cells)]]
 
 
 class NineRooms(NumpyVectorEnv):
-    """`num_envs` copies; deterministic, so seeds change nothing.
+    """Plays `num_envs` copies; deterministic, so seeds change nothing.
 
     Args:
         num_envs: number of copies.
@@ -103,20 +103,20 @@ class NineRooms(NumpyVectorEnv):
         self.cells = np.full(num_envs, _cell(*START))
 
     def begin(self, copies: np.ndarray) -> None:
-        """Back to the centre."""
+        """Puts the agent back into the centre."""
         self.cells[copies] = _cell(*START)
 
     def advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One step on the grid."""
+        """Makes one step on the grid."""
         self.cells = NEXT_CELL[self.cells, actions]
         return self._reward[self.cells], self.cells == self._goal_cell
 
     def observe(self) -> np.ndarray:
-        """(num_envs, 225) one-hot."""
+        """Returns the cells one-hot, (num_envs, 225)."""
         return self._one_hot[self.cells]
 
     def draw(self, copy: int, scale: int = 16) -> np.ndarray:
-        """(240, 240, 3): rooms grey, walls dark, goal green, agent blue; y points up."""
+        """Draws (240, 240, 3): rooms grey, walls dark, goal green, agent blue; y points up."""
         image = np.full((SIZE * scale, SIZE * scale, 3), 235, dtype=np.uint8)
         agent = int(self.cells[copy])
         for cell in range(SIZE * SIZE):
@@ -140,6 +140,6 @@ def _checked_goal(goal: tuple[int, int]) -> tuple[int, int]:
 
 
 class NineRoomsEnv(SingleEnv):
-    """One copy of NineRooms."""
+    """Plays one copy of NineRooms."""
 
     VECTOR = NineRooms

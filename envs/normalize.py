@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 
 class TaskNormalize(VecNormalize):
-    """VecNormalize that changes its statistics with the task.
+    """Normalises as VecNormalize does, with statistics that change with the task.
 
     Args:
         venv: the environment; its tasks are those of its sequence.
@@ -37,7 +37,7 @@ class TaskNormalize(VecNormalize):
         self.obs_rms, self.ret_rms = self.by_task[task_index]
 
     def step_wait(self) -> VecEnvStepReturn:
-        """VecNormalize's, but at a switch rewards and last observations still belong to the old task."""
+        """Steps as VecNormalize does, but rewards and last observations at a switch belong to the old task."""
         observations: Any
         observations, rewards, dones, infos = self.venv.step_wait()
         self.old_obs, self.old_reward = observations, rewards
@@ -56,7 +56,7 @@ class TaskNormalize(VecNormalize):
 
 @contextmanager
 def statistics_of(normalizer: VecNormalize | None, task_index: int) -> Iterator[None]:
-    """Inside, observations are normalised as they are in this task."""
+    """Makes observations be normalised inside as they are in this task."""
     if not isinstance(normalizer, TaskNormalize):
         yield
         return

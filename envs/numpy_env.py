@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 
 
 class NumpyVectorEnv(VectorEnv):
-    """`num_envs` copies; one random generator serves them all.
+    """Plays `num_envs` copies; one random generator serves them all.
 
     Args:
         num_envs: number of copies.
@@ -54,21 +54,21 @@ class NumpyVectorEnv(VectorEnv):
         raise NotImplementedError
 
     def advance(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One move of every copy -> rewards (num_envs,) float32, terminated (num_envs,) bool."""
+        """Makes one move in every copy; returns rewards (num_envs,) float32 and terminated (num_envs,) bool."""
         raise NotImplementedError
 
     def observe(self) -> np.ndarray:
-        """(num_envs, ...) new array of observations."""
+        """Returns a new array of observations, (num_envs, ...)."""
         raise NotImplementedError
 
     def draw(self, copy: int) -> np.ndarray:
-        """(H, W, 3) uint8 picture of one copy."""
+        """Returns a (H, W, 3) uint8 picture of one copy."""
         raise NotImplementedError
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """An episode starts in every copy; a list of seeds counts by its first."""
+        """Starts an episode in every copy; a list of seeds counts by its first."""
         super().reset(seed=seed[0] if isinstance(seed, list) else seed)
         self.steps[:] = 0
         self.begin(np.ones(self.num_envs, dtype=bool))
@@ -77,7 +77,7 @@ class NumpyVectorEnv(VectorEnv):
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """(num_envs,) actions -> observations, rewards, terminated, truncated, infos."""
+        """Takes (num_envs,) actions; returns observations, rewards, terminated, truncated, infos."""
         rewards, terminated = self.advance(np.asarray(actions))
         self.steps += 1
         over = (self.steps >= self.max_steps) & ~terminated
@@ -91,12 +91,12 @@ class NumpyVectorEnv(VectorEnv):
         return self.observe(), rewards, done & ~truncated, truncated, infos
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays and the generator: everything that later steps depend on."""
+        """Returns the arrays and the generator: everything that later steps depend on."""
         arrays = {name: getattr(self, name).copy() for name in ("steps", *self.STATE)}
         return {"arrays": arrays, "random": self.np_random.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        """Goes on where `state_dict` was called; gives back the observations there."""
+        """Goes on where `state_dict` was called; returns the observations there."""
         for name, values in state["arrays"].items():
             getattr(self, name)[...] = values
         self.np_random.bit_generator.state = state["random"]
@@ -104,7 +104,7 @@ class NumpyVectorEnv(VectorEnv):
 
 
 class SingleEnv(gymnasium.Env):
-    """One copy of a NumpyVectorEnv with the interface of gymnasium.make.
+    """Plays one copy of a NumpyVectorEnv with the interface of gymnasium.make.
 
     Args:
         render_mode: None or rgb_array.
@@ -130,11 +130,11 @@ class SingleEnv(gymnasium.Env):
         return observations[0], {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One move."""
+        """Makes one move."""
         observations, rewards, terminated, truncated, infos = self.vector.step(np.array([action]))
         observation = infos["final_obs"][0] if "final_obs" in infos else observations[0]
         return observation, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}
 
     def render(self) -> np.ndarray | None:
-        """An RGB picture; after the last step of an episode, of the next one's beginning."""
+        """Returns an RGB picture; after the last step of an episode, of the next one's beginning."""
         return None if self.render_mode is None else self.vector.draw(0)

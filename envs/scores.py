@@ -25,20 +25,20 @@ TABLE = Path(__file__).with_name("scores.csv")
 
 @dataclass(frozen=True)
 class Score:
-    """Mean returns of a random agent and of the reference."""
+    """Holds the mean returns of a random agent and of the reference."""
 
     random: float
     reference: float
     source: str
 
     def normalised(self, raw_return: float) -> float:
-        """0 at the random agent's return, 1 at the reference's."""
+        """Returns 0 at the random agent's return, 1 at the reference's."""
         return (raw_return - self.random) / (self.reference - self.random)
 
 
 @functools.cache
 def scores() -> dict[str, Score]:
-    """The table, by environment id."""
+    """Returns the table, by environment id."""
     with TABLE.open(newline="") as file:
         rows = csv.DictReader(file)
         return {
@@ -47,13 +47,13 @@ def scores() -> dict[str, Score]:
 
 
 def normalised(env_id: str, raw_return: float) -> float | None:
-    """The normalised score; None for an environment that is not in the table."""
+    """Returns the normalised score; None for an environment that is not in the table."""
     score = scores().get(env_id)
     return None if score is None else score.normalised(raw_return)
 
 
 def random_return(env_id: str, episodes: int = 200) -> tuple[float, float]:
-    """Mean return of uniformly random actions and its standard error."""
+    """Returns the mean return of uniformly random actions and its standard error."""
     env = gymnasium.make(env_id)
     env.action_space.seed(0)
     returns = []

@@ -6,7 +6,8 @@ tasks and two cycles has six visits. Lengths are agent steps summed over the env
 
 from __future__ import annotations
 
-import bisect
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -15,13 +16,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from isorl.configs import SequenceConfig, TaskConfig, UserError, nearest
+from isorl.configs import SequenceConfig, TaskConfig, UserError, imports, nearest
 from isorl.envs.draws import Draws
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task, fully determined: no random draw is left open."""
+    """Determines one task fully: no random draw is left open."""
 
     index: int
     name: str
@@ -39,33 +40,33 @@ class Task:
 
     @property
     def is_atari(self) -> bool:
-        """True for games of the Arcade Learning Environment."""
+        """Says whether it is a game of the Arcade Learning Environment."""
         return self.env.startswith("ALE/")
 
     @property
     def is_stream(self) -> bool:
-        """True for classification streams (envs/stream.py), which show the right answers."""
+        """Says whether it is a classification stream (envs/stream.py), which shows the right answers."""
         plain = not self.wrappers and not self.drift  # either makes single copies, which show rewards alone
         return plain and gymnasium.spec(self.env).vector_entry_point == "isorl.envs.stream:Stream"
 
     @property
     def frame_skip(self) -> int:
-        """Emulator frames per agent step; 1 outside Atari."""
+        """Returns the emulator frames per agent step; 1 outside Atari."""
         return int(self.kwargs.get("frameskip", 4)) if self.is_atari else 1
 
     @property
     def may_end_early(self) -> bool:
-        """Whether `agent_steps` is a limit rather than the length."""
+        """Says whether `agent_steps` is a limit rather than the length."""
         return self.episodes is not None or self.return_threshold is not None
 
     def for_evaluation(self) -> Task:
-        """The task with its evaluation arguments, and at the end of its drift."""
+        """Returns the task with its evaluation arguments, and at the end of its drift."""
         return replace(self, kwargs={**self.kwargs, **self.drift, **self.evaluation}, drift={})
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One stay in a task: agent steps `start` (included) to `end` (excluded), as far as it is known beforehand."""
+    """Describes one stay in a task: agent steps `start` (included) to `end` (excluded), as far as known before."""
 
     number: int
     task: Task
@@ -74,13 +75,13 @@ class Visit:
 
     @property
     def agent_steps(self) -> int:
-        """Length of this visit."""
+        """Returns the length of this visit."""
         return self.end - self.start
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """The tasks, and the order and length in which they are visited."""
+    """Holds the tasks, and the order and length in which they are visited."""
 
     name: str
     tasks: tuple[Task, ...]
@@ -90,7 +91,7 @@ class Sequence:
 
     @classmethod
     def from_config(cls, config: SequenceConfig, seed: int, n_envs: int = 1) -> Sequence:
-        """The schedule for `n_envs` environment copies.
+        """Makes the schedule for `n_envs` environment copies.
 
         All copies step together, so the length of a visit is rounded up to a whole number of vector steps.
 
@@ -115,13 +116,8 @@ class Sequence:
 
     @property
     def agent_steps(self) -> int:
-        """Length of the whole sequence; its limit where visits may end early."""
+        """Returns the length of the whole sequence; its limit where visits may end early."""
         return self.visits[-1].end
-
-    def visit_at(self, agent_step: int) -> Visit:
-        """The visit planned for `agent_step`; the last one for steps past the end."""
-        ends = [visit.end for visit in self.visits]
-        return self.visits[min(bisect.bisect_right(ends, agent_step), len(self.visits) - 1)]
 
 
 def _order(kind: str, count: int, cycles: int, seed: int) -> Iterator[int]:
@@ -140,7 +136,7 @@ def _order(kind: str, count: int, cycles: int, seed: int) -> Iterator[int]:
 def _make_tasks(config: SequenceConfig, seed: int) -> list[Task]:
     tasks: list[Task] = []
     for entry in config.tasks:
-        _check_env_id(entry.env)
+        entry = _with_known_id(entry)
         for copy in range(entry.count):
             draws = Draws(seed, len(tasks), copy)
             name = entry.name or entry.env.split("/")[-1]
@@ -180,15 +176,60 @@ def _agent_steps(entry: TaskConfig) -> int:
     return -(-entry.frames // frame_skip)
 
 
-def _check_env_id(env_id: str) -> None:
-    if env_id.startswith("ALE/"):
+MODULE_OF_ID = re.compile(r"([^\W\d][\w.]*):[^\s:/\\][^\s:]*")
+"""Gymnasium's `module:Env-v0`: the module is imported, and registers the environment."""
+OLD_ATARI_ID = re.compile(r"(\w+?)(NoFrameskip|Deterministic)?-v[04]")
+
+
+def modules_of(config: SequenceConfig) -> list[str]:
+    """Returns the modules that the sequence's environment ids import, those within arguments included."""
+    texts = [text for entry in config.tasks for text in _texts([entry.env, entry.kwargs, entry.evaluation])]
+    found = [match[1] for match in map(MODULE_OF_ID.fullmatch, texts) if match]
+    return list(dict.fromkeys(found))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _texts(entry)
+
+
+def _with_known_id(entry: TaskConfig) -> TaskConfig:
+    """Returns `entry` with an id that Gymnasium has: `module:Env-v0` imported, an old Atari id as ALE/GAME-v5."""
+    match = MODULE_OF_ID.fullmatch(entry.env)
+    if match and match[1] not in sys.modules:
+        imports.take([match[1]])
+    entry = replace(entry, env=entry.env.rpartition(":")[2])
+    if entry.env.startswith("ALE/") or (
+        OLD_ATARI_ID.fullmatch(entry.env) and entry.env not in gymnasium.registry
+    ):
         import ale_py  # registers the games
 
         gymnasium.register_envs(ale_py)
-    if env_id.startswith(("MiniGrid-", "BabyAI-")):
+    if entry.env.startswith(("MiniGrid-", "BabyAI-")):
         _register_minigrid()
-    if env_id not in gymnasium.registry:
-        raise UserError(f"There is no environment '{env_id}'. {nearest(env_id, gymnasium.registry.keys())}")
+    if entry.env not in gymnasium.registry:
+        raise UserError(
+            f"There is no environment '{entry.env}'. {nearest(entry.env, gymnasium.registry.keys())}"
+        )
+    old = OLD_ATARI_ID.fullmatch(entry.env)
+    if old and gymnasium.spec(entry.env).entry_point == "ale_py.env:AtariEnv":
+        return _of_old_atari_id(entry, game=old[1])
+    return entry
+
+
+def _of_old_atari_id(entry: TaskConfig, game: str) -> TaskConfig:
+    """Returns the task by today's id, with the sticky actions (v0: 0.25, v4: none) that the old id stands for."""
+    old = gymnasium.spec(entry.env).kwargs
+    if not isinstance(old["frameskip"], int):
+        raise UserError(
+            f"'{entry.env}' repeats each action a random number of frames, which is not supported. "
+            f"Use '{game}NoFrameskip-{entry.env[-2:]}' or 'ALE/{game}-v5'."
+        )
+    sticky = {"repeat_action_probability": old["repeat_action_probability"]}
+    return replace(entry, env=f"ALE/{game}-v5", kwargs={**sticky, **entry.kwargs})
 
 
 def _register_minigrid() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from isorl.envs.copies import make_env
 from isorl.envs.shifts import make_shift
 
 
@@ -18,7 +19,7 @@ class Shifted(gymnasium.Wrapper):
     """Applies shifts to one environment.
 
     Args:
-        env: Gymnasium id, or an environment.
+        env: a registered Gymnasium id, or an environment.
         shifts: options of each, as in the tasks of a sequence (`envs/shifts.py`).
         render_mode: of the environment that `env` names.
         kwargs: its other arguments.
@@ -32,8 +33,7 @@ class Shifted(gymnasium.Wrapper):
         **kwargs: Any,
     ) -> None:
         if isinstance(env, str):
-            drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-            env = gymnasium.make(env, **drawn, **kwargs)
+            env = make_env(env, kwargs if render_mode is None else {**kwargs, "render_mode": render_mode})
         super().__init__(env)
         self._shifts = []
         for options in shifts:
@@ -47,7 +47,7 @@ class Shifted(gymnasium.Wrapper):
         return self._seen(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
-        """One step."""
+        """Makes one step."""
         for shift in reversed(self._shifts):
             action = shift.actions(np.asarray([action]))[0]
         observation, reward, terminated, truncated, info = self.env.step(action)

@@ -1,4 +1,4 @@
-"""Shifts: transformations that make a new task of a known environment. Each is one class and one line in SHIFTS.
+"""Shifts: transformations that make a new task of a known environment. Each is one class, registered by name.
 
 A shift acts on batches, so it costs one numpy operation for all environment copies. Images are (C, H, W); every
 channel (stacked frame) is treated alike.
@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from isorl.configs import UserError, nearest
+from isorl.plasticity.registry import Registry
 
 
 class Shift:
@@ -30,21 +31,26 @@ class Shift:
         self.action_space = action_space
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, ...) as the environment gives them -> (n_envs, ...) as the agent sees them."""
+        """Takes (n_envs, ...) as the environment gives them; returns (n_envs, ...) as the agent sees them."""
         return observations
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
-        """(n_envs, ...) as the agent gives them -> (n_envs, ...) as the environment takes them."""
+        """Takes (n_envs, ...) as the agent gives them; returns (n_envs, ...) as the environment takes them."""
         return actions
 
     def state_dict(self) -> dict[str, Any]:
-        """What a shift with memory must save."""
+        """Returns what a shift with memory must save."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores it."""
+        """Takes back what `state_dict` gave."""
 
 
+SHIFTS: Registry[Callable[..., Shift]] = Registry("shift")
+"""Name in the `shifts` of a task -> class."""
+
+
+@SHIFTS.register("rotate_observation")
 class RotateObservation(Shift):
     """Multiplies a vector observation by one random rotation, uniform over SO(d).
 
@@ -58,10 +64,11 @@ class RotateObservation(Shift):
         self.rotation = rotation.astype(self.observation_space.dtype)
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, d) -> (n_envs, d), each row x becomes R x."""
+        """Returns R x for each row x of (n_envs, d)."""
         return observations @ self.rotation.T
 
 
+@SHIFTS.register("offset_observation")
 class OffsetObservation(Shift):
     """Adds one vector drawn from N(0, std^2) to every observation (Muppidi et al. 2024, TRAC: std 2)."""
 
@@ -74,10 +81,11 @@ class OffsetObservation(Shift):
         self.offset = offset.astype(self.observation_space.dtype)
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, d) -> (n_envs, d)."""
+        """Returns (n_envs, d) of (n_envs, d)."""
         return observations + self.offset
 
 
+@SHIFTS.register("permute_observation")
 class PermuteObservation(Shift):
     """Reorders the entries of a vector, or the pixels of an image (all channels in the same way)."""
 
@@ -93,7 +101,7 @@ class PermuteObservation(Shift):
         super().__init__(space, action_space)
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, ...) -> (n_envs, ...) with entry i taken from place permutation[i]."""
+        """Returns (n_envs, ...) with entry i taken from place permutation[i]."""
         return self._permuted(observations)
 
     def _permuted(self, batch: np.ndarray) -> np.ndarray:
@@ -101,6 +109,7 @@ class PermuteObservation(Shift):
         return flat[..., self.permutation].reshape(batch.shape)
 
 
+@SHIFTS.register("flip_observation")
 class FlipObservation(Shift):
     """Mirrors images, "horizontal" (left and right change) or "vertical"."""
 
@@ -118,10 +127,11 @@ class FlipObservation(Shift):
         self._axis = self.AXES[direction]
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, C, H, W) -> the same, mirrored."""
+        """Returns (n_envs, C, H, W), mirrored."""
         return np.ascontiguousarray(np.flip(observations, self._axis))
 
 
+@SHIFTS.register("invert_observation")
 class InvertObservation(Shift):
     """Swaps dark and bright: x becomes low + high - x."""
 
@@ -131,10 +141,11 @@ class InvertObservation(Shift):
         self._sum = observation_space.low + observation_space.high  # at most 255 for pixels from 0 to 255
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, ...) -> the same, inverted."""
+        """Returns (n_envs, ...), inverted."""
         return self._sum - observations
 
 
+@SHIFTS.register("noisy_observation")
 class NoisyObservation(Shift):
     """Adds white noise of standard deviation `std` (in the observation's unit) and clips to the space's bounds."""
 
@@ -147,21 +158,22 @@ class NoisyObservation(Shift):
         self.std, self._rng = std, np.random.default_rng(seed)
 
     def observations(self, observations: np.ndarray) -> np.ndarray:
-        """(n_envs, ...) -> the same, with noise."""
+        """Returns (n_envs, ...) with noise."""
         noise = self._rng.standard_normal(observations.shape, dtype=np.float32)
         noisy = observations + self.std * noise
         low, high = self.observation_space.low, self.observation_space.high
         return np.clip(noisy, low, high).astype(observations.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """The noise that follows."""
+        """Returns the generator of the noise that follows."""
         return {"random": self._rng.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores it."""
+        """Takes back what `state_dict` gave."""
         self._rng.bit_generator.state = state["random"]
 
 
+@SHIFTS.register("permute_actions")
 class PermuteActions(Shift):
     """Renames discrete actions: the agent's action a is the environment's action permutation[a]."""
 
@@ -174,12 +186,12 @@ class PermuteActions(Shift):
         self.permutation = np.random.default_rng([seed, 1]).permutation(int(action_space.n))
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
-        """(n_envs,) -> (n_envs,)."""
+        """Returns (n_envs,) actions of the environment for (n_envs,) of the agent."""
         return self.permutation[actions]
 
 
 def random_rotation(dimension: int, rng: np.random.Generator) -> np.ndarray:
-    """A (d, d) float32 rotation, Haar-distributed over SO(d) (Mezzadri 2007, How to generate random matrices)."""
+    """Returns a (d, d) float32 rotation, uniform over SO(d) (Mezzadri 2007, How to generate random matrices)."""
     q, r = np.linalg.qr(rng.standard_normal((dimension, dimension)))
     q *= np.sign(np.diag(r))  # makes the QR factor unique, hence uniform over O(d)
     if np.linalg.det(q) < 0:
@@ -187,21 +199,10 @@ def random_rotation(dimension: int, rng: np.random.Generator) -> np.ndarray:
     return q.astype(np.float32)
 
 
-SHIFTS: dict[str, Callable[..., Shift]] = {
-    "rotate_observation": RotateObservation,
-    "offset_observation": OffsetObservation,
-    "permute_observation": PermuteObservation,
-    "flip_observation": FlipObservation,
-    "invert_observation": InvertObservation,
-    "noisy_observation": NoisyObservation,
-    "permute_actions": PermuteActions,
-}
-
-
 def make_shift(
     observation_space: spaces.Space, action_space: spaces.Space, options: Mapping[str, Any]
 ) -> Shift:
-    """The shift that `options["name"]` names, with the other options as its arguments.
+    """Makes the shift that `options["name"]` names, with the other options as its arguments.
 
     Raises:
         UserError: an unknown name, wrong options, or a space that the shift cannot transform.

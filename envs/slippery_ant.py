@@ -13,7 +13,7 @@ from gymnasium.utils import EzPickle
 
 
 class SlipperyAnt(AntEnv):
-    """Ant-v5 whose sliding friction is `friction` for every geometry.
+    """Is an Ant-v5 whose sliding friction is `friction` for every geometry.
 
     Args:
         friction: sliding friction coefficient; Ant-v5's own ground has 1.

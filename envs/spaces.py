@@ -28,7 +28,7 @@ Transform = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class CommonSpaces:
-    """The spaces that the agent sees during the whole sequence."""
+    """Holds the spaces that the agent sees during the whole sequence."""
 
     observation: spaces.Box
     action: spaces.Space
@@ -36,7 +36,7 @@ class CommonSpaces:
     """Number of tasks where the present one is part of the observation, else 0."""
 
     def from_task(self, space: Any, task_index: int) -> list[Transform]:
-        """What turns a task's observations into common ones; empty where nothing has to be done."""
+        """Returns what turns a task's observations into common ones; empty where nothing has to be done."""
         steps: list[Transform] = []
         shape = self.observation.shape
         if len(shape) == 3:
@@ -54,7 +54,7 @@ class CommonSpaces:
         return steps
 
     def to_task(self, space: spaces.Space) -> list[Transform]:
-        """What turns the agent's actions into a task's; empty where nothing has to be done."""
+        """Returns what turns the agent's actions into a task's; empty where nothing has to be done."""
         if space == self.action:
             return []
         if isinstance(space, spaces.Discrete):
@@ -67,7 +67,7 @@ class CommonSpaces:
 def unify(
     names: Sequence[str], pairs: Sequence[tuple[spaces.Space, spaces.Space]], announce: bool = False
 ) -> CommonSpaces:
-    """The common spaces of tasks with (observation, action) spaces `pairs`.
+    """Returns the common spaces of tasks with (observation, action) spaces `pairs`.
 
     Raises:
         UserError: spaces that no rule covers, with the two tasks that disagree.
@@ -159,7 +159,7 @@ def _resized(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def channels_first(space: Any) -> Transform | None:
-    """For images (H, W, C) of 1, 3 or 4 channels: what makes them (C, H, W), as stable-baselines3 does."""
+    """Returns what makes images (H, W, C) of 1, 3 or 4 channels (C, H, W), as stable-baselines3 does; or None."""
     shape = getattr(space, "shape", None)
     if not isinstance(space, spaces.Box) or len(shape) != 3 or space.dtype != np.uint8:  # type: ignore[arg-type]
         return None

@@ -25,7 +25,7 @@ HEADS = ("all", "masked", "shared")
 
 
 class Stream(NumpyVectorEnv):
-    """`num_envs` copies that answer one sample each per step.
+    """Shows each of `num_envs` copies one sample per step, to be answered by its label.
 
     In training, the samples come in passes over the data, each in a new random order; `num_envs` of them at a
     time, whatever the copy. In a sweep (`sweep`, and always on held-out data), every sample comes exactly once
@@ -104,7 +104,7 @@ class Stream(NumpyVectorEnv):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """A new pass over the data begins."""
+        """Begins a new pass over the data."""
         super().reset(seed=seed, options=options)
         if not self.sweep:
             self.next = len(self.order)
@@ -114,13 +114,13 @@ class Stream(NumpyVectorEnv):
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """(num_envs,) predicted labels; the true ones stand in infos["labels"] (num_envs,)."""
+        """Takes (num_envs,) predicted labels; the true ones stand in infos["labels"] (num_envs,)."""
         labels = self.labels[self.current]
         observations, rewards, terminated, truncated, infos = super().step(actions)
         return observations, rewards, terminated, truncated, {**infos, "labels": labels}
 
     def begin(self, copies: np.ndarray) -> None:
-        """In a sweep, these copies go back to their first sample; in training the stream flows on."""
+        """Takes these copies back to their first sample in a sweep; in training the stream flows on."""
         if self.sweep:
             self.current[copies] = self._copies[copies]
 
@@ -131,11 +131,11 @@ class Stream(NumpyVectorEnv):
         return correct * self._reward, self.steps + 1 >= self.length
 
     def observe(self) -> np.ndarray:
-        """(num_envs, C, H, W) float32."""
+        """Returns the present inputs, (num_envs, C, H, W) float32."""
         return self.images[self.current] / self._peak
 
     def draw(self, copy: int) -> np.ndarray:
-        """The present image, enlarged, in grey or in colour."""
+        """Draws the present image, enlarged, in grey or in colour."""
         image = self.observe()[copy].transpose(1, 2, 0)
         low, high = image.min(), image.max()
         image = (image - low) / max(high - low, 1e-6) * 255
@@ -144,11 +144,11 @@ class Stream(NumpyVectorEnv):
         return image.repeat(scale, axis=0).repeat(scale, axis=1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later steps depend on."""
+        """Returns everything that later steps depend on."""
         return {**super().state_dict(), "next": self.next}
 
     def load_state_dict(self, state: dict[str, Any]) -> np.ndarray:
-        """Goes on where `state_dict` was called; gives back the observations there."""
+        """Goes on where `state_dict` was called; returns the observations there."""
         self.next = int(state["next"])
         return super().load_state_dict(state)
 
@@ -240,6 +240,6 @@ def _at_least_one(**options: int | None) -> None:
 
 
 class StreamEnv(SingleEnv):
-    """One copy of a stream."""
+    """Plays one copy of a stream."""
 
     VECTOR = Stream

@@ -25,7 +25,7 @@ from isorl.envs.task_env import Step, TaskEnv, spaces_of
 
 
 def common_spaces(sequence: Sequence, failures: Failures | None = None) -> CommonSpaces:
-    """The spaces that all tasks of `sequence` share; making each task once also finds wrong arguments early."""
+    """Returns the spaces that all tasks of `sequence` share; making each task once finds wrong arguments early."""
     names = [task.name for task in sequence.tasks]
     pairs = [spaces_of(task, failures) for task in sequence.tasks]
     for task, trained in zip(sequence.tasks, pairs, strict=True):
@@ -91,7 +91,7 @@ class SwitchingVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """One vector step, and a switch where the visit is over."""
+        """Makes one vector step, and a switch where the visit is over."""
         step = self._env.step(self._actions)
         infos = self._infos(step)
         self.labels = step.labels
@@ -109,7 +109,7 @@ class SwitchingVecEnv(VecEnv):
         return self._start_task(), step.rewards, np.ones(self.num_envs, dtype=bool), infos
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the sequence and the environment in the middle of its episodes: plain values and arrays."""
+        """Returns the place in the sequence and the environment in mid-episode: plain values and arrays."""
         return {
             "agent_steps": self.agent_steps,
             "visit": [self.visit.number, self.visit.start, self.visit.end],
@@ -192,17 +192,17 @@ class SwitchingVecEnv(VecEnv):
 
     @property
     def task(self) -> Task:
-        """The present task."""
+        """Returns the present task."""
         return self.visit.task
 
     @property
     def labelled(self) -> bool:
-        """Whether all tasks are classification streams."""
+        """Says whether all tasks are classification streams."""
         return all(task.is_stream for task in self.sequence.tasks)
 
     @property
     def allowed(self) -> np.ndarray | None:
-        """(actions,) bool: which actions the present task allows, where it says so."""
+        """Says which actions, (actions,) bool, the present task allows, where it does."""
         return self._env.allowed
 
     def close(self) -> None:
@@ -216,11 +216,11 @@ class SwitchingVecEnv(VecEnv):
         return [self._seed + copy for copy in range(self.num_envs)]
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Attributes of this VecEnv, repeated for each copy: the copies may live in native code."""
+        """Returns attributes of this VecEnv, repeated for each copy: the copies may live in native code."""
         return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Not possible: a task is described by its configuration."""
+        """Refuses: a task is described by its configuration."""
         raise AttributeError(
             f"'{attr_name}' cannot be set on the copies of a task; describe it in the sequence."
         )
@@ -228,11 +228,11 @@ class SwitchingVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Not possible: the copies may live in native code."""
+        """Refuses: the copies may live in native code."""
         raise AttributeError(f"'{method_name}' cannot be called on the copies of a task.")
 
     def env_is_wrapped(self, wrapper_class: type, indices: VecEnvIndices = None) -> list[bool]:
-        """Whether the copies are wrapped in `wrapper_class`; episodes are counted here as Monitor does."""
+        """Says whether the copies are wrapped in `wrapper_class`; episodes are counted as Monitor does."""
         from stable_baselines3.common.monitor import Monitor
 
         return [wrapper_class is Monitor] * len(list(self._get_indices(indices)))

@@ -24,7 +24,7 @@ from isorl.envs.spaces import CommonSpaces, Transform, channels_first
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode: sum of raw rewards and length in agent steps."""
+    """Holds a finished episode's sum of raw rewards and its length in agent steps."""
 
     copy: int
     raw_return: float
@@ -33,7 +33,7 @@ class Episode:
 
 @dataclass
 class Step:
-    """What one vector step gave. Rewards are as trained on; raw returns stand in `episodes`."""
+    """Holds what one vector step gave. Rewards are as trained on; raw returns stand in `episodes`."""
 
     observations: np.ndarray  # (n_envs, ...), after autoreset
     rewards: np.ndarray  # (n_envs,) float32, the sign of the raw ones in Atari
@@ -47,7 +47,7 @@ class Step:
 
 
 class TaskEnv:
-    """`n_envs` copies of one task.
+    """Plays `n_envs` copies of one task.
 
     Args:
         task: which environment, arguments, wrappers and shifts.
@@ -128,7 +128,7 @@ class TaskEnv:
         return self._seen(observations)
 
     def step(self, actions: np.ndarray) -> Step:
-        """One action per copy.
+        """Takes one action per copy.
 
         Raises:
             EnvironmentFailed: the environment raised, or gave numbers or shapes that cannot be learned from.
@@ -161,7 +161,7 @@ class TaskEnv:
         return step
 
     def render(self) -> list[np.ndarray]:
-        """An RGB frame of each copy; needs `render=True`."""
+        """Returns an RGB frame of each copy; needs `render=True`."""
         return list(self.env.render())
 
     def close(self) -> None:
@@ -169,7 +169,7 @@ class TaskEnv:
         self.env.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state in the middle of episodes: plain values and arrays."""
+        """Returns the state in the middle of episodes: plain values and arrays."""
         with self._named():
             env = self.env.state_dict()
         return {
@@ -225,7 +225,7 @@ class TaskEnv:
 
 
 def spaces_of(task: Task, failures: Failures | None = None) -> tuple[spaces.Box, spaces.Space]:
-    """(observation space, action space) of a task, shifts included."""
+    """Returns (observation space, action space) of a task, shifts included."""
     env = TaskEnv(task, n_envs=1, failures=failures)
     try:
         return env.observation_space, env.action_space

@@ -34,11 +34,11 @@ CLOSING = 5.0
 
 
 class Failed(RuntimeError):
-    """What the environment, or its process, did wrong."""
+    """Says what the environment, or its process, did wrong."""
 
 
 class Worker:
-    """One process with one environment.
+    """Keeps one process with one environment.
 
     Args:
         make: makes the environment, in the process; whatever cloudpickle can carry.
@@ -64,7 +64,7 @@ class Worker:
             self._pipe.send((self._asked, seconds, what, arguments))
 
     def answer(self) -> Any:
-        """What the environment gave.
+        """Returns what the environment gave.
 
         Raises:
             Failed: the environment raised, took too long, or its process died.

@@ -2,11 +2,11 @@
 
 Not the optimizers of the same name of arXiv 2602.05136 and arXiv 2405.04376.
 
-    m, v  <- Adam moments of the task gradient alone
+    m, v  <- Adam moments of the task gradient alone (plus Adam's own weight decay, if any)
     theta <- theta - eta m_hat / (sqrt(v_hat) + eps) - eta_iso lambda grad R(theta)
     R(W)   = || W W^T - s I ||_F^2      (some codes have a factor 1/2, which halves the pull of a lambda)
 
-Only weights in groups marked `isometric` feel the second term. `plasticity.parameter_groups` builds the
+Only weights in groups marked `isometric` feel the second term. `parameter_groups` builds the
 groups: hidden weights are isometric; heads, biases and norm layers are free.
 
     optimizer = AdamO(parameter_groups(network, heads=["head"]), lr=1e-3, iso_lambda=0.1)
@@ -29,16 +29,19 @@ _ISOMETRY_KEYS = ("isometric", "iso_lambda", "iso_lr", "iso_target", "iso_every"
 
 
 class AdamO(Adam):
-    """Adam or AdamW plus the isometry step; with iso_lambda=0 it equals them bit for bit.
+    """Updates by Adam or AdamW and takes the isometry step apart; with iso_lambda=0 it equals them bit for bit.
 
     Args:
         params: parameter groups whose `isometric` flag says which weights the step acts on. If no group
             states it (a flat list, as Stable-Baselines3 hands over), every weight of two dimensions or more
-            is taken as isometric, output heads included, and a warning says so.
+            is taken as isometric, output heads included, and a warning says so. Groups that hold none (the
+            biases of a split into weights with and without decay) are then free.
         lr: eta; also a tensor where torch's Adam allows one.
         betas: of Adam.
         eps: of Adam.
-        weight_decay: of Adam, or of AdamW with `decoupled_weight_decay`.
+        weight_decay: of Adam, or of AdamW with `decoupled_weight_decay`. Adam adds weight_decay theta to the
+            gradient, with the theta that the isometry step has moved: through this term alone the moments feel
+            the step. Without decay, or with AdamW's, they never do.
         amsgrad: of Adam.
         decoupled_weight_decay: AdamW's decay instead of Adam's.
         foreach: of Adam.
@@ -99,11 +102,15 @@ class AdamO(Adam):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; keys of the isometry step it does not state take the optimizer's defaults."""
+        stated = not isinstance(param_group, dict) or "isometric" in param_group
         if isinstance(param_group, dict):
             param_group = {**self._isometry_defaults, **param_group}
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if not stated:
+            group["isometric"] &= any(theta.ndim >= 2 for theta in group["params"])
         try:
-            _check_group(self.param_groups[-1], self.isometric_weights(self.param_groups[-1]))
+            _check_group(group, self.isometric_weights(group))
         except ValueError:
             self.param_groups.pop()
             raise
@@ -112,6 +119,7 @@ class AdamO(Adam):
         """Restores a state; one saved by plain Adam keeps the isometry settings this optimizer has."""
         before = getattr(self, "param_groups", [])
         super().__setstate__(state)
+        self._isometry_defaults = {key: self.defaults[key] for key in _ISOMETRY_KEYS}  # of a copied optimizer
         for i, group in enumerate(self.param_groups):
             own = before[i] if i < len(before) else self.defaults
             for key in _ISOMETRY_KEYS:
@@ -119,7 +127,7 @@ class AdamO(Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update: the isometry step at theta, then Adam's with moments that never see it."""
+        """Makes one update: the isometry step at theta, then Adam's with the gradient taken before it."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -161,7 +169,7 @@ class AdamO(Adam):
     """How a weight is read as a matrix (O, I), or as many at once (..., O, I)."""
 
     def half_life(self, planned_updates: int | None = None) -> float:
-        """Updates that halve the Gram deviation at the present rates: the slowest isometric group's.
+        """Returns the updates that halve the slowest isometric group's Gram deviation at the present rates.
 
         Warns where it exceeds `planned_updates`, that is where the step cannot act in the time given.
         """
@@ -177,7 +185,7 @@ class AdamO(Adam):
 
 
 def isometry_rate(group: dict[str, Any]) -> float | Tensor:
-    """The rate a = eta_iso lambda of a parameter group; eta_iso follows its lr unless given."""
+    """Returns the rate a = eta_iso lambda of a parameter group; eta_iso follows its lr unless given."""
     eta_iso = group["lr"] if group["iso_lr"] is None else group["iso_lr"]
     return eta_iso * group["iso_lambda"]
 
@@ -189,7 +197,7 @@ def isometry_half_life(
     iso_every: int = 1,
     planned_updates: int | None = None,
 ) -> float:
-    """Updates after which the Gram deviation |sigma^2 - s| has halved, near s and without a task gradient.
+    """Returns the updates after which |sigma^2 - s| has halved, near s and without a task gradient.
 
     From sigma <- sigma - 4 a sigma (sigma^2 - s) with a = eta_iso lambda: each update multiplies the
     deviation by 1 - alpha, alpha = 8 a s, so about ln 2 / alpha updates halve it. Infinite where a = 0.
@@ -244,7 +252,7 @@ def _warn_about_flat_list(groups: list[dict[str, Any]]) -> None:
     count = sum(theta.ndim >= 2 for group in groups for theta in group["params"])
     warnings.warn(
         f"AdamO: no parameter group states `isometric`, so all {count} weight matrices count as isometric; "
-        "output heads are better left free. Use plasticity.parameter_groups(module, heads=[...])",
+        "output heads are better left free. Use isorl.plasticity.parameter_groups(module, heads=[...])",
         UserWarning,
         stacklevel=3,
     )

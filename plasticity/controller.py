@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True)
 class Decision:
-    """One update of the controller: what it saw, what it did and why."""
+    """Says what the controller saw at one update, what it did and why."""
 
     step: int
     index: float
@@ -79,11 +79,11 @@ class AdaptiveStrength:
 
     @property
     def strength(self) -> float:
-        """The present lambda."""
+        """Returns the present lambda."""
         return self._groups()[0]["iso_lambda"]
 
     def update(self, index: float, dormant: float = math.nan) -> Decision:
-        """One measurement: the index (ntk_index, or any that rises with decline) and the dormant share."""
+        """Takes one measurement, an index that rises with decline and the dormant share, and decides."""
         before = self.strength
         after, reason = self._decide(float(index), float(dormant), before)
         if after != before:
@@ -100,7 +100,7 @@ class AdaptiveStrength:
         self._baseline = math.inf
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Returns what a resumed run needs, as plain values."""
         return {
             "strength": self.strength,
             "step": self._step,
@@ -111,7 +111,7 @@ class AdaptiveStrength:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from `state_dict`."""
+        """Goes on where `state_dict` was called."""
         self._step, self._changed = state["step"], state["changed"]
         self._baseline, self._dormant_at_rise = state["baseline"], state["dormant_at_rise"]
         self.log[:] = [Decision(**decision) for decision in state["log"]]

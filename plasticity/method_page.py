@@ -1,4 +1,4 @@
-"""Writes docs/methods.md from the methods themselves: `python -m plasticity.method_page > docs/methods.md`."""
+"""Writes docs/methods.md from the methods themselves: `python -m isorl.plasticity.method_page > docs/methods.md`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COSTS = Path(__file__).parents[1] / "docs" / "method_costs.json"
 
 HEAD = """# Methods
 
-Written by `python -m plasticity.method_page` from the modules in `plasticity/methods/`; do not edit.
+Written by `python -m isorl.plasticity.method_page` from the modules in `plasticity/methods/`; do not edit.
 
 `python train.py method=[redo,l2_init] network=relu optimizer=adam method.redo.tau=0.1` combines methods. They act in
 the order in which they are given, which the run's log repeats; what cannot combine is refused with both names and the
@@ -33,7 +33,7 @@ machine. The classifier's plain Adam is torch's fused one, so that its ratios ar
 
 
 def page() -> str:
-    """The whole page."""
+    """Returns the whole page as Markdown."""
     costs: dict[str, Any] = (
         json.loads(COSTS.read_text()) if COSTS.exists() else {"settings": {}, "machine": "", "ratios": {}}
     )

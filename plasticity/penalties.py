@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from isorl.plasticity.diagnostics.probe import layer_slopes
-from isorl.plasticity.diagnostics.tape import Layer, record, rows, undisturbed
+from isorl.plasticity.diagnostics.record import Layer, record, rows, undisturbed
 from isorl.plasticity.linalg import as_matrix, gram_gradient, gram_residual
 from isorl.plasticity.networks.isometric import effective_weight
-from isorl.plasticity.roles import Role, roles
+from isorl.plasticity.roles import hidden_matrix_layers
 
 
 def gram_penalty(weight: Tensor, target: float = 1.0, by_rows: bool = False) -> Tensor:
-    """R(W) of one weight (O, ...), 0-d and once differentiable.
+    """Returns R(W) of one weight (O, ...), 0-d and once differentiable.
 
     Args:
         weight: with two dimensions or more.
@@ -54,7 +54,7 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     def forward(W: Tensor, target: float, by_rows: bool) -> tuple[Tensor, Tensor]:
-        """(O, I) -> 0-d, (n, n)."""
+        """Returns R, 0-d, and E (n, n) of W (O, I)."""
         E = _gram_residual(W, target, by_rows)
         return E.square().sum(), E
 
@@ -67,18 +67,17 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient by W."""
+        """Returns the gradient by W."""
         W, E = ctx.saved_tensors
         return gram_gradient(W, E, gradient), None, None
 
 
 def module_gram_penalty(module: nn.Module, heads: Iterable[str] = (), target: float = 1.0) -> Tensor:
-    """Sum of R(W) over the hidden weights of `module`, 0-d."""
-    hidden = {name for name, role in roles(module, heads).items() if role is Role.hidden}
-    penalties = [gram_penalty(weight, target) for name, weight in module.named_parameters() if name in hidden]
-    if not penalties:
+    """Returns the sum of R(W) over the matrices that hidden layers of `module` multiply by, 0-d."""
+    weights = [effective_weight(layer) for layer in hidden_matrix_layers(module, heads).values()]
+    if not weights:
         raise ValueError("the module has no hidden weight to penalise; check `heads`")
-    return torch.stack(penalties).sum()
+    return torch.stack([gram_penalty(weight, target) for weight in weights]).sum()
 
 
 def jacobian_penalty(
@@ -87,11 +86,12 @@ def jacobian_penalty(
     projections: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Mean over layers with an activation of their Jacobians' deviation from isometry over `batch`, 0-d.
+    """Returns the mean over layers of their Jacobians' deviation from isometry on `batch`, 0-d.
 
     Each layer is judged at its own input, held fixed, so that it answers for its own weight and bias alone.
     Where the activation is off (ReLU) a row of J is zero whatever the weight: the penalty has a floor there
-    and no gradient for the row. Convolutions count patch by patch.
+    and no gradient for the row. Convolutions count patch by patch. Layers are left out that are no plain matrix
+    (grouped convolutions, recurrent cells) or have no activation module; `report` names them.
 
     Args:
         network: run in evaluation mode, its random streams and mode untouched.
@@ -103,7 +103,7 @@ def jacobian_penalty(
     if projections is not None and projections < 1:
         raise ValueError(f"projections must be at least 1, or None for the exact penalty, got {projections}")
     with undisturbed(network, batch.device):
-        layers = [layer for layer in record(network, batch).layers if layer.activation is not None]
+        layers = [layer for layer in record(network, batch).understood() if layer.activation is not None]
     if not layers:
         raise ValueError(
             "no layer of the network is followed by an activation module, so none has a Jacobian"

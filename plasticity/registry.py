@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+LISTED = 5
+"""Names that a message lists at most."""
 
 
 class UnknownNameError(KeyError, ValueError):
-    """A name that is not registered; the message suggests the nearest one."""
+    """Says that a name is not registered, and suggests the nearest one."""
 
     def __str__(self) -> str:  # KeyError would print the message in quotes
         return str(self.args[0])
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> UnknownNameError:
-    """The error for `name`, suggesting the nearest of `known`."""
+    """Returns the error for `name`, which suggests the nearest of `known`."""
     near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}")
+    if near or len(known) <= LISTED:
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}"
+        return UnknownNameError(f"unknown {kind} {name!r}.{hint}")
+    some = difflib.get_close_matches(str(name), known, n=LISTED, cutoff=0.0)
+    return UnknownNameError(f"unknown {kind} {name!r}. Nearest of {len(known)}: {', '.join(some)}")
+
+
+def import_modules(package: str, path: Iterable[str]) -> None:
+    """Imports every module of a package, so that each registers what it holds: a new file is found by itself."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Names to things of one kind, in the order of their registration."""
+    """Maps names to things of one kind, in the order of their registration."""
 
     def __init__(self, kind: str):
         self.kind = kind
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator, or a call on any object, that files it under `name`."""
+        """Returns a decorator, or a call on any object, that files it under `name`."""
         if name in self._entries:
             raise ValueError(f"{self.kind} {name!r} is registered twice; choose another name")
 

@@ -1,25 +1,33 @@
 """What each parameter is for: which weights are held isometric, which are heads, norms or biases.
 
 Optimizers see a list of tensors; only the module knows that the last layer is a head. Regularising a head
-costs performance, so the roles decide the parameter groups and the groups decide what AdamO acts on.
+costs performance, so the roles decide the parameter groups and the groups decide what AdamO acts on. Optimizers,
+penalties and diagnostics take the same layers, those of `is_matrix_layer`.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
 from torch import nn
 
+from isorl.plasticity.networks.isometric import IsometricLinear, PatchConv2d
+from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
 from isorl.plasticity.registry import unknown_name
 
-_WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LAYERS = (nn.Linear, *CONVOLUTIONS)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+_BY_ONE_MATRIX = {
+    kind.forward for kind in (*_LAYERS, IsometricLinear, PatchConv2d, SpectralLinear, SpectralConv2d)
+}
 
 
 class Role(StrEnum):
-    """What a parameter is for."""
+    """Says what a parameter is for."""
 
     hidden = "hidden"
     head = "head"
@@ -28,19 +36,42 @@ class Role(StrEnum):
     other = "other"
 
 
+def is_matrix_layer(module: nn.Module) -> bool:
+    """Says whether a module multiplies its input, or each patch, by one matrix, `effective_weight(module)`.
+
+    So do linear layers and convolutions, parametrized or not. Not so: grouped convolutions, transposed ones,
+    subclasses with a forward pass of their own (noisy layers, adapters), and the projection inside
+    nn.MultiheadAttention, which is never called.
+    """
+    return (
+        type(module).forward in _BY_ONE_MATRIX
+        and getattr(module, "groups", 1) == 1
+        and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
+    )
+
+
+def hidden_matrix_layers(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, nn.Module]:
+    """Returns the layers of `is_matrix_layer` by path, without the heads; those that share a weight once."""
+    heads = _known(heads, module)
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    for path, layer in module.named_modules():
+        weight = id(layer._parameters.get("weight", layer))
+        if is_matrix_layer(layer) and not _is_within(path, heads) and weight not in seen:
+            found[path] = layer
+            seen.add(weight)
+    return found
+
+
 def roles(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, Role]:
-    """The role of every parameter by name, in the order of `named_parameters`, shared ones once.
+    """Returns the role of every parameter by name, in the order of `named_parameters`, shared ones once.
 
     Args:
-        module: any module. Weights of linear and convolution layers are hidden, others (embeddings,
-            recurrent cells, learned scales) are `other`.
+        module: any module. Weights of the layers of `is_matrix_layer` are hidden, others (embeddings, recurrent
+            cells, learned scales, what a parametrized weight is computed from) are `other`.
         heads: names of submodules, such as "action_net", whose weights are heads instead.
     """
-    paths = [path for path, _ in module.named_modules() if path]
-    heads = [heads] if isinstance(heads, str) else list(heads)
-    for head in heads:
-        if head not in paths:
-            raise unknown_name("head (a submodule)", head, paths)
+    heads = _known(heads, module)
     owners = dict(module.named_modules(remove_duplicate=False))
     return {
         name: _role(owners[name.rpartition(".")[0]], name, heads) for name, _ in module.named_parameters()
@@ -50,9 +81,11 @@ def roles(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, Role]:
 def parameter_groups(
     module: nn.Module, heads: Iterable[str] = (), **group_options: Any
 ) -> list[dict[str, Any]]:
-    """Parameter groups, one per role, each with `role` and `isometric`; every parameter exactly once.
+    """Returns parameter groups, one per role, each with `role` and `isometric`; every parameter exactly once.
 
-    Isometric are the hidden weights, except of layers that keep themselves orthogonal (projected or hard).
+    Isometric are the hidden weights, except of layers that see to their singular values themselves (projected,
+    hard or spectral). Linear and convolution layers whose weight the isometry step cannot hold, because it is
+    not a parameter or not the one matrix they multiply by, are left free, and a warning names them.
 
     Args:
         module: any module.
@@ -70,16 +103,48 @@ def parameter_groups(
         owner = owners[name.rpartition(".")[0]]
         isometric = role is Role.hidden and getattr(owner, "isometry", "soft") == "soft"
         groups[role, isometric]["params"].append(parameters[name])
+    _warn_about_free_weights(module, heads)
     return [group for group in groups.values() if group["params"]]
 
 
 def _role(owner: nn.Module, name: str, heads: list[str]) -> Role:
     path, _, kind = name.rpartition(".")
-    if isinstance(owner, _NORMS):
+    if isinstance(owner, NORMS):
         return Role.norm
-    if not isinstance(owner, _WEIGHTED):
-        return Role.other
-    if kind == "bias":
+    if isinstance(owner, _LAYERS) and kind == "bias":
         return Role.bias
-    is_head = any(path == head or path.startswith(head + ".") for head in heads)
-    return Role.head if is_head else Role.hidden
+    if not is_matrix_layer(owner) or kind != "weight":
+        return Role.other
+    return Role.head if _is_within(path, heads) else Role.hidden
+
+
+def _known(heads: Iterable[str], module: nn.Module) -> list[str]:
+    """The names of the heads, each of which is a submodule."""
+    paths = [path for path, _ in module.named_modules() if path]
+    heads = [heads] if isinstance(heads, str) else list(heads)
+    for head in heads:
+        if head not in paths:
+            raise unknown_name("head (a submodule)", head, paths)
+    return heads
+
+
+def _is_within(path: str, heads: list[str]) -> bool:
+    return any(path == head or path.startswith(head + ".") for head in heads)
+
+
+def _warn_about_free_weights(module: nn.Module, heads: Iterable[str]) -> None:
+    heads = _known(heads, module)
+    free = [
+        f"{path} ({type(layer).__name__})"
+        for path, layer in module.named_modules()
+        if isinstance(layer, _LAYERS)
+        and not _is_within(path, heads)
+        and not (is_matrix_layer(layer) and "weight" in layer._parameters)
+    ]
+    if free:
+        warnings.warn(
+            f"the isometry step cannot hold the weights of {', '.join(free)}: they are computed from other "
+            "parameters, or are not the one matrix that the layer multiplies by; they are left free",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "configs": {"configs"},
     "plasticity": {"plasticity"},
-    "envs": {"configs", "envs"},
+    "envs": {"configs", "envs", "plasticity"},
     "agents": {"agents", "configs", "envs", "plasticity"},
     "experiments": {"agents", "configs", "envs", "experiments", "plasticity"},
 }

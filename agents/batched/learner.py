@@ -43,6 +43,7 @@ class BatchedLearner:
     other_networks: ClassVar[dict[str, str]] = {}
     """Attributes with networks that are not learned -> the column of a minibatch that a loss asks them for."""
     batch_size: int
+    _losses: TracedLosses
     ALIKE: ClassVar[tuple[str, ...]]
     """Attributes that agents computed as one have in common, numbers that an update loops over."""
 
@@ -57,19 +58,24 @@ class BatchedLearner:
         self.gradients = self.table.zeros()
         self.methods = BatchedMethods(self)
         self._accumulates = any(type(m).loss is not Method.loss for each in self.agents for m in each.methods)
-        self.networks = BatchedNetworks(networks, self.table, self.gradients, self._accumulates)
+        self.networks = BatchedNetworks(networks, self.table, self.gradients)
         self._check_complete()
         self._max_norms = np.array([agent.max_grad_norm for agent in self.agents], np.float32)
         self._gradients = self.gradients.numpy()
         own = [agent.policy.optimizer for agent in self.agents]
         self._has_gradients = False
-        self._losses = TracedLosses(self)
-        self.numbers: Any = ()
+        vars(self).setdefault("_losses", TracedLosses(self))  # it outlives a rebuild
+        self.numbers: Any = vars(self).get("numbers", ())
         """What a traced loss depends on besides tensors."""
         self.optimizer = ROW_OPTIMIZERS[type(own[0])](own, self.table, self.gradients, self._make_way)
         self.policy = self
         for function in ("update", "loss"):  # those of the agents, on this learner
             setattr(self, function, MethodType(getattr(type(first), function), self))
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """Is the agents' class, so that `super()` in a function of theirs finds its way on this learner, too."""
+        return type(self.agents[0])
 
     def maybe_compile(self, loss: Any) -> Any:
         """Returns `loss`, traced: the same operations without a graph made anew for every minibatch."""
@@ -107,7 +113,8 @@ class BatchedLearner:
 
     def clip_gradients(self) -> None:
         """Scales every run's gradient down to its `max_grad_norm`, as torch.nn.utils.clip_grad_norm_ does."""
-        norms = np.sqrt(np.einsum("sp,sp->s", self._gradients, self._gradients))
+        # row by row: what a run's norm is rounded to must not depend on how many others there are
+        norms = np.sqrt([row @ row for row in self._gradients], dtype=np.float32)
         factors = np.minimum(self._max_norms / (norms + np.float32(1e-6)), np.float32(1.0))
         if not factors.min() >= 1:  # also where one is NaN
             self._gradients *= factors[:, None]
@@ -132,6 +139,7 @@ class BatchedLearner:
             for parameter, gradient in self.table.each(self.gradients):
                 parameter.grad = gradient
             self._has_gradients = True
+        self.networks.overwrites = not self._accumulates
         if self._accumulates:
             self.gradients.zero_()
 
@@ -157,7 +165,6 @@ class BatchedLearner:
         """
         everybodys, *own = arguments
         self._make_way()
-        self.gradients.zero_()
         _loss(self, batch, everybodys).sum().backward()
         found = {id(parameter): gradient for parameter, gradient in self.table.each(self.gradients)}
         differ = {}

@@ -23,7 +23,6 @@ class BatchedNetworks:
         networks: of every run by name; all of one structure.
         table: their parameters, the blocks of `blocks_of` first; then those of no network, such as log_std.
         gradients: (S, P), where a backward pass puts the parameters' gradients; None: nothing is differentiated.
-        accumulate: add gradients to what is there, for losses that autograd adds by itself; False overwrites it.
 
     Raises:
         Unbatchable: a layer that no kernel computes.
@@ -34,13 +33,12 @@ class BatchedNetworks:
         networks: Sequence[dict[str, nn.Sequential]],
         table: ParameterTable,
         gradients: Tensor | None = None,
-        accumulate: bool = False,
     ) -> None:
         self.names, self._gradients = list(networks[0]), gradients
-        self._scratch = table.zeros() if accumulate else None
-        written = gradients if self._scratch is None else self._scratch
+        self.overwrites = False
+        """Whether the next backward pass may write over the gradients that are there instead of adding to them."""
         own = table.arrays(table.values)
-        first, target = list(networks[0].values()), own if written is None else table.arrays(written)
+        first, target = list(networks[0].values()), own if gradients is None else table.arrays(gradients)
         (values, *of_heads), (slopes, *to_heads) = own[: len(first) + 1], target[: len(first) + 1]
         outside = zip(own[len(first) + 1 :], target[len(first) + 1 :], strict=True)
         self._outside = [(v[:, 0], g[:, 0]) for both in outside for v, g in zip(*both, strict=True)]
@@ -77,6 +75,8 @@ class BatchedNetworks:
     def backward(self, output_grads: Sequence[np.ndarray], cache: Any) -> None:
         """Puts the parameters' gradients where they belong."""
         body, heads = cache
+        before = None if self.overwrites or self._gradients is None else self._gradients.clone()
+        self.overwrites = False
         for (_, gradient), found in zip(self._outside, output_grads[len(heads) :], strict=True):
             gradient[...] = found
         of_features = [
@@ -85,8 +85,8 @@ class BatchedNetworks:
         ]
         gradient = np.concatenate([each.swapaxes(-1, -2) for each in of_features], 1).swapaxes(-1, -2)
         self._body.backward(gradient, body, needs_input_grad=False)
-        if self._scratch is not None and self._gradients is not None:
-            self._gradients.add_(self._scratch)
+        if before is not None and self._gradients is not None:
+            self._gradients.add_(before)
 
 
 class _Layers(torch.autograd.Function):

@@ -84,13 +84,6 @@ class RowOptimizer(Optimizer):
         for arguments in self._arguments:
             adam(**arguments)
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Takes one step of every run."""
-        self.adam_step()
-
-    step.hooked = True  # type: ignore[attr-defined]  # torch would time it
-
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Makes way for the next gradients."""
         self._make_way()
@@ -171,18 +164,27 @@ class RowOptimizer(Optimizer):
         """Tells the runs' own optimizers what has been counted here."""
 
 
-class RowAdam(RowOptimizer, Adam):
+class PlainRows(RowOptimizer):
+    """Takes Adam's step and nothing else."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Takes one step of every run."""
+        self.adam_step()
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch would time it
+
+
+class RowAdam(PlainRows, Adam):
     """Adam on rows."""
 
 
-class RowAdamW(RowOptimizer, AdamW):
+class RowAdamW(PlainRows, AdamW):
     """AdamW on rows."""
 
 
 class RowAdamO(RowOptimizer, AdamO):
     """AdamO on rows: the isometry step acts on a weight of all runs of a group at once."""
-
-    step = AdamO.step
 
     def _further(self, rows: slice) -> dict[str, Any]:
         isometric = {id(p) for g in self._own[rows.start].param_groups if g["isometric"] for p in g["params"]}

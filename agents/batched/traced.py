@@ -25,6 +25,7 @@ from isorl.agents.batched.aten import OPERATIONS, SHAPES_ONLY, aten
 
 LOG = logging.getLogger("isorl")
 CHECK_EVERY = 100
+CHANGED = "the loss is not what it was when it was traced: it is differentiated by autograd from now on"
 TOLERANCE = dict(rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
@@ -64,7 +65,7 @@ class TracedLosses:
             return loss(*arguments)
         self._calls += 1
         if self._calls % CHECK_EVERY == 0 and not self._agrees(loss, arguments, batch, graph):
-            LOG.warning("the loss has changed since it was traced: this run goes on by autograd")
+            LOG.warning(CHANGED)
             self._graphs[key] = None
             return loss(*arguments)
         return graph.result(

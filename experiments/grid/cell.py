@@ -17,7 +17,7 @@ from typing import Any
 from isorl.configs import RunConfig
 from isorl.experiments.run.folder import file_name
 
-NOT_PART_OF_A_CELL = ("run_dir", "device", "threads", "checkpoint")
+NOT_PART_OF_A_CELL = ("run_dir", "device", "threads", "checkpoint", "logger", "imports")
 """Options that say where and how a run is made, not what it computes."""
 CANDIDATE = " | "
 """Separates the name of an arm from the settings that tuning tries for it."""

@@ -13,9 +13,11 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from isorl.configs import UserError, typed
+from isorl.configs import UserError, imports, typed
+from isorl.configs.command_line import quoted
+from isorl.configs.program import command, name
 from isorl.configs.suite import BenchmarkConfig
-from isorl.experiments import terminal
+from isorl.experiments import plugins, terminal
 from isorl.experiments.grid import cost, results_table, tuning, work
 from isorl.experiments.grid.cell import Cell, State
 from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark, requests_of_sweep
@@ -59,6 +61,7 @@ def launch(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> 
     console, root = terminal.console(stderr=True), Path(config.hydra.sweep.dir).absolute()
     composer, suite = Composer(), _suite(config)
     only_show, overrides = _take_dry_run(overrides)
+    overrides = with_imports(suite, overrides)
     grid = plan(suite, overrides, root, composer)
     jobs = sharing(config, composer)
     say_cost(grid.name, grid.cells, config, composer, jobs, console)
@@ -79,6 +82,15 @@ def _suite(config: DictConfig) -> BenchmarkConfig | None:
     return typed(BenchmarkConfig, OmegaConf.to_container(config.benchmark, resolve=True))  # type: ignore[arg-type]
 
 
+def with_imports(suite: BenchmarkConfig | None, overrides: Sequence[str]) -> list[str]:
+    """Imports what the benchmark names; returns the overrides with all that this process has imported so."""
+    if suite is None or not suite.imports:
+        return list(overrides)
+    plugins.load(suite.imports)
+    rest = [override for override in overrides if not override.startswith("imports=")]
+    return [*rest, f"imports=[{','.join(map(quoted, imports.named()))}]"]
+
+
 def _take_dry_run(overrides: Sequence[str]) -> tuple[bool, list[str]]:
     rest = [override for override in overrides if not override.startswith("dry_run=")]
     return any(override.lower() == "dry_run=true" for override in overrides), rest
@@ -86,10 +98,10 @@ def _take_dry_run(overrides: Sequence[str]) -> tuple[bool, list[str]]:
 
 def plan(suite: BenchmarkConfig | None, overrides: Sequence[str], root: Path, composer: Composer) -> Grid:
     """Returns the grid, every cell of it composed and checked."""
-    command = shlex.join(["python", *sys.argv])
+    typed = f"{command('train')} {shlex.join(sys.argv[1:])}"
     if suite is None:
         made = cells(requests_of_sweep(overrides), (), root, composer)
-        return Grid(f"sweep-{_digest(made)}", made, command, about="a sweep of the command line")
+        return Grid(f"sweep-{_digest(made)}", made, typed, about="a sweep of the command line")
     overrides = [
         override
         for override in overrides
@@ -98,11 +110,11 @@ def plan(suite: BenchmarkConfig | None, overrides: Sequence[str], root: Path, co
     baseline = suite.baseline or next(iter(suite.arms))
     if suite.stage == "tune":
         made = cells(tuning.requests(suite, overrides), (), root, composer)
-        return Grid(f"{suite.name}-tune", made, command, f"candidates of {suite.name}", "")
+        return Grid(f"{suite.name}-tune", made, typed, f"candidates of {suite.name}", "")
     made = cells(
         requests_of_benchmark(suite, overrides, tuning.settings(suite)), suite.references, root, composer
     )
-    return Grid(suite.name, made, command, suite.about, baseline, tuning.record_of(suite))
+    return Grid(suite.name, made, typed, suite.about, baseline, tuning.record_of(suite))
 
 
 def _digest(made: Sequence[Cell]) -> str:
@@ -177,11 +189,11 @@ def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:
     whole = count[State.FINISHED] == len(grid.cells)
     if not whole:
         say("Give the same command again to go on: finished cells are skipped, started ones resumed.")
-    say(f"Report: python report.py {folder}")
+    say(f"Report: {command('report')} {folder}")
     return STOPPED if stopped else 0 if whole else UNFINISHED
 
 
 def refuse(error: UserError) -> None:
     """Ends the process with one message and exit code 2."""
-    say(f"train.py: {error}")
+    say(f"{name('train')}: {error}")
     sys.exit(2)

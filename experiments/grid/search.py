@@ -20,17 +20,26 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from isorl.configs import UserError, typed
+from isorl.configs.program import command
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
 from isorl.experiments import terminal
 from isorl.experiments.grid import tuning
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
 from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark
 from isorl.experiments.grid.grid import Grid
-from isorl.experiments.grid.launch import STOPPED, UNFINISHED, Launcher, conclude, say_cost, work_off
+from isorl.experiments.grid.launch import (
+    STOPPED,
+    UNFINISHED,
+    Launcher,
+    conclude,
+    say_cost,
+    with_imports,
+    work_off,
+)
 from isorl.experiments.grid.packs import sharing
 from isorl.experiments.terminal import say
 
-HOW = "\n  python train.py -m +benchmark=NAME benchmark.stage=tune hydra/sweeper=optuna 'KEY=interval(a,b)'"
+HOW = "\n  isorl train -m +benchmark=NAME benchmark.stage=tune hydra/sweeper=optuna 'KEY=interval(a,b)'"
 COMMANDS = ("benchmark=", "benchmark.", "dry_run=")
 """Beginnings of the overrides that are not for the cells."""
 
@@ -52,6 +61,7 @@ def search(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> 
         Path(config.hydra.sweep.dir).absolute(),
         Composer(),
     )
+    overrides = with_imports(suite, overrides)
     fixed, swept = _parted(
         [override for override in overrides if not override.lstrip("+").startswith(COMMANDS)]
     )
@@ -72,7 +82,8 @@ def search(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> 
             say_cost(name, now, config, composer, jobs, console)
             if any(override.lower() == "dry_run=true" for override in overrides):
                 return 0
-        grid = Grid(f"{suite.name}-tune", made, shlex.join(["python", *sys.argv]), f"search of {suite.name}")
+        typed_words = f"{command('train')} {shlex.join(sys.argv[1:])}"
+        grid = Grid(f"{suite.name}-tune", made, typed_words, f"search of {suite.name}")
         folder = grid.save(root)
         stopped = work_off(now, launcher, jobs)
         if stopped or any(cell.state() not in (State.FINISHED, State.FAILED) for cell in now):

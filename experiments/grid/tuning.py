@@ -18,6 +18,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from isorl.configs import UserError
+from isorl.configs.program import command
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
 from isorl.experiments.grid.expand import RunRequest, Settings, requests_of_benchmark
@@ -138,7 +139,7 @@ def _load(path: Path, suite: BenchmarkConfig) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(
             f"benchmark.tuned: there is no file '{path}'. Report untuned settings with benchmark.tuned=null, or make "
-            f"it with:\n  python train.py -m +benchmark={suite.name} benchmark.stage=tune"
+            f"it with:\n  {command('train')} -m +benchmark={suite.name} benchmark.stage=tune"
         )
     record: Any = OmegaConf.to_container(OmegaConf.load(path))
     both = sorted(set(record["seeds"]) & set(suite.seeds))

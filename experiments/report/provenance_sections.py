@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from isorl.configs.program import command
 from isorl.experiments.grid.cell import Cell as GridCell
 from isorl.experiments.grid.cell import State, beside
 from isorl.experiments.grid.grid import Grid
@@ -110,7 +111,7 @@ def provenance(study: Study, grid: Grid | None) -> Section:
         commands = dict.fromkeys(str(entry.get("command")) for entry in known)
         section.code += list(commands)[:MAX_LISTED]
     else:
-        section.code += [shlex.join(["python", "train.py", *cell.overrides]) for cell in _one_per_arm(grid)]
+        section.code += [f"{command('train')} {shlex.join(cell.overrides)}" for cell in _one_per_arm(grid)]
     return section
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isorl.configs import UserError, nearest
+from isorl.configs import UserError, nearest, program
 from isorl.experiments.grid.cell import State
 from isorl.experiments.report import (
     network_sections,
@@ -27,12 +27,12 @@ from isorl.experiments.terminal import closed_pipe_is_no_error, say
 
 EXPLAINED = """Writes one page about runs: report.html (no network needed), report.md, runs.csv, visits.csv.
 
-  python report.py runs/grids/control_quick         a grid, finished or not
-  python report.py runs/grids/control_quick --baseline AdamO --metric final_performance --out DIR
-                                                    every arm against another one, by another metric
-  python report.py RUN_DIR RUN_DIR ...              single runs
-  python report.py runs                             everything below a folder
-  python report.py ~/sb3_logs                       TensorBoard logs of any stable-baselines3 run"""
+  isorl report runs/grids/control_quick         a grid, finished or not
+  isorl report runs/grids/control_quick --baseline AdamO --metric final_performance --out DIR
+                                                every arm against another one, by another metric
+  isorl report RUN_DIR RUN_DIR ...              single runs
+  isorl report runs                             everything below a folder
+  isorl report ~/sb3_logs                       TensorBoard logs of any stable-baselines3 run"""
 
 
 def compose(study: Study, found: Found) -> Document:
@@ -163,7 +163,9 @@ def _check(given: str, known: Sequence[str], option: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with `arguments` (default: those of the process)."""
     parser = argparse.ArgumentParser(
-        prog="report.py", description=EXPLAINED, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program.name("report"),
+        description=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUNS", help="grids, run folders, folders of them"
@@ -177,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         files = write_report(given.runs, given.out, given.baseline, given.metric)
     except UserError as error:
-        say(f"report.py: {error}")
+        say(f"{program.name('report')}: {error}")
         sys.exit(2)
     events = files[0].parent / "tensorboard"
     with closed_pipe_is_no_error():

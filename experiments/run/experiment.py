@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from stable_baselines3.common.logger import HParam
+from omegaconf import OmegaConf
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from isorl.agents import Agent
@@ -21,12 +21,14 @@ from isorl.configs import RunConfig, UserError
 from isorl.envs import Sequence, SwitchingVecEnv
 from isorl.envs.failures import Failures
 from isorl.envs.normalize import TaskNormalize
+from isorl.experiments import plugins
 from isorl.experiments.run import dashboard, summary
 from isorl.experiments.run.callback import RunCallback
 from isorl.experiments.run.checkpoint_manager import CheckpointManager
 from isorl.experiments.run.divergence import DivergenceMonitor
 from isorl.experiments.run.evaluation import Evaluator
 from isorl.experiments.run.folder import LOG, RunFolder
+from isorl.experiments.run.loggers import Description, check_loggers
 from isorl.experiments.run.probes import load_or_collect
 from isorl.experiments.run.progress import ProgressBar
 from isorl.experiments.run.recording import Recorder, cut_back
@@ -67,6 +69,7 @@ def build(config: RunConfig) -> Parts:
     try:
         network_spec(config), make_methods(config)  # cheap to check before environments are made
         check_metrics(config)
+        check_loggers(config)
         n_envs = agent_options(config).n_envs
         sequence = Sequence.from_config(config.sequence, config.seed, n_envs)
         env: VecEnv = SwitchingVecEnv(sequence, n_envs, config.seed, failures=Failures(config.faults))
@@ -97,7 +100,7 @@ def resume(run_dir: str) -> dict[str, Any]:
     """Continues the run in `run_dir` from its newest checkpoint; returns the summary."""
     folder = RunFolder.existing(run_dir, "resume")
     with folder.locked():
-        config = folder.load_config()
+        config = plugins.recorded(folder)
         parts = build(config)
         state, keeper = (
             RunState(Returns(parts.sequence.visits)),
@@ -129,10 +132,10 @@ def _train(
     LOG.info("switch options: %s", config.switch)
     _announce(config, parts)
     done = agent.num_timesteps
-    recorder = Recorder(folder.path, parts.switching.visit)
+    recorder = Recorder(folder.path, config, parts.switching.visit)
     agent.set_logger(recorder.logger)
     if not done:
-        _describe(recorder, config, parts)
+        recorder.describe(_description(config, parts))
     callback = RunCallback(
         config,
         keeper,
@@ -208,20 +211,19 @@ def _warn(message: str) -> None:
     say(message, style="yellow")
 
 
-def _describe(recorder: Recorder, config: RunConfig, parts: Parts) -> None:
-    """Hyper-parameters, the chart layout and the schedule, once per run."""
-    from omegaconf import OmegaConf
-
-    flat = {
+def _description(config: RunConfig, parts: Parts) -> Description:
+    """Returns hyper-parameters, configuration and the layout of charts, for the loggers."""
+    numbers = {
+        f"agent.{key}": value for key, value in config.agent.items() if isinstance(value, (int, float))
+    }
+    hyperparameters = {
         "agent": config.agent["name"],
+        "sequence": config.sequence.name,
         "network": config.network["activation"],
         "optimizer": config.optimizer["name"],
         "method": "+".join(config.method) or "none",
-        "sequence": config.sequence.name,
         "seed": config.seed,
-        **{f"agent.{key}": value for key, value in config.agent.items() if isinstance(value, (int, float))},
+        **numbers,
     }
-    writer = recorder.tensorboard.writer
-    recorder.record({"hparams": HParam(flat, {"eval/mean": 0, "rollout/ep_rew_mean": 0})}, 0)
-    writer.add_text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.structured(config))}```")
-    writer.add_custom_scalars(dashboard.layout(parts.sequence, list(parts.agent.learner.networks)))
+    charts = dashboard.layout(parts.sequence, list(parts.agent.learner.networks))
+    return Description(hyperparameters, OmegaConf.to_yaml(OmegaConf.structured(config)), charts)

@@ -40,7 +40,7 @@ from isorl.experiments.run.atomic_write import write_atomically, write_json
 LOG = logging.getLogger("isorl")
 _LOGGED: ContextVar[Path | None] = ContextVar("logged", default=None)
 """The folder of the run that goes on: runs that share a process take turns, each in a context of its own."""
-PACKAGES = ("torch", "stable_baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
+PACKAGES = ("isorl", "torch", "stable_baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
 
 
 class CannotWrite(RunStopped):
@@ -183,10 +183,14 @@ def _provenance() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
+    """Returns the commit of the checkout that runs; None where isorl is installed, perhaps inside another checkout."""
+    file = Path(__file__)
     try:
+        tracked = ["git", "ls-files", "--error-unmatch", file.name]
+        subprocess.run(tracked, cwd=file.parent, capture_output=True, timeout=10, check=True)
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
+            cwd=file.parent,
             capture_output=True,
             text=True,
             timeout=10,

@@ -1,7 +1,7 @@
 """A plasticity report on a run of ours, or on somebody's stable-baselines3 agent or state dict.
 
-    python -m isorl.experiments.run.inspect RUN_DIR [--out DIR]
-    python -m isorl.experiments.run.inspect model.zip --env CartPole-v1 [--out DIR]
+    isorl inspect RUN_DIR [--out DIR]
+    isorl inspect model.zip --env CartPole-v1 [--out DIR]
 
 A run folder says everything itself: its newest checkpoint is looked at on its own probe batch of the task that it was
 in. Of a zip the JSON part and the weights are read, and nothing in it can run code: stable-baselines3 builds the
@@ -39,6 +39,7 @@ from isorl.envs.normalize import statistics_of
 from isorl.envs.spaces import CommonSpaces
 from isorl.envs.switching import common_spaces
 from isorl.envs.task_env import spaces_of
+from isorl.experiments import plugins
 from isorl.experiments.run.agent_file import (
     ACTIVATION_NAMES,
     chain_of_linears,
@@ -201,7 +202,7 @@ def inspect_run(path: Path) -> dict[str, Report]:
         UserError: no run, or no checkpoint in it.
     """
     folder = RunFolder.existing(path, "inspect")
-    config = replace(folder.load_config(), device="cpu")
+    config = replace(plugins.recorded(folder), device="cpu")
     parts = restored(folder, config)
     sequence, common, task = parts.sequence, parts.switching.common, parts.switching.visit.task
     probes = load_or_collect(folder.probes, sequence, common, config.diagnostics.probe_size, config.seed)
@@ -259,7 +260,7 @@ def _text(reports: Mapping[str, Report]) -> str:
 
 def main(words: list[str] | None = None) -> None:
     """Runs the command with the arguments `words` (default: those of the process)."""
-    parser = argparse.ArgumentParser(prog="python -m isorl.experiments.run.inspect", description=__doc__,
+    parser = argparse.ArgumentParser(prog="isorl inspect", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument(
         "model", type=Path, help="a run folder, an SB3 zip, or a state dict saved with torch.save"

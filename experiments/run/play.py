@@ -9,6 +9,7 @@ from gymnasium.utils.save_video import save_video
 
 from isorl.configs import RunConfig, UserError
 from isorl.envs.task_env import TaskEnv
+from isorl.experiments import plugins
 from isorl.experiments.run.checkpoint_manager import CheckpointManager
 from isorl.experiments.run.evaluation import act, random_streams_preserved
 from isorl.experiments.run.experiment import Parts, build
@@ -28,7 +29,7 @@ def play(run_dir: str) -> list[Path]:
         UserError: no run or no checkpoint there, or an environment that cannot draw itself.
     """
     folder = RunFolder.existing(run_dir, "play")
-    config = folder.load_config()
+    config = plugins.recorded(folder)
     parts = restored(folder, config)
     videos = folder.path / "videos"
     files = []

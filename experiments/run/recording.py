@@ -1,4 +1,4 @@
-"""Records measurements once for many writers: TensorBoard and metrics.jsonl both get them."""
+"""Records measurements once for many writers: metrics.jsonl, the run's own record, and its loggers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
-from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
-from torch.utils.tensorboard.writer import SummaryWriter
+from stable_baselines3.common.logger import KVWriter, Logger
 
+from isorl.configs import RunConfig
 from isorl.envs.sequence import Visit
+from isorl.experiments.run.loggers import LOGGERS, Description, start
 
 
 class JsonLines(KVWriter):
@@ -27,7 +27,7 @@ class JsonLines(KVWriter):
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
-        """Writes one line per number or spectrum; pictures and texts are TensorBoard's alone."""
+        """Writes one line per number or spectrum; pictures and texts are the loggers' alone."""
         visit = self._visit()
         place = json.dumps({"agent_step": step, "task": visit.task.name, "visit": visit.number})
         for key, value in sorted(key_values.items()):
@@ -41,55 +41,6 @@ class JsonLines(KVWriter):
         self._file.close()
 
 
-HISTOGRAM_BINS = 30
-"""Bins of a spectrum in TensorBoard, of equal width, as many as it draws; its own are a tenth of the value wide."""
-
-
-class TensorBoard(TensorBoardOutputFormat):
-    """Writes as SB3 does, in the folder itself, but all numbers and spectra of a record as one event.
-
-    An event each, as SB3 writes them, takes four times as long: more than to measure what they say.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.writer = SummaryWriter(log_dir=str(folder))
-        self._is_closed = False
-
-    def write(
-        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
-    ) -> None:
-        """Writes numbers, spectra (tensors become histograms), figures and texts."""
-        event, others = Summary(), {}
-        for key, value in sorted(key_values.items()):
-            if "tensorboard" in (key_excluded[key] or ()):
-                continue
-            if isinstance(value, (float, int, np.number)):
-                event.value.add(tag=key, simple_value=float(value))
-            elif isinstance(value, torch.Tensor):
-                spectrum = value[torch.isfinite(value)].double().cpu()
-                if len(spectrum):
-                    event.value.add(tag=key, histo=_histogram(spectrum))
-            else:
-                others[key] = value
-        if event.value and self.writer.file_writer is not None:  # which it is once closed
-            self.writer.file_writer.add_summary(event, step)
-        super().write(others, {key: () for key in others}, step)  # flushes
-
-
-def _histogram(x: torch.Tensor) -> HistogramProto:
-    """Counts up to each limit; nothing is below the first, which so is the left end."""
-    counts, limits = torch.histogram(x, HISTOGRAM_BINS)
-    return HistogramProto(
-        min=x.min().item(),
-        max=x.max().item(),
-        num=len(x),
-        sum=x.sum().item(),
-        sum_squares=x.square().sum().item(),
-        bucket_limit=limits.tolist(),
-        bucket=[0.0, *counts.tolist()],
-    )
-
-
 class Recorder:
     """Holds the writers of one run, and hands them what is measured.
 
@@ -98,11 +49,18 @@ class Recorder:
         visit: the visit to which records belong; the run keeps it up to date.
     """
 
-    def __init__(self, folder: Path, visit: Visit) -> None:
+    def __init__(self, folder: Path, config: RunConfig, visit: Visit) -> None:
         self.folder, self.visit = folder, visit
-        self.tensorboard = TensorBoard(folder)
-        self.jsonl = JsonLines(folder / "metrics.jsonl", lambda: self.visit)
-        self.logger = Logger(str(folder), [self.tensorboard, self.jsonl])
+        self.loggers = [
+            start(name, folder, config, lambda: self.visit) for name in dict.fromkeys(config.logger)
+        ]
+        jsonl = JsonLines(folder / "metrics.jsonl", lambda: self.visit)
+        self.logger = Logger(str(folder), [*self.loggers, jsonl])
+
+    def describe(self, description: Description) -> None:
+        """Tells the loggers what is known of the run before it learns."""
+        for logger in self.loggers:
+            logger.describe(description)
 
     def record(self, values: Mapping[str, Any], step: int) -> None:
         """Writes numbers, spectra (tensors become histograms), figures, texts at once."""
@@ -111,7 +69,8 @@ class Recorder:
 
     def sizes(self) -> dict[str, int]:
         """Returns for each file the bytes written so far, all of them out of this process's hands."""
-        self.tensorboard.writer.flush()
+        for logger in self.loggers:
+            logger.flush()
         return {path.name: path.stat().st_size for path in record_files(self.folder)}
 
     def close(self) -> None:
@@ -121,7 +80,8 @@ class Recorder:
 
 def record_files(folder: Path) -> list[Path]:
     """Returns the files that grow with every record."""
-    return sorted([*folder.glob("metrics.jsonl"), *folder.glob("events.out.tfevents.*")])
+    patterns = ["metrics.jsonl", *(pattern for logger in LOGGERS.values() for pattern in logger.files)]
+    return sorted(path for pattern in patterns for path in folder.glob(pattern))
 
 
 def cut_back(folder: Path, sizes: Mapping[str, int]) -> None:

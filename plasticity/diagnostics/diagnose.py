@@ -38,17 +38,20 @@ def diagnose(
     batch: Tensor,
     metrics: Sequence[str] = DEFAULT_METRICS,
     reference: Mapping[str, Tensor] | None = None,
+    say_what_is_left_out: bool = True,
 ) -> dict[str, float | Tensor]:
-    """Measures every network: plasticity/<metric>/<network>[/<layer>] to a float or a 1-D CPU spectrum.
+    """Measures networks; returns plasticity/<metric>/<network>[/<layer>] -> a float or a 1-D CPU spectrum.
 
     Networks are left exactly as they were, and so are the random streams. What cannot be measured is NaN,
-    with one warning; what does not apply (a gradient norm without gradients) is absent.
+    with one warning; what does not apply (a gradient norm without gradients) is absent. Layers that are not
+    understood have no figures, and a warning names them.
 
     Args:
         networks: by name, each from `batch` to one tensor. Layers they share are decomposed once.
         batch: (B, ...), best a saved one per task, so that a change is the network's and not the data's.
         metrics: names in METRICS; any that is not known is an error that suggests the nearest.
         reference: parameters by "network/parameter", from `snapshot`, for distances.
+        say_what_is_left_out: whether to warn of layers without figures.
     """
     chosen = [METRICS[name] for name in metrics]
     cache: dict[int, Tensor] = {}
@@ -60,6 +63,8 @@ def diagnose(
                 prefix = f"plasticity/{metric.key}/{name}"
                 for layer, value in _measure(metric, probe, prefix, failures).items():
                     values[f"{prefix}/{layer}" if layer else prefix] = value.detach()
+            for note in probe.record.notes() if say_what_is_left_out else ():
+                warnings.warn(f"plasticity of {name}: {note}", UserWarning, stacklevel=2)
     return _on_host(values, failures)
 
 

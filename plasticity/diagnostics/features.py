@@ -21,7 +21,7 @@ _COST = "an eigendecomposition of min(B, F)"
     paper="Kumar et al. 2021, arXiv 2010.14498",
 )
 def feature_srank(probe: Probe) -> Values:
-    """Directions in use, by a threshold."""
+    """Counts the directions in use, by a threshold."""
     return {"": spectra.srank(probe.feature_singular_values)}
 
 
@@ -34,7 +34,7 @@ def feature_srank(probe: Probe) -> Values:
     paper="Roy & Vetterli 2007",
 )
 def feature_effective_rank(probe: Probe) -> Values:
-    """Directions in use, by entropy."""
+    """Counts the directions in use, by entropy."""
     return {"": spectra.effective_rank(probe.feature_singular_values)}
 
 
@@ -47,7 +47,7 @@ def feature_effective_rank(probe: Probe) -> Values:
     paper="Rudelson & Vershynin 2007",
 )
 def feature_stable_rank(probe: Probe) -> Values:
-    """Directions in use, by energy."""
+    """Counts the directions in use, by energy."""
     return {"": spectra.stable_rank(probe.feature_singular_values)}
 
 
@@ -60,5 +60,5 @@ def feature_stable_rank(probe: Probe) -> Values:
     paper="-",
 )
 def feature_norm(probe: Probe) -> Values:
-    """The scale of the representation."""
-    return {"": probe.tape.features().float().norm(dim=1).mean()}
+    """Measures the scale of the representation."""
+    return {"": probe.record.features().float().norm(dim=1).mean()}

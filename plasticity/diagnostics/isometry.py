@@ -1,13 +1,15 @@
 """How far layers are from isometries: their Jacobians under the activation, and their weights.
 
-Shapes: J_l(x) = diag(d(x)) W_l (O, I) with S samples x and n = min(O, I) singular values sigma each.
+Shapes: J_l(x) = diag(d(x)) W_l (O, I) at S samples x, spread evenly over the batch and, in images, over the
+pixels; n = min(O, I) singular values sigma each.
 
 What is pooled over a network leaves its head out, a last layer without activation, which no method holds
 isometric; the head's own values stand under its name.
 
 Norm layers between weight and activation are left out of J_l. A convolution is taken patch by patch: sigma
 are those of its matrix (O, C k k) with the rows scaled by the slopes at a pixel. That is its Jacobian where
-patches do not overlap, and the convention of the paper's penalty where they do.
+patches do not overlap, and the convention of the paper's penalty where they do. Grouped and transposed
+convolutions and layers whose activation is not known have no J_l.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from isorl.plasticity.diagnostics import spectra
 from isorl.plasticity.diagnostics.metric import Values, metric
+from isorl.plasticity.diagnostics.probe import JACOBIAN_SAMPLES as S
 from isorl.plasticity.diagnostics.probe import Probe
 
 _PAPER = "arXiv 2606.09762"
@@ -26,67 +29,67 @@ _PAPER = "arXiv 2606.09762"
 
 @metric(
     "layer_jacobian_max",
-    formula="max over samples and i of sigma_i(J_l(x)); pooled: max over hidden layers",
+    formula=f"max over {S} samples and i of sigma_i(J_l(x)); pooled: max over hidden layers",
     range="[0, inf)",
     healthy="near 1",
     cost="an eigendecomposition per sample and layer",
     paper=_PAPER,
 )
 def layer_jacobian_max(probe: Probe) -> Values:
-    """How much a layer can stretch a signal."""
+    """Measures how much a layer can stretch a signal."""
     return _pooled(probe, {name: sigma.max() for name, sigma in probe.layer_jacobians.items()}, torch.max)
 
 
 @metric(
     "layer_jacobian_min",
-    formula="min over samples and i of sigma_i(J_l(x)); pooled: min over hidden layers",
+    formula=f"min over {S} samples and i of sigma_i(J_l(x)); pooled: min over hidden layers",
     range="[0, inf)",
     healthy="near 1; 0 where ReLU leaves fewer than n units active",
     cost="shared with layer_jacobian_max",
     paper=_PAPER,
 )
 def layer_jacobian_min(probe: Probe) -> Values:
-    """Whether a layer loses directions."""
+    """Tells whether a layer loses directions."""
     return _pooled(probe, {name: sigma.min() for name, sigma in probe.layer_jacobians.items()}, torch.min)
 
 
 @metric(
     "layer_jacobian_mean",
-    formula="mean over samples and i of sigma_i(J_l(x)); pooled: mean over hidden layers",
+    formula=f"mean over {S} samples and i of sigma_i(J_l(x)); pooled: mean over hidden layers",
     range="[0, inf)",
     healthy="near 1",
     cost="shared with layer_jacobian_max",
     paper=_PAPER,
 )
 def layer_jacobian_mean(probe: Probe) -> Values:
-    """The average stretch."""
+    """Measures the average stretch."""
     return _pooled(probe, {name: sigma.mean() for name, sigma in probe.layer_jacobians.items()}, torch.mean)
 
 
 @metric(
     "layer_jacobian_error",
-    formula="mean over samples and i of (sigma_i(J_l(x)) - 1)^2; pooled: mean over hidden layers",
+    formula=f"mean over {S} samples and i of (sigma_i(J_l(x)) - 1)^2; pooled: mean over hidden layers",
     range="[0, inf)",
     healthy="low",
     cost="shared with layer_jacobian_max",
     paper=_PAPER + ", the batch form of the penalty",
 )
 def layer_jacobian_error(probe: Probe) -> Values:
-    """The Jacobian penalty's value."""
+    """Computes the value of the Jacobian penalty."""
     errors = {name: (sigma - 1).square().mean() for name, sigma in probe.layer_jacobians.items()}
     return _pooled(probe, errors, torch.mean)
 
 
 @metric(
     "layer_jacobian_spectrum",
-    formula="all sigma_i(J_l(x)); pooled: of the hidden layers",
+    formula=f"all sigma_i(J_l(x)) of {S} samples; pooled: of the hidden layers",
     range="[0, inf)",
     healthy="one narrow peak near 1",
     cost="shared with layer_jacobian_max",
     paper=_PAPER,
 )
 def layer_jacobian_spectrum(probe: Probe) -> Values:
-    """The whole distribution, for a histogram."""
+    """Returns the whole distribution, for a histogram."""
     return _pooled(probe, {name: sigma.flatten() for name, sigma in probe.layer_jacobians.items()}, None)
 
 
@@ -99,7 +102,7 @@ def layer_jacobian_spectrum(probe: Probe) -> Values:
     paper=_PAPER + ", eq. 16 per singular value",
 )
 def gram_deviation(probe: Probe) -> Values:
-    """The isometry penalty per singular value."""
+    """Computes the isometry penalty per singular value."""
     return _pooled(
         probe, {name: (s.square() - 1).square().mean() for name, s in _weights(probe).items()}, torch.mean
     )
@@ -114,7 +117,7 @@ def gram_deviation(probe: Probe) -> Values:
     paper="the scale-free part of gram_deviation",
 )
 def gram_anisotropy(probe: Probe) -> Values:
-    """Deviation from a multiple of an isometry, whatever the multiple."""
+    """Measures the deviation from a multiple of an isometry, whatever the multiple."""
     return _pooled(probe, {name: spread(s.square()) for name, s in _weights(probe).items()}, torch.mean)
 
 
@@ -127,7 +130,7 @@ def gram_anisotropy(probe: Probe) -> Values:
     paper="Saxe et al. 2014, arXiv 1312.6120",
 )
 def input_jacobian_max(probe: Probe) -> Values:
-    """An empirical lower bound of the Lipschitz constant."""
+    """Measures an empirical lower bound of the Lipschitz constant."""
     return {"": probe.input_singular_values.max()}
 
 
@@ -140,26 +143,26 @@ def input_jacobian_max(probe: Probe) -> Values:
     paper="Saxe et al. 2014, arXiv 1312.6120",
 )
 def input_jacobian_condition(probe: Probe) -> Values:
-    """Whether some output directions hardly feel the input."""
+    """Tells whether some output directions hardly feel the input."""
     sigma = probe.input_singular_values
     return {"": (sigma.amax(1) / sigma.amin(1)).median()}
 
 
 def spread(values: Tensor) -> Tensor:
-    """Population standard deviation over mean."""
+    """Returns the population standard deviation over the mean."""
     return values.std(correction=0) / values.mean()
 
 
 def _pooled(probe: Probe, values: dict[str, Tensor], pool: Callable[[Tensor], Tensor] | None) -> Values:
     """The layers' values, and under "" their pool over the hidden ones; `None` joins them."""
-    hidden = [values[layer.name] for layer in probe.tape.hidden() if layer.name in values]
+    hidden = [values[layer.name] for layer in probe.record.hidden() if layer.name in values]
     if not hidden:
         return values
     return {"": torch.cat(hidden) if pool is None else pool(torch.stack(hidden)), **values}
 
 
 def _weights(probe: Probe) -> dict[str, Tensor]:
-    return {layer.name: probe.weight_singular_values(layer) for layer in probe.tape.layers}
+    return {layer.name: probe.weight_singular_values(layer) for layer in probe.record.layers}
 
 
 @metric(
@@ -171,7 +174,7 @@ def _weights(probe: Probe) -> dict[str, Tensor]:
     paper="Rudelson & Vershynin 2007",
 )
 def weight_stable_rank(probe: Probe) -> Values:
-    """Directions a weight uses, by energy."""
+    """Counts the directions that a weight uses, by energy."""
     return _pooled(probe, {name: spectra.stable_rank(s) for name, s in _weights(probe).items()}, torch.mean)
 
 
@@ -184,7 +187,7 @@ def weight_stable_rank(probe: Probe) -> Values:
     paper="Roy & Vetterli 2007",
 )
 def weight_effective_rank(probe: Probe) -> Values:
-    """Directions a weight uses, by entropy."""
+    """Counts the directions that a weight uses, by entropy."""
     return _pooled(
         probe, {name: spectra.effective_rank(s) for name, s in _weights(probe).items()}, torch.mean
     )

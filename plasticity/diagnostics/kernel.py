@@ -23,7 +23,7 @@ _PAPER = "Jacot et al. 2018, arXiv 1806.07572; arXiv 2606.09762"
     paper=_PAPER,
 )
 def ntk_spectrum(probe: Probe) -> Values:
-    """The whole spectrum, for a histogram."""
+    """Returns the whole spectrum, for a histogram."""
     return {"": probe.ntk_eigenvalues}
 
 
@@ -36,7 +36,7 @@ def ntk_spectrum(probe: Probe) -> Values:
     paper=_PAPER,
 )
 def ntk_condition(probe: Probe) -> Values:
-    """How unequal progress is in the worst case."""
+    """Measures how unequal progress is in the worst case."""
     return {"": spectra.condition(probe.ntk_eigenvalues)}
 
 
@@ -49,7 +49,7 @@ def ntk_condition(probe: Probe) -> Values:
     paper="Roy & Vetterli 2007, on K",
 )
 def ntk_effective_rank(probe: Probe) -> Values:
-    """In how many directions outputs can move."""
+    """Counts the directions in which outputs can move."""
     return {"": spectra.effective_rank(probe.ntk_eigenvalues)}
 
 
@@ -57,12 +57,12 @@ def ntk_effective_rank(probe: Probe) -> Values:
     "ntk_index",
     formula="std / mean of lambda",
     range="[0, sqrt(N C - 1)]",
-    healthy="low (a seed calls it plasticity, yet it rises with anisotropy)",
+    healthy="low: it rises with anisotropy",
     cost="shared with ntk_spectrum",
     paper=_PAPER,
 )
 def ntk_index(probe: Probe) -> Values:
-    """The index that the adaptive strength watches."""
+    """Measures how unequal progress is overall; the adaptive strength watches it."""
     return {"": spread(probe.ntk_eigenvalues)}
 
 
@@ -75,5 +75,5 @@ def ntk_index(probe: Probe) -> Values:
     paper=_PAPER,
 )
 def ntk_trace(probe: Probe) -> Values:
-    """The scale of the output gradients."""
+    """Measures the scale of the output gradients."""
     return {"": probe.ntk_eigenvalues.mean()}

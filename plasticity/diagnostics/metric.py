@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from isorl.plasticity.diagnostics.probe import Probe
@@ -22,7 +21,7 @@ Values = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number (or spectrum) per network and, where it makes sense, per layer.
+    """Defines a number (or spectrum) of a network and, where it makes sense, of each layer.
 
     Args:
         key: its name, also in TensorBoard: plasticity/<key>/<network>[/<layer>].
@@ -58,15 +57,10 @@ def metric(
 
 
 def describe() -> str:
-    """All metrics as a Markdown table; docs/plasticity.md holds it and a test compares."""
-    rows = [[f"`{m.key}`", m.formula, m.range, m.healthy, m.cost, m.paper] for m in METRICS.values()]
+    """Returns all metrics by name as a Markdown table; docs/plasticity.md holds it and a test compares."""
+    rows = [
+        [f"`{m.key}`", m.formula, m.range, m.healthy, m.cost, m.paper] for _, m in sorted(METRICS.items())
+    ]
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     head = ["| metric | formula | range | healthy | cost | source |", "|---|---|---|---|---|---|"]
     return "\n".join([*head, *lines])
-
-
-def pooled(values: Mapping[str, Tensor], pool: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Per-layer scalars with the network's `pool` of them under ""; nothing where there are no layers."""
-    if not values:
-        return {}
-    return {"": pool(torch.stack(list(values.values()))), **values}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from isorl.plasticity.diagnostics.metric import Values, metric
 from isorl.plasticity.diagnostics.probe import Probe
@@ -21,8 +20,8 @@ from isorl.plasticity.diagnostics.probe import Probe
     paper="Lyle et al. 2023, arXiv 2303.01486",
 )
 def weight_norm(probe: Probe) -> Values:
-    """The scale of the parameters, per layer of its weight and bias."""
-    layers = {layer.name: _norm(layer.module.parameters()) for layer in probe.tape.layers}
+    """Measures the scale of the parameters; per layer that of its weight and bias."""
+    layers = {layer.name: _norm(layer.module.parameters()) for layer in probe.record.layers}
     return {"": _norm(probe.network.parameters()), **layers}
 
 
@@ -35,7 +34,7 @@ def weight_norm(probe: Probe) -> Values:
     paper="Kumar et al. 2023, arXiv 2308.11958",
 )
 def weight_distance(probe: Probe) -> Values:
-    """How far training has carried the parameters; absent without a reference."""
+    """Measures how far training has carried the parameters; absent without a reference."""
     if probe.reference is None:
         return {}
     pairs = [
@@ -55,31 +54,9 @@ def weight_distance(probe: Probe) -> Values:
     paper="arXiv 2606.09762",
 )
 def gradient_norm(probe: Probe) -> Values:
-    """Absent where no parameter holds a gradient."""
+    """Measures the size of the last gradient; absent where no parameter holds one."""
     gradients = [p.grad for p in probe.network.parameters() if p.grad is not None]
     return {"": _norm(gradients)} if gradients else {}
-
-
-class GradientCosine:
-    """The cosine between the gradients of successive calls: whether updates agree or undo each other.
-
-    It has a memory, one gradient, and so stands beside the metrics. Call it after backward.
-    """
-
-    def __init__(self) -> None:
-        self._last: Tensor | None = None
-
-    def __call__(self, module: nn.Module) -> Tensor:
-        """Cos(g_t, g_{t-1}), 0-d; NaN at the first call and where a gradient is zero."""
-        g = torch.cat([_gradient(p).flatten().float() for p in module.parameters() if p.requires_grad])
-        last, self._last = self._last, g
-        if last is None or last.shape != g.shape:
-            return g.new_tensor(torch.nan)
-        return F.cosine_similarity(g, last, dim=0, eps=0)
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
 
 
 def _norm(tensors: Iterable[Tensor]) -> Tensor:

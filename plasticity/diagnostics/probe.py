@@ -6,6 +6,7 @@ Shapes: B batch, N samples of the kernel, C outputs, S samples per layer Jacobia
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -15,17 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from isorl.plasticity.diagnostics import ntk, spectra
-from isorl.plasticity.diagnostics.tape import Layer, Tape, record, rows, undisturbed
+from isorl.plasticity.diagnostics.record import (
+    ActivationRecord,
+    Layer,
+    NotMeasurableError,
+    record,
+    rows,
+    undisturbed,
+)
 from isorl.plasticity.networks.activations import ELEMENTWISE
 
 # Samples of the kernel, N = min(64, 256 / C): its C backward passes cost about one minibatch whatever C is.
 # Condition numbers compare only between networks of equal C.
 KERNEL_SAMPLES, KERNEL_ROWS = 64, 256
-JACOBIAN_SAMPLES = 4
+JACOBIAN_SAMPLES = 16
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 class Probe:
-    """A network, a batch and what metrics read off them.
+    """Holds a network, a batch and what metrics read off them.
 
     It leaves no trace: parameters, gradients, buffers, training mode and random streams stay as they were.
 
@@ -67,67 +76,73 @@ class Probe:
         )
 
     @cached_property
-    def tape(self) -> Tape:
-        """The recorded forward pass over the whole batch; with a graph where the kernel may read all of it."""
+    def record(self) -> ActivationRecord:
+        """Returns the record of a pass over the whole batch; with a graph where the kernel may read all of it."""
         return self._recorded(self.batch, grad=len(self.batch) <= KERNEL_SAMPLES)
 
-    def _recorded(self, x: Tensor, grad: bool) -> Tape:
-        with self._undisturbed(grad):
-            return record(self.network, x.clone().requires_grad_() if grad else x)
+    def _recorded(self, x: Tensor, grad: bool) -> ActivationRecord:
+        if not grad:
+            with self._undisturbed():
+                return record(self.network, x)
+        with self._undisturbed(grad=True), ntk.differentiable(self.network):
+            return record(self.network, ntk.leaf(x))
 
     @cached_property
-    def _differentiable(self) -> tuple[Tape, dict[int, Tensor]]:
-        """The tape of the first N samples and the backward signals of all its outputs."""
-        outputs = self.tape.output[0].numel()
-        samples = min(KERNEL_SAMPLES, max(1, KERNEL_ROWS // outputs))
-        tape = self.tape if len(self.batch) <= samples else self._recorded(self.batch[:samples], grad=True)
-        with self._undisturbed(grad=True):
-            return tape, ntk.backward_signals(tape)
+    def _of_first_samples(self) -> ActivationRecord:
+        """The record of the first N samples, with a graph."""
+        samples = min(KERNEL_SAMPLES, max(1, KERNEL_ROWS // self.record.output[0].numel()))
+        return self.record if len(self.batch) <= samples else self._recorded(self.batch[:samples], grad=True)
 
     @cached_property
     def ntk_eigenvalues(self) -> Tensor:
-        """Eigenvalues of the empirical NTK, ascending, (N C,)."""
-        tape, signals = self._differentiable
+        """Returns the eigenvalues of the empirical NTK, ascending, (N C,)."""
+        recorded = self._of_first_samples
+        with self._undisturbed(grad=True), ntk.differentiable(self.network):
+            K = ntk.kernel(self.network, recorded, ntk.backward_signals(recorded))
         with self._undisturbed():
-            return spectra.eigenvalues(ntk.kernel(tape, signals))
+            return spectra.eigenvalues(K.detach())
 
     @cached_property
     def input_singular_values(self) -> Tensor:
-        """Singular values of the input-output Jacobian of each of the first N samples, (N, min(C, I))."""
-        tape, _ = self._differentiable
+        """Returns the singular values of d f / d x at each of the first N samples, (N, min(C, I))."""
+        recorded = self._of_first_samples
+        if not recorded.input.requires_grad:
+            raise NotMeasurableError("the batch holds integers, so nothing can be differentiated by it")
         with self._undisturbed(grad=True):
-            f = tape.output.flatten(1)
+            ntk.check_samples_apart(self.network, recorded)
+            f = ntk.outputs(recorded)
             J = [
-                torch.autograd.grad(f[:, c].sum(), tape.input, retain_graph=True)[0]
+                torch.autograd.grad(f[:, c].sum(), recorded.input, retain_graph=True)[0]
                 for c in range(f.shape[1])
             ]
             return spectra.singular_values(torch.stack(J, 1).flatten(2))
 
     @cached_property
     def feature_singular_values(self) -> Tensor:
-        """Singular values of the features (B, F) that the last layer reads."""
+        """Returns the singular values of the features (B, F) that the last layer reads."""
         with self._undisturbed():
-            return spectra.singular_values(self.tape.features())
+            return spectra.singular_values(self.record.features())
 
     @cached_property
     def layer_jacobians(self) -> dict[str, Tensor]:
-        """Singular values (S, n) of diag(d) W per layer; see `slopes`. Convolutions count patch by patch.
+        """Returns the singular values (S, n) of diag(d) W per layer, of convolutions patch by patch; see `slopes`.
 
-        S is one where the Jacobian is the same everywhere: of a head, and under an isometric activation.
+        S is at most JACOBIAN_SAMPLES, spread over the samples and positions of the batch; one where the Jacobian
+        is the same everywhere: of a head, and under an isometric activation. Layers of which it is not known
+        what follows them are left out.
         """
         with self._undisturbed():
-            return {layer.name: self._layer_jacobian(layer) for layer in self.tape.layers}
+            return {layer.name: self._layer_jacobian(layer) for layer in self.record.understood()}
 
     def _layer_jacobian(self, layer: Layer) -> Tensor:
         if layer.activation is None or getattr(layer.activation, "isometric", False):
             return self.weight_singular_values(layer)[None]
         u = torch.cat([rows(call, layer.channels_first) for call in layer.before])
-        chosen = torch.linspace(0, len(u) - 1, min(JACOBIAN_SAMPLES, len(u))).long()
-        d = layer_slopes(layer, u[chosen])
+        d = layer_slopes(layer, u[evenly(len(u), len(self.batch), JACOBIAN_SAMPLES).to(u.device)])
         return spectra.masked_singular_values(layer.weight(), d)
 
     def weight_singular_values(self, layer: Layer) -> Tensor:
-        """Singular values of the layer's weight as (O, I), ascending."""
+        """Returns the singular values of the layer's weight as (O, I), ascending."""
         key = id(layer.module)
         if key not in self._cache:
             with self._undisturbed():
@@ -135,11 +150,29 @@ class Probe:
         return self._cache[key]
 
 
+def evenly(count: int, samples: int, most: int) -> Tensor:
+    """Returns the indices, ascending, of at most `most` of `count` rows (samples x positions), spread over both.
+
+    Samples are taken at equal distances, and of each another position: those of a golden-ratio sequence, which
+    leaves no part of an image out.
+    """
+    if count <= most:
+        return torch.arange(count)
+    if count % samples:
+        samples = count
+    k = torch.arange(most, dtype=torch.double) + 0.5
+    position = (k * GOLDEN_RATIO % 1 * (count // samples)).long()
+    return (k * samples / most).long() * (count // samples) + position
+
+
 def slopes(activation: nn.Module, u: Tensor, create_graph: bool = False) -> Tensor:
-    """The factors d (S, O) by which an activation scales the rows of W at pre-activations `u` (S, O, ...).
+    """Returns the factors d (S, O) by which an activation scales the rows of W at pre-activations `u` (S, O, ...).
 
     d^2 = J^T J 1 for the activation's Jacobian J, where each output depends on one input: |phi'(u)| for
     elementwise functions, 1 where the activation is isometric.
+
+    Raises:
+        NotMeasurableError: an output depends on several inputs, so that no such factors exist.
     """
     if getattr(activation, "isometric", False):
         return torch.ones_like(u).flatten(1)
@@ -151,20 +184,31 @@ def slopes(activation: nn.Module, u: Tensor, create_graph: bool = False) -> Tens
             return derivative.abs().flatten(1)
         v = torch.zeros_like(h, requires_grad=True)
         (Jv,) = torch.autograd.grad(h, u, v, create_graph=True)  # J^T v, linear in v: its gradient by v is J
-        (J1,) = torch.autograd.grad(Jv, v, torch.ones_like(Jv), create_graph=create_graph)
-        (JJ1,) = torch.autograd.grad(h, u, J1, create_graph=create_graph)
-    return JJ1.clamp(min=0).sqrt().flatten(1)
+
+        def by_gram(w: Tensor) -> Tensor:
+            """J^T J w."""
+            (Jw,) = torch.autograd.grad(Jv, v, w, create_graph=create_graph, retain_graph=True)
+            return torch.autograd.grad(h, u, Jw, create_graph=create_graph, retain_graph=True)[0]
+
+        squares = by_gram(torch.ones_like(u))
+        w = torch.randn(u.shape, generator=torch.Generator().manual_seed(0)).to(u)
+        mixed = (by_gram(w) - w * squares).detach().abs().max()
+        if mixed > 1e-2 * squares.detach().abs().max():
+            raise NotMeasurableError(
+                f"{type(activation).__name__} mixes units, so a layer under it has no Jacobian diag(d) W"
+            )
+    return squares.clamp(min=0).sqrt().flatten(1)
 
 
 def layer_slopes(layer: Layer, u: Tensor, create_graph: bool = False) -> Tensor:
-    """`slopes` of a layer's activation at `u` (S, O)."""
+    """Returns the `slopes` of a layer's activation at `u` (S, O)."""
     assert layer.activation is not None
     # image activations look for features in dimension -3
     return slopes(layer.activation, u[:, :, None, None] if layer.channels_first else u, create_graph)
 
 
 def snapshot(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Copies of all parameters as "network/parameter", to hand to `diagnose` later as its reference."""
+    """Copies all parameters as "network/parameter", to hand to `diagnose` later as its reference."""
     return {
         f"{name}/{parameter}": value.detach().clone()
         for name, network in networks.items()
@@ -176,8 +220,11 @@ def _prepared(network: nn.Module, batch: Any) -> Tensor:
     if not isinstance(batch, Tensor) or batch.ndim < 2 or len(batch) == 0:
         shape = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
         raise ValueError(f"diagnostics need a batch tensor (B, ...) with at least one sample, got {shape}")
-    model = next(network.parameters(), batch)
-    if model.is_floating_point():
+    model = next((p for p in network.parameters() if p.is_floating_point()), batch)
+    reads_indices = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in network.modules())
+    if reads_indices and not batch.is_floating_point():
+        batch = batch.to(model.device)
+    elif model.is_floating_point():
         batch = batch.to(model.device, model.dtype)
     batch = batch.detach()
     if not torch.isfinite(batch).all():

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from isorl.plasticity.diagnostics.diagnose import DEFAULT_METRICS, diagnose
 from isorl.plasticity.diagnostics.metric import METRICS
 from isorl.plasticity.diagnostics.probe import Probe
-from isorl.plasticity.diagnostics.tape import Layer
 
 
 @dataclass(frozen=True)
 class Report:
-    """The measured values, the layers behind them, and what could not be handled.
+    """Holds the measured values, the layers behind them, and what could not be handled.
 
     Args:
         values: metric to layer to value; layer "" is the whole network.
@@ -54,7 +53,7 @@ def report(
     metrics: Sequence[str] = DEFAULT_METRICS,
     reference: Mapping[str, Tensor] | None = None,
 ) -> Report:
-    """Measures any module made of linear and convolution layers, norms and activation modules.
+    """Measures a module, layer by layer where it is made of linear and convolution layers and activation modules.
 
     Args:
         module: maps `batch` to one tensor.
@@ -63,26 +62,11 @@ def report(
         reference: earlier values by parameter name, for distances.
     """
     start = None if reference is None else {f"module/{name}": value for name, value in reference.items()}
-    flat = diagnose({"module": module}, batch, metrics, start)
+    flat = diagnose({"module": module}, batch, metrics, start, say_what_is_left_out=False)
     values: dict[str, dict[str, float | Tensor]] = {}
     for key, value in flat.items():
         _, metric, _, *layer = key.split("/")
         values.setdefault(metric, {})[layer[0] if layer else ""] = value
-    tape = Probe(module, batch).tape
-    layers = {layer.name: f"{layer.path or '(the module)'}, {layer.module}" for layer in tape.layers}
-    return Report(values, layers, _notes(tape.layers, tape.uncovered))
-
-
-def _notes(layers: Sequence[Layer], uncovered: Sequence[str]) -> list[str]:
-    notes = []
-    bare = [layer.name for layer in layers[:-1] if layer.activation is None]
-    if bare:
-        notes.append(
-            f"no activation module follows {', '.join(bare)}: units are not counted there and the Jacobian "
-            "is the weight's. Functional activations (F.relu) are invisible; use modules."
-        )
-    if uncovered:
-        notes.append(f"not part of layer and kernel metrics: {', '.join(uncovered)}")
-    if not layers:
-        notes.append("no linear or convolution layer was called")
-    return notes
+    recorded = Probe(module, batch).record
+    layers = {layer.name: f"{layer.path or '(the module)'}, {layer.module}" for layer in recorded.layers}
+    return Report(values, layers, recorded.notes())

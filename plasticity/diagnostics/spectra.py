@@ -14,7 +14,7 @@ from isorl.plasticity.linalg import smaller_gram
 
 
 def eigenvalues(G: Tensor) -> Tensor:
-    """Eigenvalues of a symmetric positive G (..., n, n), ascending; NaN throughout where G is not finite."""
+    """Returns those of a symmetric positive G (..., n, n), ascending; NaN throughout where G is not finite."""
     G = G.double()
     finite = torch.isfinite(G.sum((-2, -1)))
     if G.device.type == "cpu" and finite.all():
@@ -24,12 +24,12 @@ def eigenvalues(G: Tensor) -> Tensor:
 
 
 def singular_values(W: Tensor) -> Tensor:
-    """The n = min(O, I) singular values of W (..., O, I), ascending, in double precision."""
+    """Returns the n = min(O, I) singular values of W (..., O, I), ascending, in double precision."""
     return eigenvalues(smaller_gram(W.double())).sqrt()
 
 
 def masked_singular_values(W: Tensor, slopes: Tensor) -> Tensor:
-    """Singular values (S, n), ascending, of diag(d) W for each row d (S, O) of `slopes`.
+    """Returns the singular values (S, n), ascending, of diag(d) W for each row d (S, O) of `slopes`.
 
     One Gram matrix W W^T serves all samples: scaling its rows and columns by d gives that of diag(d) W, and
     for ReLU, whose d is 0 or 1, only the submatrix of active units is left.
@@ -55,18 +55,18 @@ def _of_active(G: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 def stable_rank(sigma: Tensor) -> Tensor:
-    """The ratio sum sigma^2 / max sigma^2 = ||A||_F^2 / ||A||_2^2; 0 for a zero matrix."""
+    """Returns sum sigma^2 / max sigma^2 = ||A||_F^2 / ||A||_2^2; 0 for a zero matrix."""
     return _zero_where_empty(sigma.square().sum() / sigma.max().square(), sigma)
 
 
 def effective_rank(sigma: Tensor) -> Tensor:
-    """Exp H(p), p = sigma / sum sigma (Roy & Vetterli 2007); 0 for a zero matrix."""
+    """Returns exp H(p), p = sigma / sum sigma (Roy & Vetterli 2007); 0 for a zero matrix."""
     p = sigma / sigma.sum()
     return _zero_where_empty(torch.special.entr(p).sum().exp(), sigma)
 
 
 def srank(sigma: Tensor, delta: float = 0.01) -> Tensor:
-    """The least k whose largest k values hold 1 - delta of the sum (Kumar et al. 2021, arXiv 2010.14498)."""
+    """Returns the least k whose largest k values hold 1 - delta of the sum (Kumar et al. 2021, arXiv 2010.14498)."""
     sigma = sigma.sort(descending=True).values
     share = sigma.cumsum(0) / sigma.sum()
     k = 1 + (share < 1 - delta).sum() + 0 * share[-1]  # the last term keeps a NaN
@@ -74,7 +74,7 @@ def srank(sigma: Tensor, delta: float = 0.01) -> Tensor:
 
 
 def condition(values: Tensor) -> Tensor:
-    """Largest over smallest of (n,) eigenvalues, the smallest taken no lower than single precision resolves.
+    """Returns the largest over the smallest of (n,) eigenvalues, as far as single precision resolves it.
 
     Below n eps max(values), eps = 1.2e-7, an eigenvalue is rounding; the result is then a lower bound.
     """

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 from isorl.plasticity.diagnostics.metric import Values, metric
 from isorl.plasticity.diagnostics.probe import Probe
-from isorl.plasticity.diagnostics.tape import undisturbed
+from isorl.plasticity.diagnostics.record import undisturbed
 from isorl.plasticity.networks.isometric import project_
 
 
 def fit_random_targets(
     network: nn.Module, batch: Tensor, steps: int = 100, lr: float = 1e-3, seed: int = 0
 ) -> Tensor:
-    """Share of the squared error left after `steps` of Adam on random targets, 0-d; one is no progress.
+    """Returns the share of the squared error left after `steps` of Adam on random targets, 0-d; 1 is no progress.
 
     Lyle et al. 2023 (arXiv 2303.01486). A clone is trained on the batch; the targets come from a generator
     of their own: neither the network nor the random streams are touched. Targets are offsets to the present
@@ -47,5 +47,5 @@ def fit_random_targets(
     paper="Lyle et al. 2023, arXiv 2303.01486",
 )
 def trainability_error(probe: Probe) -> Values:
-    """A trainability probe."""
+    """Trains a copy on random targets and measures how far it gets."""
     return {"": fit_random_targets(probe.network, probe.batch)}

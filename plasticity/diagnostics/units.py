@@ -20,12 +20,12 @@ REDO_TAU = 0.025  # Sokar et al. 2023; 0.1 is also usual
 
 
 def zero_rate(h: Tensor) -> Tensor:
-    """The share of samples in which each unit of h (S, O) is exactly zero; NaN where one is not finite."""
+    """Returns the share of samples in which each unit of h (S, O) is exactly zero; NaN where one is not finite."""
     return (h == 0).to(h.dtype).mean(0) + 0 * h.sum(0)
 
 
 def redo_score(h: Tensor) -> Tensor:
-    """E|h_i| / mean_j E|h_j| for each unit of h (S, O); 0 in a layer that is silent altogether."""
+    """Returns E|h_i| / mean_j E|h_j| for each unit of h (S, O); 0 in a layer that is silent altogether."""
     activity = h.abs().mean(0)
     return activity / activity.mean().clamp(min=torch.finfo(h.dtype).tiny)
 
@@ -39,7 +39,7 @@ def redo_score(h: Tensor) -> Tensor:
     paper="arXiv 2606.09762",
 )
 def dormant_units(probe: Probe) -> Values:
-    """Units that are silent on almost every sample."""
+    """Counts the units that are silent on almost every sample."""
     return _pooled_over_units(probe, lambda h: _where_finite(zero_rate(h), lambda rate: rate > ZERO_RATE))
 
 
@@ -52,7 +52,7 @@ def dormant_units(probe: Probe) -> Values:
     paper="Sokar et al. 2023, arXiv 2302.12902",
 )
 def dormant_units_redo(probe: Probe) -> Values:
-    """Units that contribute almost nothing to their layer's activity."""
+    """Counts the units that contribute almost nothing to their layer's activity."""
     return _pooled_over_units(probe, lambda h: _where_finite(redo_score(h), lambda score: score <= REDO_TAU))
 
 
@@ -61,7 +61,7 @@ def _where_finite(x: Tensor, test: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _pooled_over_units(probe: Probe, dormant: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    units = {layer.name: dormant(layer.units().float()) for layer in probe.tape.layers if layer.after}
+    units = {layer.name: dormant(layer.units().float()) for layer in probe.record.understood() if layer.after}
     if not units:
         return {}
     return {

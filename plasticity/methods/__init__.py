@@ -4,15 +4,12 @@ A new one needs `plasticity/methods/<name>.py` with a dataclass under `@METHODS.
 `configs/method/<name>.yaml` with its options for the command line. docs/methods.md is written from these files.
 """
 
-import importlib
-import pkgutil
-
-from isorl.plasticity.methods.base import Act, FirstAct, Method
+from isorl.plasticity.methods.base import FirstEffect, Method, PeriodicMethod
 from isorl.plasticity.methods.composition import Methods
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.registry import import_modules
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+import_modules(__name__, __path__)
 
-__all__ = ["METHODS", "Act", "Batch", "FirstAct", "Learner", "Method", "Methods"]
+__all__ = ["METHODS", "Batch", "FirstEffect", "Learner", "Method", "Methods", "PeriodicMethod"]

@@ -19,11 +19,11 @@ class ActivationMethod(Method):
 
     @property
     def claims(self) -> frozenset[str]:
-        """The activation."""
+        """Claims the activation."""
         return frozenset({"the activation"})
 
     def network(self, spec: NetworkSpec) -> NetworkSpec:
-        """`spec` with the activation.
+        """Returns `spec` with the activation.
 
         Raises:
             ValueError: the network was chosen for its activation.

@@ -28,7 +28,7 @@ class AdamBetas(Method):
     def optimizer(
         self, cls: type[Optimizer], options: dict[str, Any]
     ) -> tuple[type[Optimizer], dict[str, Any]]:
-        """The same Adam with other betas."""
+        """Returns the same Adam with other betas."""
         if not issubclass(cls, Adam):
             raise ValueError(
                 f"Method 'adam_betas' sets betas of Adam, but the optimizer is {cls.__name__}, which another method "

@@ -24,15 +24,15 @@ from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.networks.spec import NetworkSpec
 
 
-class FirstAct(NamedTuple):
-    """The earliest moment at which a method does anything: not before this update, nor before this task switch."""
+class FirstEffect(NamedTuple):
+    """Says when a method first does anything: not before this update, nor before this task switch."""
 
     update: float = 1
     switch: int = 0
 
 
 class Method:
-    """Base of all methods.
+    """Is the base of all methods; its hooks do nothing.
 
     The page of methods (docs/methods.md) is written from the modules: the first line of the module names the
     paper, the class docstring the formula, its `Attributes` the defaults and their sources, and `resets` what
@@ -53,38 +53,38 @@ class Method:
 
     @property
     def claims(self) -> frozenset[str]:
-        """What only one method of a run can decide, for example "the activation"."""
+        """Names what only one method of a run can decide, for example "the activation"."""
         return frozenset()
 
     def network(self, spec: NetworkSpec) -> NetworkSpec:
-        """The network that this method wants instead of `spec`."""
+        """Returns the network that this method wants instead of `spec`."""
         return spec
 
     def optimizer(
         self, cls: type[Optimizer], options: dict[str, Any]
     ) -> tuple[type[Optimizer], dict[str, Any]]:
-        """The optimizer's class and keyword arguments that this method wants instead."""
+        """Returns the optimizer's class and keyword arguments that this method wants instead."""
         return cls, options
 
     def start(self, learner: Learner) -> None:
-        """Remember what is needed later: initial weights, layers to watch."""
+        """Remembers what is needed later: initial weights, layers to watch."""
 
-    def first_act(self) -> FirstAct:
-        """The earliest moment at which it does anything; `start` has been called. A shorter run has no method."""
-        return FirstAct()
+    def first_effect(self) -> FirstEffect:
+        """Returns when it first does anything; `start` has been called. A shorter run has no method."""
+        return FirstEffect()
 
     def loss(self, batch: Batch) -> Tensor | None:
-        """A scalar to add to the loss of this minibatch, or None."""
+        """Returns a scalar to add to the loss of this minibatch, or None."""
         return None
 
     def after_update(self, batch: Batch) -> None:
-        """Act on the weights after an optimizer step."""
+        """Acts on the weights after an optimizer step."""
 
     def on_switch(self) -> None:
-        """Act on the weights at a task switch."""
+        """Acts on the weights at a task switch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values that a resumed run needs."""
+        """Returns the tensors and plain values that a resumed run needs."""
         return {name: getattr(self, name) for name in self.saved}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -94,8 +94,8 @@ class Method:
 
 
 @dataclass
-class Act(Method):
-    """A method that acts now and then: at each task switch, or at every N-th update.
+class PeriodicMethod(Method):
+    """Acts now and then: at each task switch, or at every N-th update.
 
     Attributes:
         every: 0 acts at each task switch; N acts at every N-th update instead, for tasks without known ends.
@@ -109,16 +109,16 @@ class Act(Method):
         check(self, every=self.every >= 0 or "a number of updates, at least 0")
 
     def start(self, learner: Learner) -> None:
-        """Counts from here."""
+        """Begins to count updates."""
         self.learner = learner
         self._updates = 0
 
-    def first_act(self) -> FirstAct:
-        """The N-th update or the first switch."""
-        return FirstAct(update=self.every) if self.every else FirstAct(switch=1)
+    def first_effect(self) -> FirstEffect:
+        """Returns the N-th update or the first switch."""
+        return FirstEffect(update=self.every) if self.every else FirstEffect(switch=1)
 
     def act(self) -> None:
-        """What the method does."""
+        """Does what the method is for."""
         raise NotImplementedError
 
     def after_update(self, batch: Batch) -> None:

@@ -15,7 +15,7 @@ from isorl.plasticity.networks.spec import NetworkSpec
 
 
 class Methods:
-    """The methods of one run.
+    """Calls the methods of one run in the order in which they were given.
 
     Raises:
         ValueError: two methods claim the same thing, or one claims what another relies on.
@@ -49,7 +49,7 @@ class Methods:
         return ", then ".join(map(str, self.by_name.values())) or "none"
 
     def network(self, spec: NetworkSpec) -> NetworkSpec:
-        """`spec` as every method in turn wants it."""
+        """Returns `spec` as every method in turn wants it."""
         for method in self:
             spec = method.network(spec)
         return spec
@@ -57,7 +57,7 @@ class Methods:
     def optimizer(
         self, cls: type[Optimizer], options: dict[str, Any]
     ) -> tuple[type[Optimizer], dict[str, Any]]:
-        """The optimizer as every method in turn wants it."""
+        """Returns the optimizer as every method in turn wants it."""
         for method in self:
             cls, options = method.optimizer(cls, options)
         return cls, options
@@ -76,10 +76,10 @@ class Methods:
             method.start(learner)
 
     def silent(self, updates: int, switches: int) -> list[str]:
-        """One sentence for each method that a run of so many updates and task switches is too short for."""
+        """Returns a sentence for each method that so many updates and task switches are too few for."""
         found = []
         for name, method in self.by_name.items():
-            first = method.first_act()
+            first = method.first_effect()
             if math.isinf(first.update):
                 found.append(f"Method '{name}' never acts with these options.")
             elif first.update > updates:
@@ -91,7 +91,7 @@ class Methods:
         return found
 
     def add_loss(self, loss: Tensor, batch: Batch) -> Tensor:
-        """`loss` plus every method's term."""
+        """Returns `loss` plus every method's term."""
         for method in self:
             term = method.loss(batch)
             if term is not None:
@@ -99,17 +99,17 @@ class Methods:
         return loss
 
     def after_update(self, batch: Batch) -> None:
-        """After an optimizer step."""
+        """Lets every method act after an optimizer step."""
         for method in self:
             method.after_update(batch)
 
     def on_switch(self) -> None:
-        """After a task switch."""
+        """Lets every method act after a task switch."""
         for method in self:
             method.on_switch()
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """State of every method by name."""
+        """Returns the state of every method by name."""
         return {name: method.state_dict() for name, method in self.by_name.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:

@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from isorl.plasticity.methods.base import FirstAct, check
+from isorl.plasticity.methods.base import FirstEffect, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.recycling import RecyclingMethod
 from isorl.plasticity.methods.registry import METHODS
-from isorl.plasticity.methods.structure import Hidden
+from isorl.plasticity.methods.structure import HiddenLayer
 
 
 @METHODS.register("continual_backprop")
@@ -50,7 +50,7 @@ class ContinualBackprop(RecyclingMethod):
         )
 
     def start(self, learner: Learner) -> None:
-        """Every unit begins with no utility and age 0."""
+        """Gives every unit no utility and age 0."""
         super().start(learner)
         layers = self._recycler.layers
         self._updates = 0
@@ -60,10 +60,10 @@ class ContinualBackprop(RecyclingMethod):
         self._due = [0.0 for _ in layers]  # c
         self._births: list[list[int]] = [[] for _ in layers]  # updates at which immature units were replaced
 
-    def first_act(self) -> FirstAct:
-        """When, after maturity, a whole unit of the widest layer is due."""
+    def first_effect(self) -> FirstEffect:
+        """Returns when, after maturity, a whole unit of the widest layer is due."""
         each_update = self.replacement_rate * max(layer.units for layer in self._recycler.layers)
-        return FirstAct(update=self.maturity + math.ceil(1 / each_update) if each_update else math.inf)
+        return FirstEffect(update=self.maturity + math.ceil(1 / each_update) if each_update else math.inf)
 
     @torch.no_grad()
     def after_update(self, batch: Batch) -> None:
@@ -103,7 +103,7 @@ class ContinualBackprop(RecyclingMethod):
         self._births[index] += [self._updates] * count
 
 
-def outgoing_magnitude(layer: Hidden) -> Tensor:
-    """sum_k |w_ki| of each unit i over all its readers k, (U,)."""
+def outgoing_magnitude(layer: HiddenLayer) -> Tensor:
+    """Returns sum_k |w_ki| of each unit i over all its readers k, (U,)."""
     first, *others = (layer.columns(reader.weight).abs().sum((0, 1, 3)) for reader in layer.readers)
     return sum(others, first)

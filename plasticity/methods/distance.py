@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def squared_distance(parameters: Sequence[Tensor], origins: Sequence[Tensor] | None = None) -> Tensor:
-    """Sum over all tensors of ||theta - origin||^2, or of ||theta||^2, 0-d and differentiable.
+    """Returns the sum over all tensors of ||theta - origin||^2, or of ||theta||^2, 0-d and differentiable.
 
     In three operations however many tensors there are, where autograd would take five for each.
     """
@@ -22,12 +22,12 @@ class _SquaredDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, origins: Sequence[Tensor] | None, *parameters: Tensor) -> Tensor:
-        """The sum."""
+        """Returns the sum."""
         away = list(parameters) if origins is None else torch._foreach_sub(parameters, list(origins))
         ctx.save_for_backward(*away)
         return torch.stack(torch._foreach_norm(away)).square().sum()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Of `origins`, then of each tensor."""
+        """Returns the gradients by `origins` (none) and by each tensor."""
         return None, *torch._foreach_mul(ctx.saved_tensors, 2 * gradient)

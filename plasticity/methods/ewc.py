@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from isorl.plasticity.methods.base import FirstAct, Method, check
+from isorl.plasticity.methods.base import FirstEffect, Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN
@@ -51,19 +51,19 @@ class EWC(Method):
         )
 
     def start(self, learner: Learner) -> None:
-        """Nothing to consolidate yet."""
+        """Begins with nothing to consolidate."""
         self._network = learner.networks["classifier"]
         self._fisher: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
         self._recent: list[Tensor] = []  # batches of inputs, the newest last
         self._allowed: Tensor | None = None
 
-    def first_act(self) -> FirstAct:
-        """The first switch: before it there is nothing to hold on to."""
-        return FirstAct(switch=1)
+    def first_effect(self) -> FirstEffect:
+        """Returns the first switch: before it there is nothing to hold on to."""
+        return FirstEffect(switch=1)
 
     def loss(self, batch: Batch) -> Tensor | None:
-        """The term, once a task has ended."""
+        """Returns the term, once a task has ended."""
         if not self._anchor:
             return None
         weights = dict(self._network.named_parameters())
@@ -92,7 +92,7 @@ class EWC(Method):
 
 
 def fisher_diagonal(network: nn.Module, inputs: Tensor, allowed: Tensor | None = None) -> dict[str, Tensor]:
-    """Diagonal of the Fisher information of p(y | x) = softmax f(x), by parameter name.
+    """Returns the diagonal of the Fisher information of p(y | x) = softmax f(x), by parameter name.
 
     The mean over `inputs` (B, ...) of sum_y p(y | x) (d log p(y | x) / d theta)^2; classes that `allowed` (C,) does
     not hold are left out.

@@ -56,7 +56,7 @@ class FeatureRank(Method):
         add_parameters(learner.optimizer, self._heads.parameters(), like=tops[0].weight)
 
     def loss(self, batch: Batch) -> Tensor:
-        """The term strength * sum over networks."""
+        """Returns the term strength * sum over networks."""
         terms = []
         for phi, g, g_0 in zip(self._bodies, self._heads, self._initial, strict=True):
             with torch.no_grad():
@@ -65,10 +65,10 @@ class FeatureRank(Method):
         return self.strength * torch.stack(terms).sum()
 
     def state_dict(self) -> dict[str, Any]:
-        """The heads, and body and heads as they were at the start."""
+        """Returns the heads, and body and heads as they were at the start."""
         return {"heads": dict(self._heads.state_dict()), "initial": dict(self._initial.state_dict())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes them back."""
+        """Takes back what `state_dict` gave."""
         self._heads.load_state_dict(state["heads"])
         self._initial.load_state_dict(state["initial"])

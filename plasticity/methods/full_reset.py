@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from isorl.plasticity.methods.base import Act
+from isorl.plasticity.methods.base import PeriodicMethod
 from isorl.plasticity.methods.registry import METHODS
 
 
 @METHODS.register("full_reset")
 @dataclass
-class FullReset(Act):
+class FullReset(PeriodicMethod):
     """theta <- a fresh draw of the initialisation, for every parameter.
 
     What else an agent remembers is decided by `switch`: its defaults clear the replay buffer and restart
@@ -25,7 +25,7 @@ class FullReset(Act):
 
     @property
     def claims(self) -> frozenset[str]:
-        """Other resets would be undone by this one."""
+        """Claims all resets: this one would undo the others."""
         return frozenset({"when the head is drawn anew"})
 
     def act(self) -> None:

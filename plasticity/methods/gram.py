@@ -53,6 +53,6 @@ class Gram(Method):
         self._layers = [layer.maker for layer in hidden_layers(learner.networks)]
 
     def loss(self, batch: Batch) -> Tensor:
-        """The term strength * sum R(W)."""
+        """Returns the term strength * sum R(W)."""
         penalties = [gram_penalty(effective_weight(layer), self._target) for layer in self._layers]
         return self.strength * torch.stack(penalties).sum()

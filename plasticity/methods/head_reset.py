@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from isorl.plasticity.methods.base import Act
+from isorl.plasticity.methods.base import PeriodicMethod
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import head
 
 
 @METHODS.register("head_reset")
 @dataclass
-class HeadReset(Act):
+class HeadReset(PeriodicMethod):
     """head <- a fresh draw of the initialisation, in every network, target too; the body stays.
 
     Attributes:
@@ -26,7 +26,7 @@ class HeadReset(Act):
 
     @property
     def claims(self) -> frozenset[str]:
-        """Other resets would draw the head a second time."""
+        """Claims the head: other resets would draw it a second time."""
         return frozenset({"when the head is drawn anew"})
 
     def act(self) -> None:

@@ -52,7 +52,7 @@ class Jacobian(Method):
                 )
 
     def loss(self, batch: Batch) -> Tensor:
-        """The term, over the networks in turn; a shared body counts in each."""
+        """Returns the term, over the networks in turn; a shared body counts in each."""
         inputs, generator = batch.inputs[: self.samples], self._generator(batch.inputs.device)
         terms = [
             jacobian_penalty(network, inputs, self.projections or None, generator)

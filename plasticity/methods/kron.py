@@ -35,20 +35,20 @@ class Kron(Method):
 
     @property
     def claims(self) -> frozenset[str]:
-        """The optimizer."""
+        """Claims the optimizer."""
         return frozenset({"the optimizer"})
 
     def optimizer(
         self, cls: type[Optimizer], options: dict[str, Any]
     ) -> tuple[type[Optimizer], dict[str, Any]]:
-        """Kron in the place of Adam."""
+        """Returns Kron in the place of Adam."""
         adam_options("kron", cls, options)
         return resumable_kron(), {}
 
 
 @cache
 def resumable_kron() -> type[Optimizer]:
-    """kron_torch.Kron with everything it needs in its state.
+    """Returns a kron_torch.Kron with everything it needs in its state.
 
     Raises:
         ValueError: the package is not installed.
@@ -103,5 +103,5 @@ def _plain(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def update_probability(step: int) -> float:
-    """The package's schedule: 1 for 500 steps, then an exponential down to 0.03."""
+    """Returns that of the package's schedule: 1 for 500 steps, then an exponential down to 0.03."""
     return min(1.0, max(LEAST, math.exp(-DECAY * (step - FLAT))))

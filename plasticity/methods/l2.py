@@ -36,7 +36,7 @@ class L2(Method):
     def optimizer(
         self, cls: type[Optimizer], options: dict[str, Any]
     ) -> tuple[type[Optimizer], dict[str, Any]]:
-        """AdamW, or AdamO with AdamW's decay."""
+        """Returns AdamW, or AdamO with AdamW's decay, where the decay is decoupled."""
         if not self.decoupled:
             return cls, options
         if options.get("weight_decay"):
@@ -56,7 +56,7 @@ class L2(Method):
         self._parameters = [parameter for _, parameter in learner.parameters()]
 
     def loss(self, batch: Batch) -> Tensor | None:
-        """The term strength * ||theta||^2."""
+        """Returns the term strength * ||theta||^2."""
         if self.decoupled:
             return None
         return self.strength * squared_distance(self._parameters)

@@ -37,5 +37,5 @@ class L2Init(Method):
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
 
     def loss(self, batch: Batch) -> Tensor:
-        """The term strength * ||theta - theta_0||^2."""
+        """Returns the term strength * ||theta - theta_0||^2."""
         return self.strength * squared_distance(self._parameters, self._initial)

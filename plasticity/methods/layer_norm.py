@@ -19,9 +19,9 @@ class LayerNorm(Method):
 
     @property
     def claims(self) -> frozenset[str]:
-        """Norm layers."""
+        """Claims the norm layers."""
         return frozenset({"the norm layers"})
 
     def network(self, spec: NetworkSpec) -> NetworkSpec:
-        """`spec` with norm layers."""
+        """Returns `spec` with norm layers."""
         return replace(spec, layer_norm=True)

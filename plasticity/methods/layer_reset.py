@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from torch import nn
 
-from isorl.plasticity.methods.base import Act, check
+from isorl.plasticity.methods.base import PeriodicMethod, check
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import NORMS, WEIGHTED, leaves
 
 
 @METHODS.register("layer_reset")
 @dataclass
-class LayerReset(Act):
+class LayerReset(PeriodicMethod):
     """theta_l <- a fresh draw of the initialisation, for the last n layers l of every network.
 
     Attributes:
@@ -33,7 +33,7 @@ class LayerReset(Act):
 
     @property
     def claims(self) -> frozenset[str]:
-        """Other resets would draw the head a second time."""
+        """Claims the head: other resets would draw it a second time."""
         return frozenset({"when the head is drawn anew"})
 
     def act(self) -> None:

@@ -15,7 +15,7 @@ from isorl.plasticity.methods.surgery import forget
 
 
 class Batch:
-    """The minibatch of an update as methods see it; nothing is computed before it is asked for.
+    """Holds the minibatch of an update as methods see it; nothing is computed before it is asked for.
 
     Args:
         inputs: gives (B, ...), what the networks read.
@@ -34,13 +34,13 @@ class Batch:
 
     @cached_property
     def inputs(self) -> Tensor:
-        """(B, ...): what the networks read."""
+        """Returns what the networks read, (B, ...)."""
         return self._inputs()
 
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """What a method may see and change.
+    """Holds what a method may see and change.
 
     Attributes:
         networks: the trained networks by name, from input to output: "actor" and "critic", or "q". They may
@@ -62,7 +62,7 @@ class Learner:
     labelled: bool = False
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(name, parameter) of every parameter of the trained networks, shared ones once."""
+        """Yields (name, parameter) of every parameter of the trained networks, shared ones once."""
         seen: set[int] = set()
         for network_name, network in self.networks.items():
             for name, parameter in network.named_parameters():
@@ -71,14 +71,14 @@ class Learner:
                     yield f"{network_name}.{name}", parameter
 
     def outside(self) -> list[nn.Parameter]:
-        """Trained parameters that belong to no network, such as the spread of Gaussian actions."""
+        """Returns the trained parameters that belong to no network, such as the spread of Gaussian actions."""
         inside = {id(parameter) for _, parameter in self.parameters()}
         held = {id(parameter) for parameter in self.root.parameters()}
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return [parameter for parameter in trained if id(parameter) in held - inside]
 
     def fresh_weights(self) -> dict[str, Tensor]:
-        """The parameters of a newly initialised learner, under their names in `root` at the start."""
+        """Returns the parameters of a newly initialised learner, under their names in `root` at the start."""
         with self.seeded():
             return {name: parameter.detach() for name, parameter in self.fresh().named_parameters()}
 
@@ -99,7 +99,7 @@ class Learner:
 
     @contextmanager
     def seeded(self) -> Iterator[None]:
-        """Inside, torch's own draws come from `generator`; the agent's stream is as it was afterwards."""
+        """Makes torch's own draws come from `generator` inside; the agent's stream is as it was afterwards."""
         seed = torch.randint(2**31, (), generator=self.generator)
         with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU and then moved
             torch.manual_seed(int(seed))

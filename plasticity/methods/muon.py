@@ -33,18 +33,18 @@ class Muon(Method):
 
     @property
     def claims(self) -> frozenset[str]:
-        """The optimizer."""
+        """Claims the optimizer."""
         return frozenset({"the optimizer"})
 
     def optimizer(
         self, cls: type[Optimizer], options: dict[str, Any]
     ) -> tuple[type[Optimizer], dict[str, Any]]:
-        """Muon beside Adam."""
+        """Returns Muon beside Adam."""
         return MuonAdam, {**adam_options("muon", cls, options), "momentum": self.momentum}
 
 
 class MuonAdam(Optimizer):
-    """torch's Muon on the groups of hidden matrices and torch's Adam on the others, as one optimizer with one state."""
+    """Applies torch's Muon to hidden matrices and torch's Adam to the rest, as one optimizer with one state."""
 
     by_role = True
 
@@ -60,7 +60,7 @@ class MuonAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both."""
+        """Makes one step of both."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

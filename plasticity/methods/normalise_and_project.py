@@ -28,11 +28,11 @@ class NormaliseAndProject(Method):
 
     @property
     def claims(self) -> frozenset[str]:
-        """It brings its norm layers, without which the projection would change the function."""
+        """Claims the norm layers, without which the projection would change the function."""
         return frozenset({"the norm layers", "the scale of hidden weights"})
 
     def network(self, spec: NetworkSpec) -> NetworkSpec:
-        """`spec` with norm layers."""
+        """Returns `spec` with norm layers."""
         return replace(spec, layer_norm=True)
 
     def start(self, learner: Learner) -> None:
@@ -42,7 +42,7 @@ class NormaliseAndProject(Method):
 
     @torch.no_grad()
     def after_update(self, batch: Batch) -> None:
-        """Projects."""
+        """Scales every hidden weight and bias back."""
         for layer, norm_0 in zip(self._layers, self._norms, strict=True):
             ratio = norm_0 / layer.weight.norm()
             for parameter in layer.parameters():

@@ -46,6 +46,6 @@ class Parseval(Method):
         self._weights = [layer.maker.weight for layer in hidden_layers(learner.networks)]
 
     def loss(self, batch: Batch) -> Tensor:
-        """The term strength * sum ||W W^T - s I||_F^2."""
+        """Returns the term strength * sum ||W W^T - s I||_F^2."""
         penalties = [gram_penalty(weight, self.target, by_rows=True) for weight in self._weights]
         return self.strength * torch.stack(penalties).sum()

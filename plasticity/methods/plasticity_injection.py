@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from isorl.plasticity.methods.base import FirstAct, Method, check
+from isorl.plasticity.methods.base import FirstEffect, Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN, WEIGHTED, head
@@ -46,7 +46,7 @@ class PlasticityInjection(Method):
 
     @property
     def claims(self) -> frozenset[str]:
-        """The tail is no chain of layers any more."""
+        """Claims the chain of layers, which the tail is not any more, and the head."""
         return frozenset({CHAIN, "when the head is drawn anew"})
 
     def start(self, learner: Learner) -> None:
@@ -61,9 +61,9 @@ class PlasticityInjection(Method):
         for triple in self._triples:
             add_parameters(learner.optimizer, triple.new.parameters(), like=next(triple.old.parameters()))
 
-    def first_act(self) -> FirstAct:
-        """The moment of the injection."""
-        return FirstAct(update=self.at_update) if self.at_update else FirstAct(switch=self.at_switch)
+    def first_effect(self) -> FirstEffect:
+        """Returns the moment of the injection."""
+        return FirstEffect(update=self.at_update) if self.at_update else FirstEffect(switch=self.at_switch)
 
     def after_update(self, batch: Batch) -> None:
         """Injects at the given update."""
@@ -104,7 +104,7 @@ class PlasticityInjection(Method):
 
 
 class Triple(nn.Module):
-    """A module t, and room for t' and t''; idle, it is t alone and costs nothing."""
+    """Holds a module t, and room for t' and t''; idle, it is t alone and costs nothing."""
 
     def __init__(self, old: nn.Module) -> None:
         super().__init__()
@@ -114,29 +114,29 @@ class Triple(nn.Module):
         self.twin.requires_grad_(False)
 
     def get_extra_state(self) -> int:
-        """Whether t' and t'' take part; a target network learns it by `load_state_dict`."""
+        """Says whether t' and t'' take part; a target network learns it by `load_state_dict`."""
         return int(self.active)
 
     def set_extra_state(self, state: int) -> None:
-        """Takes it back."""
+        """Takes back what `get_extra_state` gave."""
         self.active = bool(state)
 
 
 class Branches(Triple):
-    """The last hidden layer three times: (B, I) -> (B, F), active (B, 3 F)."""
+    """Computes the last hidden layer three times: (B, I) -> (B, F), active (B, 3 F)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[t(x), t'(x), t''(x)]."""
+        """Returns [t(x), t'(x), t''(x)]."""
         if not self.active:
             return self.old(x)
         return torch.cat((self.old(x), self.new(x), self.twin(x)), dim=-1)
 
 
 class Sum(Triple):
-    """The head three times: (B, F) -> (B, O), active from (B, 3 F)."""
+    """Computes the head three times: (B, F) -> (B, O), active from (B, 3 F)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """t(x) + t'(x') - t''(x'')."""
+        """Returns t(x) + t'(x') - t''(x'')."""
         if not self.active:
             return self.old(x)
         x, x_new, x_twin = x.chunk(3, dim=-1)

@@ -20,5 +20,5 @@ class Projection(Method):
         self._networks = nn.ModuleList(learner.networks.values())
 
     def after_update(self, batch: Batch) -> None:
-        """One projection."""
+        """Projects once."""
         project_(self._networks)

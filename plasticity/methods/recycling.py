@@ -12,18 +12,24 @@ from torch import Tensor
 
 from isorl.plasticity.methods.base import Method
 from isorl.plasticity.methods.learner import Batch, Learner
-from isorl.plasticity.methods.structure import CHAIN, Hidden, check_separable, hidden_layers, unit_outputs
+from isorl.plasticity.methods.structure import (
+    CHAIN,
+    HiddenLayer,
+    check_separable,
+    hidden_layers,
+    unit_outputs,
+)
 from isorl.plasticity.methods.surgery import edit
 
 
 class RecyclingMethod(Method):
-    """Base of methods that replace single units; two of them would take each other's fresh ones."""
+    """Is the base of methods that replace single units; two of them would take each other's fresh ones."""
 
     relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
 
     @property
     def claims(self) -> frozenset[str]:
-        """The units."""
+        """Claims the units."""
         return frozenset({"which units are recycled"})
 
     def start(self, learner: Learner) -> None:
@@ -31,17 +37,17 @@ class RecyclingMethod(Method):
         self._recycler = Recycler(learner, type(self).__module__.rpartition(".")[2])
 
     def state_dict(self) -> dict[str, Any]:
-        """What is named in `saved`, and the scale of fresh weights."""
+        """Returns what is named in `saved`, and the scale of fresh weights."""
         return {**super().state_dict(), "bounds": list(self._recycler.bounds)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes them back."""
+        """Takes back what `state_dict` gave."""
         super().load_state_dict(state)
         self._recycler.bounds = list(state["bounds"])
 
 
 class Recycler:
-    """The hidden layers of a learner, actor's and critic's alike, whose units a method replaces.
+    """Replaces units of the hidden layers of a learner, actor's and critic's alike.
 
     Incoming weights are drawn uniformly with the standard deviation of the layer's initial weights, which for
     torch's default initialisation is that very distribution.
@@ -54,7 +60,7 @@ class Recycler:
         self.bounds = [math.sqrt(3) * float(layer.maker.weight.detach().std()) for layer in self.layers]
 
     def outputs(self, batch: Batch) -> list[Tensor]:
-        """Outputs (S, U) of each hidden layer for a minibatch, with the weights as the update left them."""
+        """Returns the outputs (S, U) of each hidden layer for a minibatch, with the updated weights."""
         return unit_outputs(self.learner.networks, self.layers, batch.inputs)
 
     @torch.no_grad()
@@ -82,7 +88,7 @@ def _fill_units(tensor: Tensor, is_weight: bool, units: Tensor, value: float) ->
     tensor.index_fill_(0, units, value if is_weight else 0)
 
 
-def _vectors(layer: Hidden) -> list[tuple[Tensor, float]]:
+def _vectors(layer: HiddenLayer) -> list[tuple[Tensor, float]]:
     """Parameters with one number per unit, and their initial value."""
     found = [(layer.maker.bias, 0.0)] if layer.maker.bias is not None else []
     if layer.norm is not None:

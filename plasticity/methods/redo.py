@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from isorl.plasticity.diagnostics.units import redo_score
-from isorl.plasticity.methods.base import FirstAct, check
+from isorl.plasticity.methods.base import FirstEffect, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.recycling import RecyclingMethod
 from isorl.plasticity.methods.registry import METHODS
@@ -44,9 +44,9 @@ class ReDo(RecyclingMethod):
         super().start(learner)
         self._updates = 0
 
-    def first_act(self) -> FirstAct:
-        """The N-th update."""
-        return FirstAct(update=self.every)
+    def first_effect(self) -> FirstEffect:
+        """Returns the N-th update."""
+        return FirstEffect(update=self.every)
 
     def after_update(self, batch: Batch) -> None:
         """Recycles at every N-th update."""

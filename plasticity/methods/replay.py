@@ -43,7 +43,7 @@ class Replay(Method):
         )
 
     def start(self, learner: Learner) -> None:
-        """An empty memory."""
+        """Begins with an empty memory."""
         self._network, self._generator = learner.networks["classifier"], learner.generator
         self._inputs: Tensor | None = None  # (size, ...)
         self._labels: Tensor | None = None  # (size,)
@@ -51,7 +51,7 @@ class Replay(Method):
         self._seen = 0  # samples of the stream so far
 
     def loss(self, batch: Batch) -> Tensor | None:
-        """The term, once there is a memory."""
+        """Returns the term, once there is a memory."""
         if self._inputs is None or self._labels is None:
             return None
         filled = min(self._seen, self.size)

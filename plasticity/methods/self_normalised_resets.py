@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from isorl.plasticity.methods.base import FirstAct, check
+from isorl.plasticity.methods.base import FirstEffect, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.recycling import RecyclingMethod
 from isorl.plasticity.methods.registry import METHODS
@@ -51,20 +51,20 @@ class SelfNormalisedResets(RecyclingMethod):
         )
 
     def start(self, learner: Learner) -> None:
-        """Every unit begins without a past."""
+        """Gives every unit an empty past."""
         super().start(learner)
         self._updates = 0
         self._firings, self._observed, self._silence = (
             [layer.maker.weight.new_zeros(layer.units) for layer in self._recycler.layers] for _ in range(3)
         )
 
-    def first_act(self) -> FirstAct:
-        """The first look after the shortest life, k firings and then silence, in which the silence is improbable."""
+    def first_effect(self) -> FirstEffect:
+        """Returns the first look after the shortest life of k firings and an improbable silence."""
         firings = torch.arange(10 * self.prior, dtype=torch.float64)  # k
         p = (firings + 1) / (firings + self.prior)
         silence = (math.log(self.threshold) / torch.log1p(-p)).ceil()
         shortest = float((firings + silence).min())
-        return FirstAct(update=math.ceil(shortest / self.every) * self.every)
+        return FirstEffect(update=math.ceil(shortest / self.every) * self.every)
 
     @torch.no_grad()
     def after_update(self, batch: Batch) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from isorl.plasticity.methods.base import Act, check
+from isorl.plasticity.methods.base import PeriodicMethod, check
 from isorl.plasticity.methods.learner import Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN
@@ -15,7 +15,7 @@ from isorl.plasticity.methods.structure import CHAIN
 
 @METHODS.register("shrink_and_perturb")
 @dataclass
-class ShrinkAndPerturb(Act):
+class ShrinkAndPerturb(PeriodicMethod):
     """theta <- shrink * theta + noise * std(theta_0) * N(0, 1), with fresh noise at each switch or N updates.
 
     std(theta_0) is taken per tensor at the start, so that the noise has the scale of the initialisation;

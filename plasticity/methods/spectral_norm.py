@@ -23,13 +23,13 @@ class SpectralNorm(Method):
 
     @property
     def claims(self) -> frozenset[str]:
-        """The scale of weights."""
+        """Claims the scale of weights."""
         return frozenset({"the scale of hidden weights"})
 
     def optimizer(
         self, cls: type[Optimizer], options: dict[str, Any]
     ) -> tuple[type[Optimizer], dict[str, Any]]:
-        """The same one, unless it pulls at singular values too."""
+        """Returns the same one, unless it pulls at singular values too."""
         if issubclass(cls, AdamO):
             raise ValueError(
                 "Method 'spectral_norm' and optimizer 'adamo' cannot combine: both set the singular values of hidden "
@@ -38,5 +38,5 @@ class SpectralNorm(Method):
         return cls, options
 
     def network(self, spec: NetworkSpec) -> NetworkSpec:
-        """`spec` with normalised layers."""
+        """Returns `spec` with normalised layers."""
         return replace(spec, spectral_norm=True)

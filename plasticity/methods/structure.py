@@ -29,8 +29,8 @@ _PASSING = (nn.Flatten, nn.Identity, Shift)
 
 
 @dataclass(eq=False)
-class Hidden:
-    """A hidden layer: the module that makes its units, its norm and activation, and the modules that read it.
+class HiddenLayer:
+    """Holds a hidden layer: the module that makes its units, its norm and activation, the modules that read it.
 
     A body under two heads has one such layer with two readers.
     """
@@ -43,25 +43,25 @@ class Hidden:
 
     @property
     def units(self) -> int:
-        """How many units: U."""
+        """Returns how many units there are: U."""
         return self.maker.weight.shape[0]
 
     @property
     def copies(self) -> int:
-        """How many outputs each unit has: c."""
+        """Returns how many outputs each unit has: c."""
         return getattr(self.activation, "copies", 1)
 
     def columns(self, tensor: Tensor) -> Tensor:
-        """A reader's weight (O, I, ...), or a moment of it, as a view (O, c, U, p)."""
+        """Returns a reader's weight (O, I, ...), or a moment of it, as a view (O, c, U, p)."""
         return tensor.view(tensor.shape[0], self.copies, self.units, -1)
 
     def by_unit(self, h: Tensor) -> Tensor:
-        """Outputs of the activation, (B, c U) or (B, c U, H, W), as (S, U)."""
+        """Returns outputs of the activation, (B, c U) or (B, c U, H, W), as (S, U)."""
         return h.reshape(len(h), self.copies, self.units, -1).movedim(2, -1).reshape(-1, self.units)
 
 
 def leaves(network: nn.Sequential, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """(path, module) along a network in the order of its forward pass."""
+    """Yields (path, module) along a network in the order of its forward pass."""
     for name, module in network.named_children():
         here = f"{path}.{name}" if path else name
         if isinstance(module, nn.Sequential):
@@ -75,28 +75,28 @@ CHAIN = "the chain of hidden layers"
 
 
 def body(network: nn.Sequential) -> nn.Sequential:
-    """What comes before the head, with the network's own modules: (B, ...) -> features (B, F)."""
+    """Returns what comes before the head, with the network's own modules: (B, ...) -> features (B, F)."""
     modules = [module for _, module in leaves(network)]
     return nn.Sequential(*modules[: modules.index(head(network))])
 
 
 def head(network: nn.Sequential) -> nn.Linear:
-    """The last layer with a weight."""
+    """Returns the last layer with a weight."""
     last = [module for _, module in leaves(network) if isinstance(module, WEIGHTED)][-1]
     assert isinstance(last, nn.Linear)
     return last
 
 
-def hidden_layers(networks: Mapping[str, nn.Sequential]) -> list[Hidden]:
-    """The hidden layers of all networks in order, shared ones once."""
-    layers: dict[int, Hidden] = {}
+def hidden_layers(networks: Mapping[str, nn.Sequential]) -> list[HiddenLayer]:
+    """Returns the hidden layers of all networks in order, shared ones once."""
+    layers: dict[int, HiddenLayer] = {}
     for network_name, network in networks.items():
-        below: Hidden | None = None
+        below: HiddenLayer | None = None
         for path, module in leaves(network):
             if isinstance(module, WEIGHTED):
                 if below is not None and not any(reader is module for reader in below.readers):
                     below.readers.append(module)
-                below = layers.setdefault(id(module), Hidden(f"{network_name}.{path}", module))
+                below = layers.setdefault(id(module), HiddenLayer(f"{network_name}.{path}", module))
             elif below is not None and isinstance(module, NORMS):
                 below.norm = module
             elif below is not None and not isinstance(module, _PASSING):
@@ -104,7 +104,7 @@ def hidden_layers(networks: Mapping[str, nn.Sequential]) -> list[Hidden]:
     return [layer for layer in layers.values() if layer.readers]
 
 
-def check_separable(layers: list[Hidden], method: str) -> None:
+def check_separable(layers: list[HiddenLayer], method: str) -> None:
     """Refuses layers whose units cannot be replaced one by one.
 
     Raises:
@@ -124,8 +124,10 @@ def check_separable(layers: list[Hidden], method: str) -> None:
 
 
 @torch.no_grad()
-def unit_outputs(networks: Mapping[str, nn.Sequential], layers: list[Hidden], inputs: Tensor) -> list[Tensor]:
-    """Outputs (S, U) of each hidden layer for `inputs` (B, ...), by one plain pass; shared layers run once."""
+def unit_outputs(
+    networks: Mapping[str, nn.Sequential], layers: list[HiddenLayer], inputs: Tensor
+) -> list[Tensor]:
+    """Returns outputs (S, U) of each hidden layer for `inputs` (B, ...), by one pass; shared layers run once."""
     owner = {id(layer.activation or layer.norm or layer.maker): layer for layer in layers}
     found: dict[int, Tensor] = {}
     seen: dict[int, Tensor] = {}

@@ -36,18 +36,18 @@ class Trac(Method):
 
     @property
     def claims(self) -> frozenset[str]:
-        """The optimizer."""
+        """Claims the optimizer."""
         return frozenset({"the optimizer"})
 
     def optimizer(
         self, cls: type[Optimizer], options: dict[str, Any]
     ) -> tuple[type[Optimizer], dict[str, Any]]:
-        """Adam under TRAC."""
+        """Returns Adam under TRAC."""
         return TracAdam, adam_options("trac", cls, options)
 
 
 def adam_options(method: str, cls: type[Optimizer], options: dict[str, Any]) -> dict[str, Any]:
-    """The options of plain Adam, for a method that replaces it.
+    """Returns the options of plain Adam, for a method that replaces it.
 
     Raises:
         ValueError: another optimizer was asked for.
@@ -61,7 +61,7 @@ def adam_options(method: str, cls: type[Optimizer], options: dict[str, Any]) -> 
 
 
 class TracAdam(Adam):
-    """Adam under TRAC; its state is keyed by parameter or kept in the first group, so that it can be resumed."""
+    """Runs Adam under TRAC, its state by parameter or in the first group, so that it can be resumed."""
 
     def __init__(self, params: Any, **options: Any) -> None:
         super().__init__(params, **options)
@@ -70,7 +70,7 @@ class TracAdam(Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of Adam, and the rescaling of all that was moved so far."""
+        """Makes one step of Adam, and rescales all that was moved so far."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -109,7 +109,7 @@ class TracAdam(Adam):
 
 
 def erfi(x: Tensor) -> Tensor:
-    """2 / sqrt(pi) times the integral of e^(t^2) from 0 to x, by Gauss-Legendre in double precision."""
+    """Returns 2 / sqrt(pi) times the integral of e^(t^2) from 0 to x, by Gauss-Legendre in double precision."""
     x = x.double()
     nodes, weights = ((NODES.to(x) + 1) / 2, WEIGHTS.to(x) / 2)
     return 2 / math.sqrt(math.pi) * x * ((x[..., None] * nodes).square().exp() * weights).sum(-1)

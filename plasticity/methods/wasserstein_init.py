@@ -40,7 +40,7 @@ class WassersteinInit(Method):
         self._initial = [parameter.detach().flatten().sort().values for parameter in self._parameters]
 
     def loss(self, batch: Batch) -> Tensor:
-        """The term strength * sum ||sort(theta) - sort(theta_0)||^2."""
+        """Returns the term strength * sum ||sort(theta) - sort(theta_0)||^2."""
         pairs = zip(self._parameters, self._initial, strict=True)
         return (
             self.strength

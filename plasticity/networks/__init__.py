@@ -1,4 +1,7 @@
-"""Network bodies and the layers they are made of."""
+"""Network bodies and the layers they are made of.
+
+A new activation needs a line `ACTIVATIONS.register(...)` in any file of this folder; it is found by itself.
+"""
 
 from isorl.plasticity.networks.activations import (
     ACTIVATIONS,
@@ -17,11 +20,15 @@ from isorl.plasticity.networks.isometric import (
     effective_weight,
     project_,
 )
-from isorl.plasticity.networks.spec import NetworkSpec
+from isorl.plasticity.networks.spec import NETWORKS, NetworkSpec
 from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
+from isorl.plasticity.registry import import_modules
+
+import_modules(__name__, __path__)
 
 __all__ = [
     "ACTIVATIONS",
+    "NETWORKS",
     "Activation",
     "Body",
     "CReLU",

@@ -33,7 +33,7 @@ ELEMENTWISE = (
 
 @dataclass(frozen=True)
 class Activation:
-    """How to build an activation, and what it asks of the layer before it.
+    """Says how to build an activation, and what it asks of the layer before it.
 
     Args:
         build: from the feature dimension (-1 for vectors, -3 for images) to a module.
@@ -59,17 +59,17 @@ class GroupSort(nn.Module):
         self.size, self.dim = size, dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape as `x`; its size along `dim` must be a multiple of the group."""
+        """Returns the shape of `x`; its size along `dim` must be a multiple of the group."""
         dim = self.dim % x.ndim
         return x.unflatten(dim, (-1, self.size)).sort(dim + 1).values.flatten(dim, dim + 1)
 
     def extra_repr(self) -> str:
-        """The options, for printing."""
+        """Returns the options, for printing."""
         return f"size={self.size}, dim={self.dim}"
 
 
 class MaxMin(nn.Module):
-    """GroupSort with groups of two: the larger of each pair (i, i + O/2) first, then the smaller ones.
+    """Sorts groups of two: the larger of each pair (i, i + O/2) first, then the smaller ones.
 
     Written with a single ReLU, max(a, b) = b + (a - b)^+ and min(a, b) = a - (a - b)^+: several times faster
     in the backward pass than maximum and minimum, and a permutation also where a = b. Values are exact up to
@@ -83,13 +83,13 @@ class MaxMin(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape as `x`; its size along `dim` must be even."""
+        """Returns the shape of `x`; its size along `dim` must be even."""
         a, b = x.chunk(2, self.dim)
         excess = torch.relu(a - b)
         return torch.cat((b + excess, a - excess), self.dim)
 
     def extra_repr(self) -> str:
-        """The options, for printing."""
+        """Returns the options, for printing."""
         return f"dim={self.dim}"
 
 
@@ -103,7 +103,7 @@ class CReLU(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Twice the size of `x` along `dim`."""
+        """Returns twice the size of `x` along `dim`."""
         return torch.cat((x, -x), self.dim).relu()
 
 
@@ -117,7 +117,7 @@ class DeepFourier(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Twice the size of `x` along `dim`."""
+        """Returns twice the size of `x` along `dim`."""
         return torch.cat((x.sin(), x.cos()), self.dim)
 
 

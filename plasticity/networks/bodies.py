@@ -15,13 +15,13 @@ from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
 
 
 class Body(nn.Sequential):
-    """A sequence of layers that says how many features it gives."""
+    """Chains layers, and says how many features it gives."""
 
     out_features: int
 
 
 def build_mlp(in_features: int, spec: NetworkSpec) -> Body:
-    """(B, in_features) -> (B, spec.widths[-1]); without widths, the identity."""
+    """Returns an MLP (B, in_features) -> (B, spec.widths[-1]); without widths, the identity."""
     layers: list[nn.Module] = []
     width = in_features
     for out_features in spec.widths:
@@ -32,7 +32,7 @@ def build_mlp(in_features: int, spec: NetworkSpec) -> Body:
 
 
 def build_nature_cnn(in_shape: tuple[int, int, int], spec: NetworkSpec, features: int = 512) -> Body:
-    """(B, C, H, W), already scaled to [0, 1] -> (B, features).
+    """Returns a CNN (B, C, H, W), already scaled to [0, 1] -> (B, features).
 
     Plain: the convolutions of Mnih et al. 2015. With any isometry: `_isometric_convolutions` below.
     """

@@ -1,6 +1,6 @@
 """Linear and convolution layers whose weight matrix is kept orthogonal: projected or hard.
 
-A hard layer uses gain L^-1 W in place of its parameter W (Cholesky QR), so it is orthogonal at every moment.
+A hard layer uses gain L^-1 W in place of its parameter W (L L^T = W W^T), so it is orthogonal at every moment.
 A projected layer uses W itself and `project_` pulls it back after each optimizer step by Newton-Schulz.
 Orthogonal means that all min(O, I) singular values equal the gain; a layer that shrinks dimensions still has
 the others zero, and so is 1-Lipschitz at gain 1.
@@ -17,23 +17,23 @@ from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear, s
 
 
 class IsometricLinear(nn.Linear):
-    """nn.Linear with an orthogonal weight (O, I)."""
+    """Is an nn.Linear with an orthogonal weight (O, I)."""
 
     def __init__(self, in_features: int, out_features: int, isometry: str, gain: float = 1.0):
         super().__init__(in_features, out_features)
         self.isometry, self.gain = isometry, gain
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, I) -> (B, O)."""
+        """Returns (B, O) of (B, I)."""
         return F.linear(x, effective_weight(self), self.bias)
 
     def extra_repr(self) -> str:
-        """The options, for printing."""
+        """Returns the options, for printing."""
         return f"{super().extra_repr()}, isometry={self.isometry}, gain={self.gain:.4g}"
 
 
 class PatchConv2d(nn.Conv2d):
-    """A convolution over non-overlapping patches, which is exactly as isometric as its weight (O, C k k).
+    """Convolves non-overlapping patches, and so is exactly as isometric as its weight (O, C k k).
 
     A convolution with overlap is not: an orthogonal reshaped kernel only keeps its Jacobian's singular values
     below k / stride. Overlap comes from `Shift` instead. Sizes that k does not divide are padded with zeros,
@@ -45,17 +45,17 @@ class PatchConv2d(nn.Conv2d):
         self.isometry, self.gain = isometry, gain
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, O, ceil(H / k), ceil(W / k))."""
+        """Returns (B, O, ceil(H / k), ceil(W / k)) of (B, C, H, W)."""
         return F.conv2d(self.pad(x), effective_weight(self), self.bias, self.stride)
 
     def pad(self, x: Tensor) -> Tensor:
-        """`x` with zeros to the right and below, up to whole patches."""
+        """Returns `x` with zeros to the right and below, up to whole patches."""
         k = self.kernel_size[0]
         right, below = -x.shape[-1] % k, -x.shape[-2] % k
         return F.pad(x, (0, right, 0, below)) if right or below else x
 
     def extra_repr(self) -> str:
-        """The options, for printing."""
+        """Returns the options, for printing."""
         return f"{super().extra_repr()}, isometry={self.isometry}, gain={self.gain:.4g}"
 
 
@@ -72,18 +72,18 @@ class Shift(nn.Module):
         self.step = step
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W), wrapping around at the borders."""
+        """Returns (B, C, H, W) of (B, C, H, W), wrapped around at the borders."""
         quarter = x.shape[-3] // 4
         down, right, rest = x.split((quarter, quarter, x.shape[-3] - 2 * quarter), dim=-3)
         return torch.cat((down.roll(self.step, -2), right.roll(self.step, -1), rest), dim=-3)
 
     def extra_repr(self) -> str:
-        """The options, for printing."""
+        """Returns the options, for printing."""
         return f"step={self.step}"
 
 
 def effective_weight(layer: nn.Module) -> Tensor:
-    """The weight a linear or convolution layer multiplies by: orthogonalised if hard, divided if spectral."""
+    """Returns the weight a linear or convolution layer multiplies by: orthogonal if hard, divided if spectral."""
     weight: Tensor = layer.weight  # type: ignore[assignment]
     if isinstance(layer, SpectralLinear | SpectralConv2d):
         return spectral_weight(layer)
@@ -92,10 +92,11 @@ def effective_weight(layer: nn.Module) -> Tensor:
     return orthogonalise(weight, layer.gain)  # type: ignore[arg-type]
 
 
-def project_(module: nn.Module, iterations: int = 6) -> None:
+def project_(module: nn.Module, iterations: int | None = None) -> None:
     """Pulls every layer of `module` built with isometry="projected" back to its orthogonal manifold.
 
-    Learners call it after each optimizer step; where there is no such layer it does nothing.
+    Learners call it after each optimizer step; where there is no such layer it does nothing. See
+    `newton_schulz_` for how near it comes and for `iterations`.
     """
     for layer in module.modules():
         if getattr(layer, "isometry", None) == "projected":

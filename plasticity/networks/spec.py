@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 
 from isorl.plasticity.networks.activations import ACTIVATIONS, Activation
-from isorl.plasticity.registry import unknown_name
+from isorl.plasticity.registry import Registry, unknown_name
 
 ISOMETRIES = ("none", "soft", "projected", "hard")
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A body's widths, activation and the way its weights are kept orthogonal.
+    """Describes a body: its widths, activation and the way its weights are kept orthogonal.
 
     Args:
         widths: hidden widths of an MLP, and of what follows the convolutions of a CNN if anything does.
@@ -54,12 +54,12 @@ class NetworkSpec:
 
     @property
     def unit(self) -> Activation:
-        """The registered activation."""
+        """Returns the registered activation."""
         return ACTIVATIONS[self.activation]
 
     @property
     def orthogonal_gain(self) -> float | None:
-        """The gain of the orthogonal initialisation; None where the body keeps torch's own."""
+        """Returns the gain of the orthogonal initialisation; None where the body keeps torch's own."""
         if self.gain is None and self.isometry != "none":
             return self.unit.gain
         return self.gain
@@ -75,3 +75,7 @@ class NetworkSpec:
                 f"{self.activation} sorts groups of {group} features, so a width of {width} leaves a "
                 f"remainder; the nearest that fits is {nearest}"
             )
+
+
+NETWORKS: Registry[NetworkSpec] = Registry("network")
+"""Name on the command line (`network=NAME`) -> what it is, for networks without a YAML file."""

@@ -16,7 +16,7 @@ from isorl.plasticity.linalg import as_matrix
 
 
 class SpectralLinear(nn.Linear):
-    """nn.Linear that divides its weight (O, I) by an estimate of its largest singular value."""
+    """Is an nn.Linear that divides its weight (O, I) by an estimate of its largest singular value."""
 
     isometry = "spectral"
     running_u: Tensor
@@ -26,12 +26,12 @@ class SpectralLinear(nn.Linear):
         self.register_buffer("running_u", F.normalize(torch.randn(out_features), dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, I) -> (B, O)."""
+        """Returns (B, O) of (B, I)."""
         return F.linear(x, spectral_weight(self), self.bias)
 
 
 class SpectralConv2d(nn.Conv2d):
-    """nn.Conv2d that divides its kernel, as a matrix (O, I k k), likewise."""
+    """Is an nn.Conv2d that divides its kernel, as a matrix (O, I k k), likewise."""
 
     isometry = "spectral"
     running_u: Tensor
@@ -41,12 +41,12 @@ class SpectralConv2d(nn.Conv2d):
         self.register_buffer("running_u", F.normalize(torch.randn(out_channels), dim=0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, O, H', W')."""
+        """Returns (B, O, H', W') of (B, C, H, W)."""
         return F.conv2d(x, spectral_weight(self), self.bias, self.stride)
 
 
 def spectral_weight(layer: SpectralLinear | SpectralConv2d) -> Tensor:
-    """W / sigma, where sigma is differentiated through W only; in training mode u moves one iteration on."""
+    """Returns W / sigma, sigma differentiated through W only; in training mode u moves one iteration on."""
     W = as_matrix(layer.weight)
     with torch.no_grad():
         u, v = layer.running_u, F.normalize(W.mT @ layer.running_u, dim=0)

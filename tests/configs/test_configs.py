@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 from omegaconf import OmegaConf
 
-from isorl.agents.options import AGENT_OPTIONS, OPTIMIZERS
+from isorl.agents.options import AGENTS, OPTIMIZERS
 from isorl.configs import UserError, nearest, typed
 from isorl.configs.command_line import COMMANDS, FOLDER, groups
 from isorl.configs.schema import RunConfig, SequenceConfig, SwitchConfig, TaskConfig
+from isorl.experiments import method_files
 from isorl.plasticity import NetworkSpec
 from isorl.plasticity.methods import METHODS
 
@@ -38,7 +39,7 @@ def test_config_yaml_has_every_value_of_a_run():
 
 @pytest.mark.parametrize("name", groups()["agent"])
 def test_agent_yaml_has_every_option(name):
-    assert set(read("agent", name)) == fields(AGENT_OPTIONS[name])
+    assert set(read("agent", name)) == fields(AGENTS[name][1])
 
 
 @pytest.mark.parametrize("name", groups()["optimizer"])
@@ -56,6 +57,7 @@ def test_every_method_has_its_yaml_with_its_defaults():
     assert set(groups()["method"]) == set(METHODS)
     for name, method in METHODS.items():
         assert read("method", name)[name] == dataclasses.asdict(method()), name
+        assert OmegaConf.create(method_files.yaml(name))[name] == dataclasses.asdict(method()), name
 
 
 @pytest.mark.parametrize(

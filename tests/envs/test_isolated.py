@@ -13,6 +13,7 @@ import time
 import warnings
 from pathlib import Path
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
@@ -251,7 +252,7 @@ def test_environment_that_cannot_be_made_is_refused_as_without_processes():
 
 def _strictly(task, spec):
     warnings.simplefilter("error")
-    return make._make_alone(spec, task, False)
+    return make._make_alone([], cloudpickle.dumps(spec), task, False)
 
 
 def test_registering_in_the_process_warns_of_nothing():

@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -263,6 +264,62 @@ def test_an_optimizer_can_be_pickled_and_copied():
     optimizer = AdamO(parameter_groups(network()), iso_lambda=0.3)
     for twin in (pickle.loads(pickle.dumps(optimizer)), copy.deepcopy(optimizer)):
         assert twin.param_groups[0]["iso_lambda"] == 0.3
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_copy_is_as_good_as_the_original(copied, flat):
+    """It takes another group, with its own defaults, and makes the same updates."""
+    model, added = network(), nn.Linear(4, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the flat list
+        groups = list(model.parameters()) if flat else parameter_groups(model)
+        optimizer = AdamO(groups, iso_lambda=0.3, iso_every=1)
+    pair = (model, optimizer, added)
+    twins = copied(pair)
+    assert twins[1].param_groups[0]["params"][0] is next(twins[0].parameters())
+    for net, own, extra in (pair, twins):
+        own.add_param_group({"params": list(extra.parameters())})
+        assert own.param_groups[-1]["isometric"] is flat
+        assert own.param_groups[-1]["iso_lambda"] == 0.3
+        train(net, own, 5)
+    assert equal(model, twins[0])
+
+
+def test_weights_with_and_without_decay_in_groups_of_their_own():
+    """The usual split; nobody marks anything, so every matrix is isometric, and the vectors are free."""
+    model = network()
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    with pytest.warns(UserWarning, match="all 3 weight matrices"):
+        optimizer = AdamO(groups, iso_lambda=1.0, iso_every=1, decoupled_weight_decay=True)
+    assert [group["isometric"] for group in optimizer.param_groups] == [True, False]
+    before = copy.deepcopy(model)
+    train(model, optimizer, 1)
+    assert not equal(model, before)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+def test_weights_of_size_zero_are_let_pass_as_adam_lets_them(shape):
+    empty, full = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.eye(3))
+    empty.grad, full.grad = torch.zeros(shape), torch.ones(3, 3)
+    AdamO([{"params": [empty, full], "isometric": True}], iso_every=1).step()
+    assert not torch.equal(full, torch.eye(3))
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_through_weight_decay_alone_the_moments_feel_the_isometry_step(decoupled):
+    """Adam's decay is part of its gradient, at the weight that the step has moved."""
+    decay, start = 0.1, 2 * torch.eye(3)
+    W = nn.Parameter(start.clone())
+    W.grad = torch.zeros_like(W)
+    options = {"weight_decay": decay, "decoupled_weight_decay": decoupled}
+    optimizer = AdamO([{"params": [W], "isometric": True}], iso_lambda=10.0, iso_every=1, **options)
+    optimizer.step()
+    moved = start + autograd_step(start, 1e-3 * 10.0).float()
+    expected = 0 * moved if decoupled else (1 - 0.9) * decay * moved
+    torch.testing.assert_close(optimizer.state[W]["exp_avg"], expected)
 
 
 @pytest.mark.gpu

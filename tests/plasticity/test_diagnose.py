@@ -117,7 +117,7 @@ def test_registering_a_metric_is_one_decorator(monkeypatch):
 
     @metric("outputs", formula="C", range="-", healthy="-", cost="-", paper="-")
     def outputs(probe):
-        return {"": torch.tensor(float(probe.tape.output.shape[1]))}
+        return {"": torch.tensor(float(probe.record.output.shape[1]))}
 
     assert diagnose({"net": nn.Linear(2, 3)}, torch.randn(3, 2), ["outputs"])["plasticity/outputs/net"] == 3
 
@@ -135,8 +135,8 @@ class Odd(nn.Module):
 def test_a_report_says_what_it_leaves_out():
     text = str(report(Odd(), torch.randn(9, 4)))
     assert "linear3: head, Linear" in text
-    assert "note: no activation module follows linear1" in text
-    assert "note: not part of layer and kernel metrics: cell.weight_ih" in text
+    assert "note: what follows first is not one activation module" in text
+    assert "note: no layer figures of cell (GRUCell)" in text
     assert "dormant_units" in text
 
 

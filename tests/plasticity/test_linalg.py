@@ -70,6 +70,12 @@ def test_newton_schulz_finds_the_polar_factor(gain):
     )
 
 
+def test_newton_schulz_converges_from_far_away_and_six_iterations_from_near():
+    for sigma, iterations in ([60.0, 1.0, 0.01], None), ([1.5, 1.0, 0.34], 6):
+        W = newton_schulz_(with_spectrum(sigma, 3, 5).float(), 1.0, iterations)
+        assert (torch.linalg.svdvals(W) - 1).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("shape", [(3, 8), (8, 3), (4, 4), (4, 2, 3, 3)])
 def test_orthogonalise_gives_the_gain_whatever_the_weight(shape):
     W = torch.randn(shape, dtype=torch.double, requires_grad=True)
@@ -86,7 +92,32 @@ def test_orthogonalise_spans_the_same_rows_and_ignores_scale():
     torch.testing.assert_close(W @ Q.T @ Q, W)
 
 
-def test_a_singular_weight_gives_a_defined_result():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(64, 64), (32, 96), (96, 32)])
+@pytest.mark.parametrize("exponent", [1, 3, 5, 7])
+def test_orthogonalise_is_exact_however_ill_conditioned_the_weight(exponent, shape, dtype):
+    sigma = torch.logspace(0, -exponent, min(shape), dtype=torch.double)
+    Q = orthogonalise(with_spectrum(sigma, *shape).to(dtype))
+    found = torch.linalg.svdvals(Q.double())
+    assert (found - 1).abs().max() < 20 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (30, 30)])
+def test_orthogonalise_in_single_precision_has_the_gradient_of_the_definition(shape):
+    """L^-1 W by a Cholesky factor in double precision, which at a condition number of 1e3 is exact."""
+    W = with_spectrum(torch.logspace(0, -3, min(shape), dtype=torch.double), *shape)
+    G = torch.randn(shape, dtype=torch.double)
+    ours = W.float().requires_grad_()
+    theirs = ours.detach().double().requires_grad_()
+    (orthogonalise(ours) * G.float()).sum().backward()
+    V = theirs if shape[0] <= shape[1] else theirs.mT
+    Q = torch.linalg.solve_triangular(torch.linalg.cholesky(V @ V.mT), V, upper=False)
+    ((Q if shape[0] <= shape[1] else Q.mT) * G).sum().backward()
+    assert (ours.grad.double() - theirs.grad).norm() < 1e-4 * theirs.grad.norm()
+
+
+def test_orthogonalise_of_what_is_singular_and_of_what_is_not_a_number():
+    assert torch.equal(orthogonalise(torch.zeros(2, 3)), torch.eye(2, 3))
     assert not torch.isfinite(orthogonalise(torch.full((2, 3), torch.nan))).any()
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from isorl.plasticity import METRICS, diagnose, snapshot
-from isorl.plasticity.diagnostics import GradientCosine, fit_random_targets
+from isorl.plasticity.diagnostics import fit_random_targets
 from isorl.plasticity.diagnostics.units import redo_score, zero_rate
 
 
@@ -130,17 +130,6 @@ def test_a_channel_is_one_unit():
         network[0].bias.zero_()
     values = diagnose({"net": network}, torch.ones(3, 1, 2, 2), ["dormant_units"])
     assert values["plasticity/dormant_units/net"] == 0.5
-
-
-def test_gradient_cosine():
-    network, cosine = nn.Linear(2, 1, bias=False), GradientCosine()
-    found = []
-    for gradient in ([1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, -3.0], [0.0, 0.0]):
-        network.weight.grad = torch.tensor([gradient])
-        found.append(cosine(network).item())
-    assert found[1:4] == [1, 0, -1]
-    assert math.isnan(found[0])
-    assert math.isnan(found[4])
 
 
 def test_trainability_is_worse_for_a_dead_network():

@@ -90,13 +90,16 @@ def test_an_isometric_mlp_is_an_isometry_where_it_does_not_shrink(isometry, acti
 
 
 @pytest.mark.parametrize("isometry", ["projected", "hard"])
-def test_isometry_holds_throughout_training(isometry, device):
-    """A learning rate of 3e-3, three times what is usual: every layer stays within 1e-3 of an isometry."""
+@pytest.mark.parametrize("lr", [3e-3, 0.1])
+def test_isometry_holds_throughout_training(isometry, lr, device):
+    """Three and a hundred times a usual learning rate: every layer stays within 1e-3 of an isometry."""
+    if lr > 0.01 and isometry == "projected" and device.type == "cuda":
+        pytest.skip("a GPU makes six iterations, too few for so large a step; see newton_schulz_")
     body = build_mlp(32, NetworkSpec((32, 64, 64), "maxmin", isometry=isometry)).to(device)
     cnn = build_nature_cnn((2, 24, 24), NetworkSpec((), "maxmin", isometry=isometry), 64).to(device)
     head, head2 = nn.Linear(64, 5).to(device), nn.Linear(64, 5).to(device)
     parameters = [*body.parameters(), *cnn.parameters(), *head.parameters(), *head2.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=3e-3)
+    optimizer = torch.optim.Adam(parameters, lr=lr)
     x, y = torch.randn(64, 32, device=device), torch.randint(0, 5, (64,), device=device)
     images = torch.rand(64, 2, 24, 24, device=device)
     for _ in range(30):
@@ -112,6 +115,25 @@ def test_isometry_holds_throughout_training(isometry, device):
             if isinstance(layer, IsometricLinear | PatchConv2d):
                 sigma = torch.linalg.svdvals(effective_weight(layer).detach().flatten(1))
                 assert (sigma - 1).abs().max() < 1e-3
+
+
+def test_a_hard_relu_network_keeps_learning_new_targets():
+    """Nothing holds the raw weights: their condition number reaches 1e4, at which W W^T is lost to rounding."""
+    network = nn.Sequential(build_mlp(8, NetworkSpec((64, 64), "relu", isometry="hard")), nn.Linear(64, 3))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    x, last = torch.randn(256, 8), []
+    for update in range(900):
+        if update % 150 == 0:
+            y = torch.randn(256, 3)
+        loss = (network(x) - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if update % 150 == 149:
+            last.append(loss.item())
+            sigma = torch.linalg.svdvals(effective_weight(network[0][2]).detach())
+            torch.testing.assert_close(sigma, torch.full_like(sigma, math.sqrt(2)), rtol=0, atol=1e-5)
+    assert max(last) < 0.75
 
 
 @pytest.mark.parametrize("isometry", ["soft", "projected", "hard"])
@@ -229,7 +251,7 @@ def test_soft_isometry_is_held_by_adamo():
 
 
 def test_row_normalisation_alone_is_not_an_isometry():
-    """The seed's AEI layer divides rows by their norm: without orthogonality sigma_max reaches sqrt(O)."""
+    """Rows divided by their norm without being orthogonal: sigma_max reaches sqrt(O)."""
     W = torch.randn(1, 8).expand(8, 8) + 0.01 * torch.randn(8, 8)
     W = W / W.norm(dim=1, keepdim=True)
     assert torch.linalg.svdvals(W).max() > 2.8

@@ -4,7 +4,7 @@ from torch import nn
 
 from isorl.plasticity import METRICS, NetworkSpec, build_mlp, diagnose
 from isorl.plasticity.diagnostics.probe import Probe, slopes
-from isorl.plasticity.diagnostics.tape import record
+from isorl.plasticity.diagnostics.record import record
 from isorl.plasticity.networks.activations import ACTIVATIONS, ELEMENTWISE
 
 
@@ -62,22 +62,22 @@ def test_layers_units_and_names_of_a_nested_network():
     body = nn.Sequential(
         nn.Conv2d(1, 4, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6), nn.Tanh()
     )
-    tape = record(nn.Sequential(body, nn.Linear(6, 2)), torch.randn(5, 1, 3, 3))
-    assert [(layer.name, layer.path) for layer in tape.layers] == [
+    recorded = record(nn.Sequential(body, nn.Linear(6, 2)), torch.randn(5, 1, 3, 3))
+    assert [(layer.name, layer.path) for layer in recorded.layers] == [
         ("conv1", "0.0"),
         ("linear2", "0.4"),
         ("linear3", "1"),
     ]
-    assert [type(layer.activation) for layer in tape.layers] == [nn.ReLU, nn.Tanh, type(None)]
-    assert tape.layers[0].units().shape == (5 * 4, 4)
-    assert tape.features().shape == (5, 6)
-    assert tape.uncovered == []
+    assert [type(layer.activation) for layer in recorded.layers] == [nn.ReLU, nn.Tanh, type(None)]
+    assert recorded.layers[0].units().shape == (5 * 4, 4)
+    assert recorded.features().shape == (5, 6)
+    assert recorded.notes() == []
 
 
 def test_in_place_activations_do_not_hide_what_they_overwrite():
-    tape = Probe(nn.Sequential(nn.Linear(3, 50), nn.ReLU(inplace=True)), torch.randn(20, 3)).tape
-    assert (tape.layers[0].before[0] < 0).any()
-    assert (tape.layers[0].outputs[0] < 0).any()
+    recorded = Probe(nn.Sequential(nn.Linear(3, 50), nn.ReLU(inplace=True)), torch.randn(20, 3)).record
+    assert (recorded.layers[0].before[0] < 0).any()
+    assert (recorded.layers[0].outputs[0] < 0).any()
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,21 @@ def test_activations_that_say_so_are_isometric(name):
     assert isometric == torch.allclose(J.T @ J, torch.eye(8, dtype=torch.double))
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("image", [False, True])
+def test_every_activation_of_a_body_is_measured_right(name, image):
+    """The layer's Jacobian by autograd, of an image at its one pixel."""
+    features = torch.randn(1, 5, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    x = features[:, :, None, None] if image else features
+    layer = nn.Conv2d(5, 8, 1) if image else nn.Linear(5, 8)
+    network = nn.Sequential(layer, ACTIVATIONS[name].build(-3 if image else -1)).double()
+    J = torch.autograd.functional.jacobian(lambda v: network(v[None])[0].flatten(), x[0]).flatten(1)
+    probe = Probe(network, x)
+    assert probe.record.notes() == []
+    (found,) = probe.layer_jacobians.values()
+    torch.testing.assert_close(found[0].flip(0), torch.linalg.svdvals(J), atol=1e-7, rtol=1e-7)
+
+
 @pytest.mark.parametrize("kind", ELEMENTWISE)
 def test_activations_called_elementwise_are(kind):
     activation = kind().double()
@@ -148,7 +163,7 @@ def test_compiled_modules_are_looked_through():
             super().__init__()
             self._orig_mod = inner
 
-    assert len(Probe(Compiled(network), torch.randn(2, 3)).tape.layers) == 2
+    assert len(Probe(Compiled(network), torch.randn(2, 3)).record.layers) == 2
 
 
 @pytest.mark.parametrize("batch", [torch.zeros(0, 3), torch.zeros(3), None, [1.0]], ids=str)
@@ -163,9 +178,9 @@ def test_a_batch_that_is_not_finite():
 
 
 def test_integer_batches_are_converted():
-    assert Probe(nn.Linear(3, 1), torch.ones(2, 3, dtype=torch.uint8)).tape.output.dtype == torch.float32
+    assert Probe(nn.Linear(3, 1), torch.ones(2, 3, dtype=torch.uint8)).record.output.dtype == torch.float32
 
 
 def test_a_network_of_several_outputs_is_refused():
     with pytest.raises(ValueError, match="returns one tensor, got tuple"):
-        _ = Probe(nn.GRU(3, 3), torch.zeros(2, 4, 3)).tape
+        _ = Probe(nn.GRU(3, 3), torch.zeros(2, 4, 3)).record

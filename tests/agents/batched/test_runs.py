@@ -55,7 +55,12 @@ def build(agent, seed, env="isorl/Catch-v0", methods=(), switches=(64, 64), **kw
     tasks = [TaskConfig(env, name=f"task{i}", agent_steps=steps) for i, steps in enumerate(switches)]
     sequence = Sequence.from_config(SequenceConfig("two tasks", tasks), seed, 2)
     policy = {"network": NetworkSpec(widths=(16, 16), activation="relu"), **kwargs.pop("policy", {})}
-    chosen = {"exact": False, "switch": SwitchConfig(), **ARGUMENTS[agent], **kwargs}
+    chosen = {
+        "exact": False,
+        "switch": SwitchConfig(),
+        **next(own for base, own in ARGUMENTS.items() if issubclass(agent, base)),
+        **kwargs,
+    }
     given = {name: METHODS[name](**ACTS_SOON.get(name, {})) for name in methods}
     env = SwitchingVecEnv(sequence, 2, seed)
     return agent("NetworkPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, methods=given, **chosen)
@@ -301,11 +306,12 @@ def test_runs_of_other_forms_are_computed_beside(other, batched):
     "ignore:overflow encountered in square", "ignore:invalid value encountered in scalar divide"
 )
 @pytest.mark.parametrize("number", [float("nan"), 1e10], ids=["nan", "overflow"])
-def test_numbers_that_are_not_finite_stay_in_their_run(number):
+@pytest.mark.parametrize("methods", [[], ["jacobian"]], ids=["plain", "with singular values"])
+def test_numbers_that_are_not_finite_stay_in_their_run(number, methods):
     """And warn of nothing: the run's own watch says what happened."""
 
     def job(seed):
-        agent = build(ContinualPPO, seed, max_grad_norm=0.01)
+        agent = build(ContinualPPO, seed, max_grad_norm=0.01, methods=methods)
         if seed == 1:
             for parameter in agent.policy.parameters():
                 parameter.data.fill_(number)
@@ -313,7 +319,7 @@ def test_numbers_that_are_not_finite_stay_in_their_run(number):
 
     first, second, third = together(job=job)
     assert weights(second).isnan().any()
-    single = [build(ContinualPPO, seed, max_grad_norm=0.01).learn(128) for seed in (0, 2)]
+    single = [build(ContinualPPO, seed, max_grad_norm=0.01, methods=methods).learn(128) for seed in (0, 2)]
     assert_same([first, third], single)
 
 

@@ -1,6 +1,7 @@
 """Small agents with one method each, on vectors and on pictures, and what a test does to them."""
 
 import copy
+import dataclasses
 
 import gymnasium
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from isorl.agents import ContinualClassifier, ContinualDQN, ContinualPPO
+from isorl.agents.options import AGENTS, agent_arguments
 from isorl.configs.schema import SwitchConfig
 from isorl.plasticity import NetworkSpec
 from isorl.plasticity.methods import METHODS
@@ -51,25 +52,28 @@ class Labelled(DummyVecEnv):
     labels = np.ones(8, dtype=np.int64)
 
 
+SMALL = dict(n_steps=16, batch_size=16, n_epochs=2, learning_starts=8, buffer_size=200, learning_rate=1e-3)
+"""Options of an agent that learns within a few steps, as far as it has them."""
+
+
 def build(agent, body, methods, **options):
-    """An agent on CartPole or Pictures; `methods` are instances by name."""
-    copies, kind = (8, Labelled) if agent == "classifier" else (2, DummyVecEnv)
+    """A registered agent on CartPole or Pictures, exact; `methods` are instances by name."""
+    cls, schema = AGENTS[agent]
+    copies, kind = (8, Labelled) if cls.LABELLED else (2, DummyVecEnv)
     env = make_vec_env("CartPole-v1" if body == "mlp" else Pictures, copies, seed=3, vec_env_cls=kind)
     spec = options.pop("network", NetworkSpec(widths=(16, 12), activation="relu"))
-    common = dict(
+    known = {field.name for field in dataclasses.fields(schema)}
+    small = {name: value for name, value in {**SMALL, "exact": True}.items() if name in known}
+    return cls(
+        "NetworkPolicy",
+        env,
         policy_kwargs={"network": spec, **options.pop("policy_kwargs", {})},
         methods=methods,
         switch=SwitchConfig(replay="keep"),
         seed=options.pop("seed", 3),
         device="cpu",
-        learning_rate=1e-3,
-        **options,
+        **{**agent_arguments(schema(**small)), **options},
     )
-    if agent == "ppo":
-        return ContinualPPO("NetworkPolicy", env, n_steps=16, batch_size=16, n_epochs=2, **common)
-    if agent == "classifier":
-        return ContinualClassifier("NetworkPolicy", env, **common)
-    return ContinualDQN("NetworkPolicy", env, learning_starts=8, buffer_size=200, batch_size=16, **common)
 
 
 def with_method(agent, body, name, seed=3, **options):
@@ -77,7 +81,7 @@ def with_method(agent, body, name, seed=3, **options):
     if METHODS[name].requires:
         pytest.importorskip(METHODS[name].requires)
     method = METHODS[name](**{**ACTS_SOON.get(name, {}), **options})
-    if method.needs_labels and agent != "classifier":
+    if method.needs_labels and not AGENTS[agent][0].LABELLED:
         with pytest.raises(ValueError, match=f"'{name}' learns from labels, which only agent=classifier"):
             build(agent, body, {name: method})
         pytest.skip("refused, as it should be: this agent has no labels")
@@ -91,10 +95,10 @@ def updates(agent, seed=0):
     np.random.seed(seed)
     torch.manual_seed(seed)
     for _ in range(getattr(agent, "rounds", 1)):
-        if isinstance(agent, ContinualDQN):
+        if hasattr(agent, "replay_buffer"):
             agent.train(4, 16)
         else:
-            for _ in range(8 if isinstance(agent, ContinualClassifier) else 1):
+            for _ in range(8 if agent.LABELLED else 1):
                 agent.train()
 
 
@@ -130,6 +134,6 @@ def body(request):
     return request.param
 
 
-@pytest.fixture(params=["ppo", "dqn", "classifier"])
+@pytest.fixture(params=list(AGENTS))
 def agent_name(request):
     return request.param

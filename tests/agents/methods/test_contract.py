@@ -7,10 +7,8 @@ import io
 
 import pytest
 import torch
-from torch import nn
 
-from isorl.plasticity.methods import METHODS, Act, Batch
-from isorl.plasticity.penalties import Dense
+from isorl.plasticity.methods import METHODS, PeriodicMethod
 from tests.agents.methods.conftest import build, functions, parameters, switch, updates, with_method
 
 
@@ -104,42 +102,52 @@ WAITS = {
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.05},
     "self_normalised_resets": {"every": 3},
     "plasticity_injection": {"at_update": 3},
-    **{name: {"every": 3} for name, method in METHODS.items() if issubclass(method, Act)},
+    **{name: {"every": 3} for name, method in METHODS.items() if issubclass(method, PeriodicMethod)},
 }
 """Options with which a method waits for the third update, self-normalised resets for the 45th."""
 
 
-@pytest.mark.parametrize("name", WAITS)
-def test_before_its_first_act_a_method_does_nothing_and_then_something(name):
-    def life(agent, count):
-        """The functions after so many updates."""
-        agent.learn(8)
-        for _ in range(count):
-            agent.train()
-        return functions(agent)["classifier"]
+def life(agent, count):
+    """The functions of a classifier after so many updates."""
+    agent.learn(8)  # makes one
+    for _ in range(count - 1):
+        agent.train()
+    return functions(agent)["classifier"]
 
+
+@pytest.mark.parametrize("name", WAITS)
+def test_before_its_first_effect_a_method_does_nothing(name):
     agent = with_method("classifier", "mlp", name, **WAITS[name])
-    first = agent.methods.by_name[name].first_act().update
+    first = agent.methods.by_name[name].first_effect().update
     assert agent.methods.silent(first - 1, 9) == [
         f"Method '{name}' does nothing in this run: it first acts at update {first}, of {first - 1} planned ones."
     ]
     assert agent.methods.silent(first, 0) == []
-    plain = build("classifier", "mlp", {})
-    before = first - 1 - 1  # of which learn makes one
-    assert torch.equal(life(agent, before), life(plain, before))
-    if name == "self_normalised_resets":
-        return  # its first act is the earliest possible one: here no unit falls silent
-    agent.train()
-    plain.train()
-    assert not torch.equal(functions(agent)["classifier"], functions(plain)["classifier"])
+    assert torch.equal(life(agent, first - 1), life(build("classifier", "mlp", {}), first - 1))
 
 
+# that of self-normalised resets is the earliest possible one: here no unit falls silent
+@pytest.mark.parametrize("name", sorted(set(WAITS) - {"self_normalised_resets"}))
+def test_at_its_first_effect_a_method_does_something(name):
+    agent = with_method("classifier", "mlp", name, **WAITS[name])
+    first = agent.methods.by_name[name].first_effect().update
+    assert not torch.equal(life(agent, first), life(build("classifier", "mlp", {}), first))
+
+
+WAIT_FOR_A_SWITCH = [name for name, method in METHODS.items() if issubclass(method, PeriodicMethod)]
+WAIT_FOR_A_SWITCH += ["ewc", "plasticity_injection"]
+
+
+def test_methods_say_whether_they_wait_for_a_switch(name, agent_name):
+    methods = with_method(agent_name, "mlp", name).methods
+    first = methods.by_name[name].first_effect()
+    assert first.switch == (1 if name in WAIT_FOR_A_SWITCH else 0)
+    assert methods.silent(max(int(first.update), 1), first.switch) == []
+
+
+@pytest.mark.parametrize("name", WAIT_FOR_A_SWITCH)
 def test_what_waits_for_a_switch_does_nothing_before_it(name, agent_name):
     agent = with_method(agent_name, "mlp", name)
-    first = agent.methods.by_name[name].first_act()
-    if first.switch == 0:
-        assert agent.methods.silent(int(first.update), 0) == []
-        return
     assert agent.methods.silent(10**9, 0) == [
         f"Method '{name}' does nothing in this run: it first acts at task switch 1, of 0."
     ]
@@ -175,80 +183,3 @@ def test_a_method_leaves_the_agents_random_stream_alone(name):
 
     with_it = stream_after_a_switch_and_updates(with_method("ppo", "mlp", name))
     assert torch.equal(with_it, stream_after_a_switch_and_updates(build("ppo", "mlp", {})))
-
-
-def test_weight_terms_are_the_loss_and_its_gradient(name, agent_name, body):
-    """As runs that are trained as one compute them: of several weights at once as one by one."""
-    agent = with_method(agent_name, body, name)
-    method = agent.methods.by_name[name]
-    terms = method.weight_terms()
-    if not terms:
-        return
-    agent.learn(32)
-    loss = method.loss(None)  # a function of the weights alone
-    weights = [term.weight for term in terms]
-    expected = torch.autograd.grad(loss, weights)
-    total = 0.0
-    for term, gradient in zip(terms, expected, strict=True):
-        strengths = term.strength * torch.tensor([1.0, 2.0, 0.0])
-        many = torch.stack([term.weight, 2 * term.weight, term.weight - 1]).detach()
-        given = [torch.stack([each] * 3) for each in term.given]
-        found = torch.ones_like(many)
-        values = term.penalty(many, found, strengths, *given)
-        total += term.strength * values[0]
-        torch.testing.assert_close(found[0] - 1, gradient, rtol=1e-4, atol=1e-5)
-        assert (found[2] == 1).all(), "without strength nothing is added"
-        for row in range(3):
-            alone = torch.ones_like(many[:1])
-            value = term.penalty(
-                many[row, None], alone, strengths[row, None], *(each[row, None] for each in given)
-            )
-            torch.testing.assert_close(value[0], values[row])
-            torch.testing.assert_close(alone[0], found[row])
-    torch.testing.assert_close(total, loss.detach(), rtol=1e-4, atol=1e-5)
-
-
-def test_methods_with_weight_terms():
-    """A pack computes these at once; their losses alone would be a fifth of its speed."""
-    with_terms = {n for n in METHODS if with_method("ppo", "mlp", n).methods.by_name[n].weight_terms()}
-    assert with_terms == {"gram", "l2", "l2_init", "parseval"}
-
-
-def test_an_mlp_term_is_the_loss_and_its_gradient(name, agent_name):
-    agent = with_method(agent_name, "mlp", name)
-    method = agent.methods.by_name[name]
-    term = method.mlp_term()
-    if term is None:
-        return
-    agent.learn(32)
-    x = torch.randn(32, *agent.observation_space.shape).flatten(1)
-    agent.learner.optimizer.zero_grad()
-    before = agent.learner.generator.get_state()
-    loss = method.loss(Batch(lambda: x))
-    loss.backward(inputs=[p for _, p in agent.learner.parameters()])
-    agent.learner.generator.set_state(before)
-
-    networks = list(agent.learner.networks.values())
-    bodies = [[m for m in network.modules() if isinstance(m, nn.Linear)][:-1] for network in networks]
-    layers = [
-        Dense(
-            *(
-                torch.stack([getattr(m, part) for m in modules])[None].detach().requires_grad_()
-                for part in Dense._fields[:2]
-            ),
-            nn.ReLU(),
-        )
-        for modules in zip(*bodies, strict=True)
-    ]
-    found = term.strength * term.penalty(layers, x[None], [term.draw()], *term.options)
-    torch.testing.assert_close(found, loss.detach()[None])
-    for layer, modules in zip(layers, zip(*bodies, strict=True), strict=True):
-        expected = torch.stack([m.weight.grad for m in modules])
-        torch.testing.assert_close(
-            torch.autograd.grad(found, layer.weight, retain_graph=True)[0][0], expected
-        )
-
-
-def test_methods_with_mlp_terms():
-    with_terms = {n for n in METHODS if with_method("ppo", "mlp", n).methods.by_name[n].mlp_term()}
-    assert with_terms == {"jacobian"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from isorl.agents import ContinualPPO
-from isorl.plasticity.methods import METHODS, Act
+from isorl.plasticity.methods import METHODS, PeriodicMethod
 from isorl.plasticity.methods.recycling import Recycler
 from isorl.plasticity.methods.shrink_and_perturb import ShrinkAndPerturb
 from tests.agents.methods.conftest import (
@@ -21,7 +21,7 @@ from tests.agents.methods.conftest import (
 )
 from tests.agents.methods.test_contract import lived, load, save
 
-ACTING_AT_SWITCHES = [name for name, method in METHODS.items() if issubclass(method, Act)]
+ACTING_AT_SWITCHES = [name for name, method in METHODS.items() if issubclass(method, PeriodicMethod)]
 
 
 @pytest.mark.parametrize("name", [*ACTING_AT_SWITCHES, "plasticity_injection"])

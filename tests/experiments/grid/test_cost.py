@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from isorl.agents.batched import Pack
+from isorl.agents.batched import BatchedRuns
 from isorl.agents.dqn import ContinualDQN
 from isorl.experiments.grid import cost
 from isorl.experiments.grid.cell import Cell
@@ -117,13 +117,15 @@ def test_trial_of_runs_together(tiny, monkeypatch, count, first_takes):
     dqn = [word for word in tiny if not word.startswith(("agent=", "agent.n_steps", "agent.n_epochs"))]
     config = Composer()([*dqn, "agent=dqn"])
     learned, learn = [], ContinualDQN.learn
-    met, answers = set(), Pack._answers
+    met, answers = set(), BatchedRuns._answers
     ticks = iter([0.0, *(first_takes + 0.75 * number for number in range(100))])
     monkeypatch.setattr(dry_run, "perf_counter", lambda: next(ticks))
     monkeypatch.setattr(
         ContinualDQN, "learn", lambda agent, *a, **k: learned.append(agent.seed) or learn(agent, *a, **k)
     )
-    monkeypatch.setattr(Pack, "_answers", lambda pack, asked: met.add(len(asked)) or answers(pack, asked))
+    monkeypatch.setattr(
+        BatchedRuns, "_answers", lambda runs, asked: met.add(len(asked)) or answers(runs, asked)
+    )
     speed = cost.measured_speed([replace(config, seed=seed) for seed in range(count)])
     rounds = 1 if first_takes > 2 else 3
     assert speed == pytest.approx(count * rounds * 32 / (5.0 if first_takes > 2 else 2.25))

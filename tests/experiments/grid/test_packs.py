@@ -16,7 +16,7 @@ from isorl.configs.errors import Interrupted
 from isorl.experiments.grid import work as work_module
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.grid.expand import Composer
-from isorl.experiments.grid.packs import can_share, overrides_of, packed
+from isorl.experiments.grid.packs import key_of, overrides_of, packed
 from isorl.experiments.grid.work import work, work_together
 from isorl.experiments.run.folder import RunFolder
 from isorl.experiments.run.returns import Returns
@@ -52,24 +52,25 @@ def summary(config):
      (10, 4, None, [4, 3, 3])],
 )  # fmt: skip
 def test_sizes(count, most, workers, sizes):
-    jobs = packed([cell(seed) for seed in range(count)], most, workers, lambda cell: True)
+    jobs = packed([cell(seed) for seed in range(count)], most, workers, lambda overrides: "alike")
     assert [len(job) for job in jobs] == sizes
     assert sorted(cell.seed for job in jobs for cell in job) == list(range(count))
 
 
 def test_only_cells_alike_share():
     cells = [cell(seed, arm, (f"network={arm}",)) for seed in range(3) for arm in ("relu", "aei")]
-    jobs = packed(cells, 10, 1, lambda words: "network=aei" in words)
+    jobs = packed(cells, 10, 1, lambda overrides: "aei" if "network=aei" in overrides else None)
     assert sorted([cell.arm for cell in job] for job in jobs) == [["aei"] * 3, ["relu"], ["relu"], ["relu"]]
 
 
-def test_cells_may_differ_in_what_is_their_own():
-    """Seeds, rates, strengths and methods; of the methods those that can share."""
-    arms = {"a": "agent.learning_rate=1e-3", "b": "optimizer.iso_lambda=2", "c": "method=[l2]",
-            "d": "method.l2.strength=1", "e": "method=[muon]", "f": "agent.batch_size=8"}  # fmt: skip
-    cells = [cell(seed, arm, (word, "network=relu")) for arm, word in arms.items() for seed in range(2)]
-    jobs = packed(cells, 10, 1, lambda words: "method=[muon]" not in words)
-    assert sorted("".join(cell.arm for cell in job) for job in jobs) == ["aabbccdd", "e", "e", "ff"]
+def test_cells_of_different_keys_or_sequences_do_not_share():
+    """What agents compute as one decides, not how a cell is written down."""
+    keys = {"a": "small", "b": "small", "c": "large", "d": None}
+    cells = [cell(seed, arm, (f"arm={arm}",)) for arm in keys for seed in range(2)]
+    cells += [replace(cell(seed, "b", ("arm=b",)), sequence="rain", id=f"rain{seed}") for seed in range(2)]
+    jobs = packed(cells, 10, 1, lambda overrides: keys[overrides[0].removeprefix("arm=")])
+    found = sorted("".join(f"{cell.sequence[0]}{cell.arm}" for cell in job) for job in jobs)
+    assert found == ["cacacbcb", "cccc", "cd", "cd", "rbrb"]
 
 
 def test_words():
@@ -86,10 +87,24 @@ def test_words():
      (["method=[muon]"], False), (["reference=random"], False)],
     ids=str,
 )  # fmt: skip
-def test_can_share(tiny, words, shares):
+def test_which_cells_have_a_key(tiny, words, shares):
+    assert (key_of(changed(tiny, *words)) is not None) == shares
+
+
+@pytest.mark.parametrize(
+    ("word", "same"),
+    [("agent.learning_rate=1e-3", True), ("agent.ent_coef=0.1", True), ("method=[l2]", True), ("seed=5", True),
+     ("agent.batch_size=8", False), ("agent.clip_range=0.1", False), ("agent.n_envs=4", False),
+     ("network.widths=[8]", False), ("network=tanh", False)],
+)  # fmt: skip
+def test_keys_are_equal_where_runs_are_computed_as_one(tiny, word, same):
+    """Rates, coefficients, strengths and methods may differ; structure and what an update loops over may not."""
+    assert (key_of(changed(tiny, word)) == key_of(changed(tiny))) is same
+
+
+def changed(tiny, *words):
     keys = {word.partition("=")[0] for word in words}
-    rest = [word for word in tiny if word.partition("=")[0] not in keys]
-    assert can_share(Composer()([*rest, *words])) == shares
+    return Composer()([*(word for word in tiny if word.partition("=")[0] not in keys), *words])
 
 
 def test_the_same_as_alone(configs, tmp_path):

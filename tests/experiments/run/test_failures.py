@@ -6,7 +6,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from isorl.agents.batched.stack import Stack
+from isorl.agents.batched.optimizer import RowOptimizer
 from isorl.configs import SequenceConfig, TaskConfig
 from isorl.configs.schema import FaultsConfig
 from isorl.envs import Sequence, SwitchingVecEnv
@@ -109,7 +109,7 @@ def test_numbers_become_zero_and_are_counted(wrong):
 
 def diverge(monkeypatch, at):
     """From update `at` on for one update, the gradients are NaN."""
-    step, step_of_all = torch.optim.Adam.step, Stack._step
+    step, step_of_all = torch.optim.Adam.step, RowOptimizer.adam_step
     calls = []
 
     def poisoned(self, *args, **kwargs):
@@ -125,7 +125,7 @@ def diverge(monkeypatch, at):
         step_of_all(self)
 
     monkeypatch.setattr(torch.optim.Adam, "step", poisoned)
-    monkeypatch.setattr(Stack, "_step", poisoned_together)
+    monkeypatch.setattr(RowOptimizer, "adam_step", poisoned_together)
     return calls
 
 

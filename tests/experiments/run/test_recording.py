@@ -10,7 +10,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard.summary import make_histogram
 
-from isorl.experiments.run.recording import HISTOGRAM_BINS, Recorder
+from isorl.experiments.run.loggers.tensorboard import HISTOGRAM_BINS
+from isorl.experiments.run.recording import Recorder
 
 VALUES = {
     "wide": torch.logspace(-6, 2, 50, dtype=torch.double),
@@ -28,7 +29,8 @@ VALUES = {
 
 @pytest.fixture
 def folder(tmp_path):
-    recorder = Recorder(tmp_path, SimpleNamespace(task=SimpleNamespace(name="rooms"), number=2))
+    config = SimpleNamespace(logger=["tensorboard"])
+    recorder = Recorder(tmp_path, config, SimpleNamespace(task=SimpleNamespace(name="rooms"), number=2))
     recorder.record(VALUES, 7)
     recorder.logger.record("train/loss", 1.5)
     recorder.logger.record("hidden", 1.0, exclude="tensorboard")

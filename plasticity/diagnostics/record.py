@@ -1,0 +1,397 @@
+"""A record of one forward pass: what went into and came out of every layer, and into its activation.
+
+Shapes: B batch, I inputs, O outputs of a layer, T positions (pixels, sequence steps, repeated calls).
+
+Layers are found by running the network, not by its structure: an activation belongs to the layer whose output
+reached it, through norms, dropout or reshaping. What the record cannot attribute is listed by name. The network
+goes on with copies of what is recorded, so that operations in place leave the record as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
+
+from isorl.plasticity.linalg import at_least_single
+from isorl.plasticity.networks.activations import ELEMENTWISE
+from isorl.plasticity.networks.isometric import Shift, effective_weight
+from isorl.plasticity.roles import CONVOLUTIONS, NORMS, is_matrix_layer
+
+# Modules that only reorder what they are given, or nothing at all.
+_RESHAPING = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+# Modules that hand on a layer's output without being its activation.
+_PASSING = (
+    *_RESHAPING,
+    *NORMS,
+    nn.Softmax,
+    nn.LogSoftmax,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.Upsample,
+    nn.AdaptiveAvgPool2d,
+    nn.AvgPool2d,
+    nn.MaxPool2d,
+    Shift,
+)
+
+
+class NotMeasurableError(RuntimeError):
+    """Says that a figure cannot be had of this network, naming what stands in the way."""
+
+
+@dataclass(eq=False)
+class Layer:
+    """Holds a linear or convolution layer, or a norm, and what the forward pass showed of it.
+
+    Attributes:
+        name: short and stable, such as conv1 or linear4.
+        path: where the module is in the network.
+        module: the layer.
+        inputs: one entry per call, as the following lists.
+        outputs: of the layer, in the shape of which `before` and `after` are.
+        activation: the module behind it, if any.
+        before: what went into the activation.
+        after: what came out of it, the layer's units.
+        feeds: whether a layer reads the output as it is.
+        is_last: whether no module with a weight was called later.
+        is_ambiguous: whether several modules that could be its activation were called, or one that learns.
+    """
+
+    name: str
+    path: str
+    module: nn.Module
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    activation: nn.Module | None = None
+    before: list[Tensor] = field(default_factory=list)
+    after: list[Tensor] = field(default_factory=list)
+    feeds: bool = False
+    is_last: bool = False
+    is_ambiguous: bool = False
+
+    @property
+    def channels_first(self) -> bool:
+        """Says whether features are dimension 1 (images) rather than the last (vectors)."""
+        return isinstance(self.module, CONVOLUTIONS)
+
+    @property
+    def is_understood(self) -> bool:
+        """Says whether one thing is known to follow: an activation, the next layer or the network's output."""
+        if self.is_ambiguous or (self.activation is not None and self.feeds):
+            return False
+        return self.activation is not None or self.feeds or self.is_last
+
+    def weight(self) -> Tensor:
+        """Returns the matrix (O, I) the layer multiplies by, at least in single precision, without a graph."""
+        weight = effective_weight(self.module).detach()
+        return at_least_single(weight.reshape(weight.shape[0], -1))
+
+    def units(self) -> Tensor:
+        """Returns the outputs of the activation as (samples and positions, units)."""
+        return torch.cat([rows(h, self.channels_first) for h in self.after])
+
+
+@dataclass(eq=False)
+class ActivationRecord:
+    """Holds the layers and norms of a network in the order of the pass, its ends, and what was not understood.
+
+    Attributes:
+        layers: those that multiply by one matrix; see `is_matrix_layer`.
+        norms: the norm layers.
+        input: (B, ...).
+        output: (B, ...).
+        read_last: what the last module with a weight was given; None where no module call shows it.
+        unmeasured: other modules with weight matrices, of which there are no layer figures.
+    """
+
+    layers: list[Layer]
+    norms: list[Layer]
+    input: Tensor
+    output: Tensor
+    read_last: Tensor | None
+    unmeasured: list[str]
+
+    def hidden(self) -> list[Layer]:
+        """Returns the layers without the head, which is free by design: a last layer without activation."""
+        has_head = len(self.layers) > 1 and self.layers[-1].is_last and self.layers[-1].activation is None
+        return self.layers[:-1] if has_head else self.layers
+
+    def understood(self) -> list[Layer]:
+        """Returns the layers whose activation is known, or known to be none."""
+        return [layer for layer in self.layers if layer.is_understood]
+
+    def features(self) -> Tensor:
+        """Returns what the last module with a weight reads: (B, F)."""
+        features = self.read_last
+        if features is None or features.ndim < 2 or not features.is_floating_point() or not features.numel():
+            named = f"; not understood: {', '.join(self.unmeasured)}" if self.unmeasured else ""
+            raise NotMeasurableError(f"no module call shows which features the last layer reads{named}")
+        return features.flatten(1)
+
+    def notes(self) -> list[str]:
+        """Says in words what the layer figures leave out."""
+        found = []
+        unclear = [layer.path or layer.name for layer in self.layers if not layer.is_understood]
+        if unclear:
+            found.append(
+                f"what follows {', '.join(unclear)} is not one activation module: no units and no Jacobian of "
+                "these. Functional activations (F.relu) are invisible; use modules"
+            )
+        if self.unmeasured:
+            found.append(f"no layer figures of {', '.join(self.unmeasured)}")
+        if not self.layers:
+            found.append("no linear or convolution layer was called")
+        return found
+
+
+def rows(x: Tensor, channels_first: bool) -> Tensor:
+    """Returns (B, O, H, W) or (B, ..., O) as (B T, O)."""
+    return (x.movedim(1, -1) if channels_first else x).reshape(-1, x.shape[1 if channels_first else -1])
+
+
+def record(network: nn.Module, batch: Tensor) -> ActivationRecord:
+    """Runs `network` on `batch` (B, ...) and records it. See `undisturbed`.
+
+    Raises:
+        ValueError: the network does not return one tensor with a row for every sample.
+        NotMeasurableError: it changes in place what a layer has read.
+    """
+    recorder = _Recorder(network)
+    with recorder.listening():
+        output = network(batch.clone())  # which it may change in place
+    if not isinstance(output, Tensor):
+        raise ValueError(f"diagnostics need a network that returns one tensor, got {type(output).__name__}")
+    if output.ndim == 0 or len(output) != len(batch) or output.numel() == 0:
+        raise ValueError(
+            f"diagnostics need an output for each of the {len(batch)} samples, got shape {tuple(output.shape)}"
+        )
+    return recorder.result(batch, output)
+
+
+@contextlib.contextmanager
+def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) -> Iterator[None]:
+    """Sets evaluation mode, no autocast and no in-place activations inside; makes graphs only if `grad`.
+
+    Outside everything is as it was, the global random streams too: a measurement never shifts a training run.
+    """
+    modules = list(network.modules())
+    training = [module for module in modules if module.training]
+    in_place = [module for module in modules if getattr(module, "inplace", False) is True]
+    devices = [device] if device.type == "cuda" else []
+    try:
+        if training:
+            network.eval()
+        for module in in_place:
+            module.inplace = False  # type: ignore[assignment]
+        with (
+            torch.random.fork_rng(devices),
+            torch.inference_mode(False),
+            torch.autocast(device.type, enabled=False),
+            torch.set_grad_enabled(grad),
+        ):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+        for module in in_place:
+            module.inplace = True  # type: ignore[assignment]
+
+
+class _Origin(NamedTuple):
+    """Where a tensor comes from that the network holds: a layer's output, handed on."""
+
+    layer: Layer
+    output: Tensor  # of the layer
+    value: Tensor  # what the tensor held when it was handed on, in the output's shape while only reshaped
+    version: int = 0  # of the tensor then; operations in place raise it
+
+
+class _Recorder:
+    """Forward hooks on the parts of a network; `origins` follows each layer's output by tensor identity."""
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self.parts = _parts(network)
+        self.layers: list[Layer] = []
+        self.norms: list[Layer] = []
+        self.origins: dict[int, _Origin] = {}
+        self.activated: dict[int, Layer] = {}  # by the output of its activation
+        self.matrices = {id(p): name for name, p in network.named_parameters() if p.ndim > 1}
+        # by the id of a module with weights, or of a weight that none computes with: its input, in order
+        self.called: dict[int, Tensor | None] = {}
+        self.depth = 0  # of the parts that are being computed
+        self.alive: list[Tensor] = []  # ids stay unique only while the tensors live
+        self.read: list[tuple[str, Tensor, int]] = []  # by whom, what, in which version
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        handles = [module.register_forward_hook(self._hook(path)) for path, module in self.parts.items()]
+        # first of all hooks: those of torch.nn.utils.weight_norm read weights, too
+        handles += [m.register_forward_pre_hook(self._enter, prepend=True) for m in self.parts.values()]
+        try:
+            with _Uses(self):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def result(self, batch: Tensor, output: Tensor) -> ActivationRecord:
+        for path, x, version in self.read:
+            if x._version != version:
+                raise NotMeasurableError(f"what {path or 'the module'} read was changed in place afterwards")
+        last = next(reversed(self.called), None)
+        for layer in self.layers:
+            layer.is_last = id(layer.module) == last
+        layers = {id(layer.module) for layer in self.layers}
+        called = {path: m for path, m in self.parts.items() if id(m) in self.called}
+        others = {path: m for path, m in called.items() if id(m) not in layers}
+        outside = [name for key, name in self.matrices.items() if key in self.called]
+        unmeasured = [_described(path, module) for path, module in others.items()]
+        unmeasured += [f"{name} (read outside of its module)" for name in outside]
+        read_last = None if last is None else self.called[last]
+        return ActivationRecord(self.layers, self.norms, batch, output, read_last, unmeasured)
+
+    def _enter(self, *_: Any) -> None:
+        self.depth += 1
+
+    def uses(self, tensor: Any) -> None:
+        """Files that a function was called on `tensor`, in case it is a weight that no module is computing with."""
+        if self.depth == 0 and id(tensor) in self.matrices:
+            self._call(id(tensor), None)
+
+    def _call(self, key: int, x: Tensor | None) -> None:
+        self.called.pop(key, None)
+        self.called[key] = x
+
+    def _hook(self, path: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+            x = args[0] if args and isinstance(args[0], Tensor) else None
+            if _has_matrix(module):
+                self._call(id(module), x)
+            handed = None if x is None else self._see(path, module, x, output)
+            self.depth -= 1
+            return handed
+
+        return hook
+
+    def _see(self, path: str, module: nn.Module, x: Tensor, y: Any) -> Tensor | None:
+        """Files a call; gives back what the network goes on with in place of `y`, if something else."""
+        origin = self.origins.get(id(x))
+        if origin is not None and x._version != origin.version:
+            origin = None  # something was done to it in place
+        if _is_measured(module):
+            if origin is not None:
+                origin.layer.feeds = True
+            layer = self._filed(self.layers, path, module, x, y)
+            return self._hand_on(y.clone(), _Origin(layer, y, y))
+        if isinstance(module, NORMS):
+            self._filed(self.norms, path, module, x, y)
+            return y.clone() if origin is None else self._hand_on(y.clone(), origin._replace(value=y))
+        if not isinstance(y, Tensor) or (list(module.parameters()) and not isinstance(module, nn.PReLU)):
+            if origin is not None and _has_matrix(module):
+                origin.layer.feeds = True
+            elif origin is not None:
+                origin.layer.is_ambiguous = True  # a function that learns
+            return None
+        if isinstance(module, _PASSING):
+            if id(x) in self.activated:
+                self._remember(self.activated, y, self.activated[id(x)])
+            if origin is not None:
+                self._hand_on(y, origin if isinstance(module, _RESHAPING) else origin._replace(value=y))
+            return None
+        if id(x) in self.activated:
+            self.activated[id(x)].is_ambiguous = True
+        return None if origin is None else self._activate(module, origin, x, y)
+
+    def _activate(self, module: nn.Module, origin: _Origin, x: Tensor, y: Tensor) -> Tensor | None:
+        layer, z, u, h = origin.layer, origin.output, origin.value, y
+        if u.shape != x.shape:  # reshaped on the way: back, where units keep their places
+            if not isinstance(module, ELEMENTWISE):
+                return None
+            h = y.reshape(u.shape)
+        feature = 1 if layer.channels_first else -1
+        if u.ndim != z.ndim or u.shape[feature] != z.shape[feature]:
+            return None
+        if layer.activation not in (None, module):
+            layer.is_ambiguous = True
+            return None
+        layer.activation = module
+        layer.before.append(u)
+        layer.after.append(h)
+        return self._remember(self.activated, y.clone(), layer)
+
+    def _hand_on(self, tensor: Tensor, origin: _Origin) -> Tensor:
+        return self._remember(self.origins, tensor, origin._replace(version=tensor._version))
+
+    def _remember(self, known: dict[int, Any], tensor: Tensor, what: Any) -> Tensor:
+        self.alive.append(tensor)
+        known[id(tensor)] = what
+        return tensor
+
+    def _filed(self, known: list[Layer], path: str, module: nn.Module, x: Tensor, y: Tensor) -> Layer:
+        layer = next((layer for layer in known if layer.module is module), None)
+        if layer is None:
+            kind = "conv" if isinstance(module, CONVOLUTIONS) else "linear"
+            layer = Layer(f"{kind}{len(known) + 1}", path, module)
+            known.append(layer)
+        self.read.append((path, x, x._version))
+        layer.inputs.append(x)
+        layer.outputs.append(y)
+        return layer
+
+
+class _Uses(TorchFunctionMode):
+    """Shows a recorder what torch's functions are called on."""
+
+    def __init__(self, recorder: _Recorder):
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):  # and not a shape or a device
+            for argument in args:
+                self.recorder.uses(argument)
+        return result
+
+
+def _parts(network: nn.Module) -> dict[str, nn.Module]:
+    """The modules that are looked at from outside, by path; what they are made of is theirs."""
+    parts: dict[str, nn.Module] = {}
+    inside: set[int] = set()
+    for path, module in network.named_modules():
+        if id(module) not in inside and _is_part(module):
+            parts[path] = module
+            inside |= {id(child) for child in module.modules()}
+    return parts
+
+
+def _is_part(module: nn.Module) -> bool:
+    if isinstance(module, (nn.Linear, *CONVOLUTIONS, *NORMS, nn.MultiheadAttention)):
+        return True
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return False
+    is_function = not list(module.parameters())  # such as x * sigmoid(x), with a child
+    return is_function or is_parametrized(module) or not list(module.children())
+
+
+def _is_measured(module: nn.Module) -> bool:
+    return is_matrix_layer(module) and module.weight.numel() > 0  # type: ignore[operator]
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(p.ndim > 1 for p in module.parameters())
+
+
+def _described(path: str, module: nn.Module) -> str:
+    groups = getattr(module, "groups", 1)
+    kind = type(module).__name__ + (f" with groups={groups}" if groups != 1 else "")
+    kind += "" if all(p.numel() for p in module.parameters()) else " of width 0"
+    return f"{path} ({kind})" if path else f"the module itself ({kind})"

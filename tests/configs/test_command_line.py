@@ -1,0 +1,72 @@
+"""From words to what Hydra takes: paths, flags, hints."""
+
+import pytest
+
+from isorl.configs import UserError, command_line
+from isorl.configs.command_line import check_overrides, composed, imports_in, prepared
+from isorl.configs.errors import closest, nearest
+
+
+@pytest.mark.parametrize(
+    "path", ["a=b", "a#b", "a[b", "it's", "Ümläut", "a b", "a,b", "a\\", "{x}", "'quoted"]
+)
+def test_paths_may_hold_any_character(path):
+    assert composed(prepared([f"run_dir=/tmp/{path}"])).run_dir == f"/tmp/{path}"
+    assert composed(prepared([f"resume={path}"])).resume == path
+
+
+def test_paths_may_be_quoted_and_refer_to_values():
+    assert composed(prepared(["run_dir='a b'"])).run_dir == "a b"
+    assert composed(prepared(["run_dir=runs/${seed}#", "seed=3"])).run_dir == "runs/3#"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "3"], "seed=3"),
+        (["--seed=3"], "seed=3"),
+        (["--multrun"], "--multirun"),
+        (["--cfg"], "needs a value"),
+        (["agent.lr=1"], "'agent.learning_rate'"),
+        (["agent.tauu=1"], "Nearest of"),
+        (["n_steps=1"], "'agent.n_steps'"),
+        (["agent.n_step=1"], "'agent.n_steps'"),
+        (["optimiser.iso_lambda=1"], "'optimizer'"),
+        (["seed=a=b#"], "cannot be read"),
+        (["sequence=qqq"], "isorl list sequences"),
+    ],
+)
+def test_hints(words, said):
+    with pytest.raises(UserError) as refused:
+        check_overrides(prepared(words))
+    assert said in str(refused.value)
+    assert "Exception" not in str(refused.value)
+
+
+def test_flags_keep_their_values():
+    assert prepared(["seed=1", "--cfg", "job", "-m"]) == ["--cfg=job", "-m", "seed=1"]
+
+
+def test_files_of_imports_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = prepared(["imports=[my.module,./a b.py]"])
+    assert imports_in(words) == ["my.module", str(tmp_path / "a b.py")]
+    assert list(composed(words).imports) == imports_in(words)
+    assert imports_in(prepared(["imports=my.module"])) == ["my.module"]
+
+
+def test_own_folders_serve_every_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(command_line, "own_folders", [])
+    (tmp_path / "network").mkdir()
+    (tmp_path / "network" / "mine.yaml").write_text("widths: [8]\nactivation: relu\n")
+    words = check_overrides(prepared([f"--config-dir={tmp_path}", "network=mine"]))
+    assert f"--config-dir={tmp_path}" in words
+    assert composed(["network=mine"]).network.widths == [8]
+
+
+def test_a_list_of_names_is_short():
+    names = [f"name_{number}" for number in range(30)]
+    assert nearest("zebra", names, "isorl list names").count("name_") == 5
+    assert nearest("zebra", names, "isorl list names").endswith("All: isorl list names")
+    assert closest("lr", ["learning_rate", "tau"]) == "learning_rate"
+    assert closest("zebra", names) is None
