@@ -29,6 +29,7 @@ PROBE_SIZE = 64
 STEPS_PER_OBSERVATION = 20
 """Agent steps for each observation of a probe after which training that shows few different ones is taken as it is."""
 OWN_FILE = Path("plasticity.jsonl")
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 IN_NO_NETWORK = re.compile(r"(actor_target|critic_target|q_net_target)\.|(actor\.)?log_std\b")
 """Parameters that belong to no network of `networks_of`: copies of earlier ones, and the spread of the actions."""
 
@@ -71,7 +72,7 @@ def networks_of(policy: BasePolicy) -> dict[str, nn.Module]:
     if hasattr(policy, "networks"):
         return dict(parts.networks())
     kind = type(policy).__name__
-    recurrent = [name for name, module in policy.named_modules() if isinstance(module, nn.RNNBase)]
+    recurrent = [name for name, module in policy.named_modules() if isinstance(module, RECURRENT)]
     if recurrent:
         raise ValueError(
             f"{kind} is recurrent ({', '.join(recurrent)}): what it computes depends on past observations too, "
