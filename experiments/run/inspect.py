@@ -4,162 +4,199 @@
     isorl inspect model.zip --env CartPole-v1 [--out DIR]
 
 A run folder says everything itself: its newest checkpoint is looked at on its own probe batch of the task that it was
-in. Of a file the weights alone are read, with torch's `weights_only`, and the networks are rebuilt from their shapes:
-nothing in it can run code. What weights cannot tell is the activation; it is the algorithm's default unless
---activation says.
+in. Of a zip the JSON part and the weights are read, and nothing in it can run code: stable-baselines3 builds the
+policy that the file describes (agents of stable-baselines3 and ours), and what it does not describe is refused by
+name. An agent that learned with VecNormalize needs the statistics, --vec-normalize.
+An activation of somebody's own is asked for, --activation; without it the figures of the weights alone are given. So
+are those of a state dict, which is taken for a chain of linear layers if its names are those of one.
 `--trust ALGORITHM` loads the zip with stable-baselines3 instead, which unpickles it.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import re
 import sys
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import stable_baselines3
 import torch
+from gymnasium import spaces
 from matplotlib.figure import Figure
 from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from isorl.agents.policies import preprocess
 from isorl.agents.sb3 import networks_of
 from isorl.configs import SequenceConfig, TaskConfig, UserError, nearest
-from isorl.envs import Sequence
+from isorl.configs.errors import RunStopped
+from isorl.envs import Sequence as TaskSequence
 from isorl.envs.normalize import statistics_of
+from isorl.envs.spaces import CommonSpaces
 from isorl.envs.switching import common_spaces
+from isorl.envs.task_env import spaces_of
 from isorl.experiments import plugins
+from isorl.experiments.run.agent_file import (
+    ACTIVATION_NAMES,
+    chain_of_linears,
+    check_observations,
+    read_agent,
+    read_normalizer,
+    read_state_dict,
+)
 from isorl.experiments.run.folder import RunFolder, write_json
 from isorl.experiments.run.play import restored
 from isorl.experiments.run.probes import collect_probe, load_or_collect
-from isorl.plasticity.diagnostics import Report, report
+from isorl.experiments.terminal import closed_pipe_is_no_error, explain, say
+from isorl.plasticity.diagnostics import DEFAULT_METRICS, Report, report
 
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
-NATURE_STRIDES = (4, 2, 1)
-BODIES = {
-    "actor": (r"features_extractor\.", r"mlp_extractor\.policy_net\.", r"action_net\."),
-    "critic": (r"features_extractor\.", r"mlp_extractor\.value_net\.", r"value_net\."),
-    "q": (r"q_net\.features_extractor\.", r"q_net\.q_net\."),
-}
-"""Network -> where SB3 keeps its layers, from input to output."""
+ALGORITHMS = ("PPO", "A2C", "DQN", "SAC", "TD3", "DDPG")
+WEIGHT_METRICS = ("gram_deviation", "gram_anisotropy", "weight_norm")
+"""Figures that do not depend on the activation."""
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights in an SB3 zip or in a file of torch.save.
+def probe_batch(env_id: str, size: int, seed: int) -> tuple[CommonSpaces, np.ndarray]:
+    """Returns the spaces and (size, ...) observations of a random agent; ALE games as 4x84x84.
 
     Raises:
-        UserError: no such file, or one that does not open without running code from it.
+        UserError: no such environment, or one that no agent of stable-baselines3 reads.
     """
-    if not path.is_file():
-        raise UserError(f"There is no file '{path}'.")
-    try:
-        content: io.BytesIO | Path = path
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if "policy.pth" in archive.namelist():
-                    content = io.BytesIO(archive.read("policy.pth"))
-        weights = torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"'{path}' does not open as weights alone: {str(error).splitlines()[0]}") from error
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise UserError(f"'{path}' holds no state dict: a mapping of names to tensors was expected.")
-    return dict(weights)
-
-
-def rebuild(weights: Mapping[str, Tensor], activation: str | None = None) -> dict[str, nn.Sequential]:
-    """Networks from the shapes of their weights: actor and critic, q, or one plain chain of layers.
-
-    Args:
-        weights: an SB3 policy's state dict, or that of a chain of Linear and Conv2d layers.
-        activation: "tanh" or "relu"; None: SB3's default (relu for q and for images, else tanh).
-
-    Raises:
-        UserError: weights that do not form such networks.
-    """
-    found = {}
-    for name, prefixes in BODIES.items():
-        if not any(re.match(prefixes[-1], key) for key in weights):
-            continue
-        keys = [key for prefix in prefixes for key in weights if re.match(prefix, key)]
-        chosen = activation or ("relu" if name == "q" or any("cnn" in key for key in keys) else "tanh")
-        found[name] = _chain([key for key in keys if key.endswith(".weight")], weights, chosen)
-    if found:
-        return found
-    return {
-        "network": _chain([key for key in weights if key.endswith("weight")], weights, activation or "relu")
-    }
-
-
-def _chain(keys: list[str], weights: Mapping[str, Tensor], activation: str) -> nn.Sequential:
-    """Layers in the order of `keys`, an activation after all but the last; images are flattened once."""
-    layers: list[nn.Module] = []
-    convolutions = 0
-    for key in keys:
-        weight, bias = weights[key], weights.get(key.removesuffix("weight") + "bias")
-        layer: nn.Linear | nn.Conv2d
-        if weight.ndim == 4:
-            stride = NATURE_STRIDES[min(convolutions, 2)]
-            kernel = (weight.shape[2], weight.shape[3])
-            layer = nn.Conv2d(weight.shape[1], weight.shape[0], kernel, stride, bias=bias is not None)
-            convolutions += 1
-        elif weight.ndim == 2:
-            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-            if not any(isinstance(previous, nn.Linear) for previous in layers):
-                layers.append(nn.Flatten())
-        else:
-            raise UserError(
-                f"'{key}' has shape {tuple(weight.shape)}: only Linear and Conv2d layers are rebuilt."
-            )
-        layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
-        layers += [layer, ACTIVATIONS[activation]()]
-    if not layers:
-        raise UserError("There are no layers in these weights.")
-    return nn.Sequential(*layers[:-1])
-
-
-def probe_batch(env_id: str, size: int, seed: int) -> Tensor:
-    """(size, ...) preprocessed observations of a random agent; ALE games as 84x84x4."""
+    if size < 1:
+        raise UserError(f"--observations counts observations and must be at least 1, got {size}.")
     task = TaskConfig(env=env_id, agent_steps=1)
-    sequence = Sequence.from_config(SequenceConfig(name="inspect", tasks=[task]), seed)
+    space, _ = spaces_of(TaskSequence.from_config(_alone(task), seed).tasks[0])
+    if not isinstance(space, spaces.Box) or len(space.shape) not in (1, 3):
+        task = replace(
+            task, wrappers=["FlattenObservation"]
+        )  # as stable-baselines3 does before the first layer
+    sequence = TaskSequence.from_config(_alone(task), seed)
     common = common_spaces(sequence)
-    observations = torch.as_tensor(collect_probe(sequence.tasks[0], common, size, seed))
-    return preprocess_obs(observations, common.observation)  # type: ignore[return-value]
+    return common, collect_probe(sequence.tasks[0], common, size, seed)
+
+
+def _alone(task: TaskConfig) -> SequenceConfig:
+    return SequenceConfig(name="inspect", tasks=[task])
 
 
 def inspect(
-    path: Path, env_id: str, activation: str | None, trust: str | None, size: int
+    path: Path,
+    env_id: str,
+    activation: str | None = None,
+    trust: str | None = None,
+    size: int = 64,
+    normalizer: Path | None = None,
 ) -> dict[str, Report]:
-    """A report per network of the agent in `path` on observations of `env_id`.
+    """Returns a report per network of the agent in `path` on observations of `env_id`.
+
+    Args:
+        path: an SB3 zip, or a state dict.
+        env_id: a Gymnasium id.
+        activation: a name in ACTIVATION_NAMES, where the file does not say it.
+        trust: the algorithm with which stable-baselines3 loads the zip; None: nothing is unpickled.
+        size: observations in the probe batch.
+        normalizer: a file of VecNormalize.save.
 
     Raises:
-        UserError: a file, an environment or an activation that does not fit.
+        UserError: a file, an environment, an activation or statistics that do not fit.
     """
-    batch = probe_batch(env_id, size, seed=0)
+    model = None if trust is None else _trusted(path, trust)
+    agent = None if trust is not None else read_agent(path)
+    weights = None if model or agent else read_state_dict(path)
+    is_normalized = agent.is_normalized if agent else getattr(model, "_last_original_obs", None) is not None
+    if is_normalized and normalizer is None:
+        raise UserError(
+            f"The agent in '{path}' learned on observations normalised by VecNormalize, whose statistics are in a "
+            "file of their own: --vec-normalize FILE."
+        )
+    common, observations = probe_batch(env_id, size, seed=0)
+    space, batch = _normalized(common.observation, observations, normalizer)
     networks: Mapping[str, nn.Module]
-    if trust is None:
-        networks = rebuild(read_weights(path), activation)
+    note, scaled = "", True
+    if weights is not None:
+        networks = {"network": chain_of_linears(weights, activation)}
+        layers = ", ".join(str(layer) for layer in list(networks["network"].children())[1:])
+        note = f"taken for {layers}: a state dict does not say what its network is."
+    elif agent:
+        policy = agent.build(space, common.action, activation)
+        networks, scaled = _networks(policy), policy.normalize_images
+        if agent.unknown_activation:
+            note = f"the activation is {agent.unknown_activation} in the file."
     else:
-        algorithms = ("PPO", "A2C", "DQN", "SAC", "TD3", "DDPG")
-        if trust not in algorithms:
-            raise UserError(f"There is no algorithm '{trust}'. {nearest(trust, algorithms)}")
-        networks = networks_of(getattr(stable_baselines3, trust).load(path, device="cpu").policy)
+        assert model is not None
+        known = {
+            ":type:": "box",
+            "_shape": list(model.observation_space.shape),
+            "dtype": model.observation_space.dtype,
+        }
+        check_observations(known, space)
+        networks, scaled = _networks(model.policy), model.policy.normalize_images
+    metrics: Sequence[str] = DEFAULT_METRICS
+    if activation is None and note:
+        metrics, note = (
+            WEIGHT_METRICS,
+            f"{note} Figures that need the activation are absent; --activation adds them.",
+        )
+    inputs: Any = preprocess_obs(torch.as_tensor(batch), space, normalize_images=scaled)
+    return _reports(networks, inputs, metrics, [note] if note else [])
+
+
+def _trusted(path: Path, algorithm: str) -> Any:
+    if algorithm not in ALGORITHMS:
+        raise UserError(f"There is no algorithm '{algorithm}'. {nearest(algorithm, ALGORITHMS)}")
+    if not path.is_file():
+        raise UserError(f"There is no file '{path}'.")
     try:
-        with torch.no_grad():
-            for network in networks.values():
-                network(batch[:1])
-    except RuntimeError as error:
-        raise UserError(f"The network does not take the observations of '{env_id}': {error}") from error
-    return {name: report(network, batch) for name, network in networks.items()}
+        return getattr(stable_baselines3, algorithm).load(path, device="cpu")
+    except Exception as error:  # whatever another algorithm's parts, or code from the file, provoke
+        raise UserError(f"{algorithm} does not load '{path}': {explain(error)}") from error
+
+
+def _normalized(
+    space: spaces.Box, observations: np.ndarray, normalizer: Path | None
+) -> tuple[spaces.Box, np.ndarray]:
+    """Returns the space and the observations behind the VecNormalize that was saved in `normalizer`."""
+    if normalizer is None:
+        return space, observations
+    found: VecNormalize = read_normalizer(normalizer, space.shape)
+    if not found.norm_obs:
+        return space, observations
+    normalised: Any = found.normalize_obs(observations)
+    return spaces.Box(-found.clip_obs, found.clip_obs, space.shape, np.float32), normalised
+
+
+def _networks(policy: Any) -> dict[str, nn.Module]:
+    try:
+        return networks_of(policy)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _reports(
+    networks: Mapping[str, nn.Module],
+    batch: Tensor,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    notes: Sequence[str] = (),
+) -> dict[str, Report]:
+    reports = {}
+    for name, network in networks.items():
+        try:
+            with torch.no_grad():
+                network(batch[:1])  # in a measurement, an error would be a figure that is NaN
+            found = report(network, batch, metrics)
+        except (ValueError, RuntimeError) as error:
+            shape = tuple(batch.shape[1:])
+            raise UserError(f"The network '{name}' on observations {shape}: {explain(error)}") from error
+        own = [] if metrics is WEIGHT_METRICS else found.notes  # which are about activations
+        reports[name] = replace(found, notes=[*own, *notes])
+    return reports
 
 
 def inspect_run(path: Path) -> dict[str, Report]:
-    """A report per network of the run in the folder `path`, as its own diagnostics see it.
+    """Returns a report per network of the run in the folder `path`, as its own diagnostics see it.
 
     Raises:
         UserError: no run, or no checkpoint in it.
@@ -176,11 +213,11 @@ def inspect_run(path: Path) -> dict[str, Report]:
             observations = normalizer.normalize_obs(observations)
     inputs = preprocess(parts.agent.policy, observations)
     parts.env.close()
-    return {name: report(network, inputs) for name, network in parts.agent.learner.networks.items()}
+    return _reports(parts.agent.learner.networks, inputs)
 
 
 def spectra_figure(reports: Mapping[str, Report]) -> Figure:
-    """Singular values of every layer's Jacobian, sorted, one panel per network."""
+    """Draws the singular values of every layer's Jacobian, sorted, one panel per network."""
     figure = Figure(figsize=(5 * len(reports), 3.5), dpi=110, layout="constrained")
     for axes, (name, found) in zip(
         figure.subplots(1, len(reports), squeeze=False)[0], reports.items(), strict=True
@@ -195,7 +232,11 @@ def spectra_figure(reports: Mapping[str, Report]) -> Figure:
 
 
 def save(reports: Mapping[str, Report], folder: Path) -> None:
-    """report.txt, report.json and spectra.png in `folder`."""
+    """Writes report.txt, report.json and, where there are spectra, spectra.png into `folder`.
+
+    Raises:
+        OSError: as writing files does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.txt").write_text(_text(reports) + "\n")
     numbers = {
@@ -209,7 +250,8 @@ def save(reports: Mapping[str, Report], folder: Path) -> None:
         for name, found in reports.items()
     }
     write_json(folder / "report.json", numbers)
-    spectra_figure(reports).savefig(folder / "spectra.png")
+    if all("layer_jacobian_spectrum" in found.values for found in reports.values()):
+        spectra_figure(reports).savefig(folder / "spectra.png")
 
 
 def _text(reports: Mapping[str, Report]) -> str:
@@ -217,7 +259,7 @@ def _text(reports: Mapping[str, Report]) -> str:
 
 
 def main(words: list[str] | None = None) -> None:
-    """The command."""
+    """Runs the command with the arguments `words` (default: those of the process)."""
     parser = argparse.ArgumentParser(prog="isorl inspect", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument(
@@ -225,7 +267,13 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--env", help="of a file: Gymnasium id whose observations the network takes")
     parser.add_argument(
-        "--activation", choices=sorted(ACTIVATIONS), help="where the algorithm's default was changed"
+        "--activation", metavar="NAME", help=f"where the file does not say it: {', '.join(ACTIVATION_NAMES)}"
+    )
+    parser.add_argument(
+        "--vec-normalize",
+        type=Path,
+        metavar="FILE",
+        help="of a file: what VecNormalize.save wrote (not unpickled)",
     )
     parser.add_argument(
         "--trust", metavar="ALGORITHM", help="unpickle the zip as PPO, DQN, ...: runs code from it"
@@ -235,23 +283,45 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, help="folder for report.txt, report.json and spectra.png")
     given = parser.parse_args(words)
-    is_run = given.model.is_dir()
-    if is_run and (given.env or given.activation or given.trust):
-        parser.error("a run folder says itself which environment and networks it has; leave the options out")
-    if not is_run and not given.env:
-        parser.error("--env is needed: a file of weights does not say what its network looks at")
     try:
-        if is_run:
-            reports = inspect_run(given.model)
-        else:
-            reports = inspect(given.model, given.env, given.activation, given.trust, given.observations)
-    except UserError as error:
-        print(f"inspect: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(_text(reports))
-    if given.out is not None:
-        save(reports, given.out)
-        print(f"\nSaved in {given.out}: {', '.join(sorted(file.name for file in given.out.iterdir()))}")
+        reports = _inspected(given)
+        with closed_pipe_is_no_error():
+            print(_text(reports))
+        if given.out is not None:
+            _saved(reports, given.out)
+    except (UserError, RunStopped) as error:
+        say(f"inspect: {error}")
+        sys.exit(error.exit_code if isinstance(error, RunStopped) else 2)
+
+
+def _inspected(given: argparse.Namespace) -> dict[str, Report]:
+    if given.model.is_dir():
+        if given.env or given.activation or given.trust or given.vec_normalize:
+            raise UserError(
+                "A run folder says itself which environment and networks it has; leave --env, --activation, "
+                "--vec-normalize and --trust out."
+            )
+        return inspect_run(given.model)
+    if not given.model.is_file():
+        raise UserError(f"There is no file and no folder '{given.model}'.")
+    if not given.env:
+        raise UserError("--env is needed: a file of weights does not say what its network looks at.")
+    if given.activation and given.activation not in ACTIVATION_NAMES:
+        raise UserError(
+            f"--activation cannot be '{given.activation}'. {nearest(given.activation, ACTIVATION_NAMES)}"
+        )
+    return inspect(
+        given.model, given.env, given.activation, given.trust, given.observations, given.vec_normalize
+    )
+
+
+def _saved(reports: Mapping[str, Report], folder: Path) -> None:
+    try:
+        save(reports, folder)
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be written to: {error.strerror or explain(error)}.") from error
+    with closed_pipe_is_no_error():
+        print(f"\nSaved in {folder}.")
 
 
 if __name__ == "__main__":
