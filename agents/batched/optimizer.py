@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from isorl.plasticity import AdamO
 
 ADAM = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 ISOMETRY = ("iso_lambda", "iso_lr", "iso_target", "iso_every", "iso_updates")
-COUNTED = ("params", "iso_updates")
+_ADAM, _ISOMETRY = itemgetter(*ADAM), itemgetter("isometric", *ISOMETRY[:-1])
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -45,7 +46,8 @@ def options_of(optimizer: Optimizer) -> dict[str, Any]:
 
 def _raw(optimizer: Optimizer) -> list[Any]:
     """Reads quickly what may change from one update to the next."""
-    return [value for group in optimizer.param_groups for name, value in group.items() if name not in COUNTED]
+    groups = optimizer.param_groups
+    return [*map(_ADAM, groups), *(_ISOMETRY(group) for group in groups if "isometric" in group)]
 
 
 class RowOptimizer(Optimizer):

@@ -12,7 +12,7 @@ from isorl.configs.command_line import FOLDER
 from isorl.configs.suite import BenchmarkConfig
 from isorl.experiments.grid import tuning
 from isorl.experiments.grid.cell import identity
-from isorl.experiments.grid.expand import Composer, cells, of_benchmark
+from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.grid.work import work
 from isorl.experiments.report.find_runs import find_runs
@@ -35,7 +35,11 @@ def suite():
 def test_demo_shares_its_cells_with_claims(suite):
     composer = Composer()
     one, all_of_them = (
-        {identity(composer(want.words)) for want in of_benchmark(suite(name), []) if want.seed == 100}
+        {
+            identity(composer(want.overrides))
+            for want in requests_of_benchmark(suite(name), [])
+            if want.seed == 100
+        }
         for name in ("demo", "claims")
     )
     assert len(one) == 7
@@ -63,10 +67,10 @@ def test_whatever_tuning_of_partial_isometry_tries_can_be_composed(suite):
 def test_demo_draws_every_arm(suite, tmp_path):
     short = ["sequence.tasks.0.count=2", "sequence.tasks.0.agent_steps=2048"]
     composer = Composer()
-    wanted = of_benchmark(replace(suite("demo"), seeds=[100]), short)
+    wanted = requests_of_benchmark(replace(suite("demo"), seeds=[100]), short)
     made = cells(wanted, (), tmp_path, composer)
     for cell in made:
-        assert work(replace(composer(cell.words), run_dir=str(cell.folder))).did == "run"
+        assert work(replace(composer(cell.overrides), run_dir=str(cell.folder))).did == "run"
     study = Study(find_runs([Grid("demo", made).save(tmp_path)]).runs)
     figure = demo.draw(study)
     assert [len(place.lines) for place in figure.axes] == [15, 14, 14, 8]  # a thin and a thick line per arm

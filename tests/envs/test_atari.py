@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from isorl.configs import TaskConfig
 from isorl.envs.make import make_vector_env
-from isorl.envs.sequence import Task, _check_env_id
+from isorl.envs.sequence import Task, _with_known_id
 from isorl.envs.task_env import TaskEnv
 
-_check_env_id("ALE/Pong-v5")  # registers the games
+_with_known_id(TaskConfig("ALE/Pong-v5", frames=8))  # registers the games
 DETERMINISTIC = {"repeat_action_probability": 0.0, "noop_max": 0}
 
 

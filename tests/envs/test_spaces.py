@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from isorl.configs import UserError
+from isorl.configs import TaskConfig, UserError
 from isorl.envs.sequence import Task
 from isorl.envs.spaces import unify
 from isorl.envs.task_env import TaskEnv
@@ -145,7 +145,7 @@ def test_dict_observations_are_flattened_by_gymnasium():
     pytest.importorskip("minigrid")
     import isorl.envs.sequence
 
-    isorl.envs.sequence._check_env_id("MiniGrid-Empty-5x5-v0")
+    isorl.envs.sequence._with_known_id(TaskConfig("MiniGrid-Empty-5x5-v0", agent_steps=8))
     env = TaskEnv(Task(0, "grid", "MiniGrid-Empty-5x5-v0", 1, wrappers=wrappers), 2)
     assert env.reset(0).shape == (2, 147)
     env.close()

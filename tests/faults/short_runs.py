@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 import isorl.experiments.grid.references
 import isorl.experiments.grid.work
 import isorl.experiments.run.dry_run  # noqa: F401  imported, as what else train.py needs, before processes are forked
-import train
+from isorl import train
 from isorl.configs import RunConfig
 from isorl.configs.command_line import resolve
 from isorl.configs.schema import TaskConfig
