@@ -45,8 +45,8 @@ class TracedLosses:
     """The losses of a learner, traced for each shape of a minibatch and each set of coefficients.
 
     Args:
-        learner: has `differentiated`, the attribute with the networks that are learned, and `other_networks`, an
-            attribute -> the column of a minibatch that these others are asked for.
+        learner: has `networks`, which are learned, and `other_networks`: an attribute with others -> the column of a
+            minibatch that they are asked for.
     """
 
     def __init__(self, learner: Any) -> None:
@@ -91,7 +91,7 @@ class TracedLosses:
         """Traces `loss`; None where that is not possible, with a line in the log."""
         learner = self._learner
         with torch.no_grad():
-            own = learner.networks(batch.observations)
+            own, text = learner.networks(batch.observations), loss(*arguments)
             others = {
                 name: getattr(learner, name)(getattr(batch, column))
                 for name, column in learner.other_networks.items()
@@ -102,6 +102,7 @@ class TracedLosses:
         terms: list[str] = []
 
         def straight(outputs: list[Tensor], known: list[Tensor], given: list[Tensor]) -> list[Tensor]:
+            """Computes the loss, its terms and the gradients of `outputs`."""
             there = dict(zip(columns, given, strict=True))
             minibatch = type(batch)(*(there.get(name) for name in batch._fields))
             stands = {"networks": _Given(minibatch.observations, dict(zip(own, outputs, strict=True)))}
@@ -120,30 +121,36 @@ class TracedLosses:
         known = [value for each in others.values() for value in each.values()]
         try:
             module = make_fx(straight)(leaves, known, list(columns.values()))
-        except Exception as error:
-            LOG.info(
-                "the loss is differentiated by autograd at every minibatch: %s", str(error).splitlines()[0]
-            )
-            return None
-        unknown = _into_numpy(module)
-        if unknown:
-            LOG.info("the loss is differentiated by autograd: numpy does not know %s", ", ".join(unknown))
-            return None
-        return _Graph(module.forward, list(columns), list(terms), isinstance(loss(*arguments), tuple))
+            _into_numpy(module)
+            graph = _Graph(module.forward, list(columns), list(terms), isinstance(text, tuple))
+            if self._agrees(loss, arguments, batch, graph):
+                return graph
+            reason = "numpy computes another one"
+        except Exception as error:  # of a loss that does what cannot be traced, or of an operation in numpy
+            reason = str(error).splitlines()[0]
+        LOG.info("the loss is differentiated by autograd at every minibatch: %s", reason)
+        return None
 
 
-def _into_numpy(module: GraphModule) -> list[str]:
-    """Puts numpy's functions in the place of torch's operations; returns the names of those that it does not know."""
-    graph, known, unknown = module.graph, dict[Node, Any](), []
+def _into_numpy(module: GraphModule) -> None:
+    """Puts numpy's functions in the place of torch's operations.
+
+    Raises:
+        NotImplementedError: operations for which there is none.
+    """
+    graph, known = module.graph, dict[Node, Any]()
+    unknown = {str(node.target) for node in graph.nodes if node.op == "call_function"} - set(
+        map(str, OPERATIONS)
+    )
+    if unknown:
+        raise NotImplementedError(f"numpy does not know {', '.join(sorted(unknown))}")
     graph.eliminate_dead_code()
     for node in list(graph.nodes):
         if node.op == "get_attr":
             known[node] = getattr(module, str(node.target)).numpy()
         if node.op != "call_function":
             continue
-        if node.target not in OPERATIONS:
-            unknown.append(str(node.target))
-        elif node.target in (aten.detach.default, aten.alias.default):
+        if node.target in (aten.detach.default, aten.alias.default):
             node.replace_all_uses_with(node.args[0])  # in numpy there is no graph to leave
             graph.erase_node(node)
         else:
@@ -162,7 +169,6 @@ def _into_numpy(module: GraphModule) -> list[str]:
     graph.set_codegen(CodeGen())  # flat arguments, a flat list of results
     graph.eliminate_dead_code()
     module.recompile()
-    return unknown
 
 
 class _Graph:

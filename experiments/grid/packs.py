@@ -23,7 +23,7 @@ SEED = "seed="
 
 
 def sharing(config: DictConfig, composer: Composer) -> Callable[[list[Cell]], list[list[Cell]]]:
-    """From the cells that are to be done to jobs, as the launch `config` says (together=, hydra.launcher)."""
+    """Returns the function from cells to jobs that a launch `config` asks for (together=, hydra.launcher)."""
     key = functools.cache(lambda overrides: key_of(composer(overrides)))
     workers, most = at_once(config.hydra.launcher), max(config.together, 1)
     return lambda left: packed(left, most, workers, key)

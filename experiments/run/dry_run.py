@@ -135,12 +135,12 @@ class _Trial:
 
     @property
     def rounds(self) -> int:
-        """That count."""
+        """The number of rounds that count."""
         return max(len(self._ends) - 2, 1)
 
     @property
     def seconds(self) -> float:
-        """Of the rounds that count."""
+        """The seconds that the rounds which count have taken."""
         return self._ends[-1] - self._ends[-1 - self.rounds]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
+from torch.nn import functional as F
 
 from isorl.agents import ContinualDQN, ContinualPPO, compiled, dqn, ppo
 from isorl.agents.batched import BatchedRuns, traced
@@ -230,3 +231,20 @@ def test_what_a_loss_asks_besides_the_minibatch_is_computed(caplog):
     assert own.engine.name == "batched"
     torch.testing.assert_close(weights(own), weights(plain), rtol=1e-3, atol=1e-5)
     assert not torch.equal(weights(own), weights(build(ContinualDQN, 0, **options).learn(400)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda q, target: (q - target).abs().clamp(max=5).mean(-1) + F.mse_loss(q, target),
+     lambda q, target: torch.special.i0(q - target).mean(-1),
+     lambda q, target: (q - target).square().mean(-1) * (2 if q.mean() > target.mean() else 1)],
+    ids=["reduced at once", "an operation that numpy does not know", "a branch on a number"],
+)  # fmt: skip
+def test_what_cannot_be_traced_is_autograds_and_says_so(loss, monkeypatch, caplog):
+    monkeypatch.setattr(dqn, "td_loss", loss)
+    with caplog.at_level(logging.INFO, "isorl"):
+        own = build(ContinualDQN, 0).learn(96)
+    assert own.engine.name == "batched"
+    assert "differentiated by autograd" in caplog.text
+    plain = build(ContinualDQN, 0, exact=True).learn(96)
+    torch.testing.assert_close(weights(own), weights(plain), rtol=1e-3, atol=1e-5)
