@@ -54,12 +54,14 @@ def test_a_run_measures_and_records_what_was_imported(project):
     assert '"plasticity/weight_max/actor"' in (project / "runs" / "one" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_copies_in_processes_of_their_own_find_modules(project):
     words = ["imports=[./corridor.py]", *RUN, "faults.isolate=true", "sequence.tasks.0.agent_steps=64"]
     answer = isorl(project, "train", *words, "sequence.tasks.1.agent_steps=64", "run_dir=runs/isolated")
     assert answer.returncode == 0, answer.stderr
 
 
+@pytest.mark.slow
 def test_a_grid_of_two_workers_finds_modules_and_folders(project):
     words = ["-m", "--config-dir", "configs", "+benchmark=corridor", "hydra/launcher=joblib"]
     answer = isorl(project, "train", *words, "hydra.launcher.n_jobs=2", "evaluation.episodes=0")
@@ -69,6 +71,7 @@ def test_a_grid_of_two_workers_finds_modules_and_folders(project):
     assert report.returncode == 0, report.stderr
 
 
+@pytest.mark.slow
 def test_what_was_recorded_is_taken_where_the_user_names_it_or_has_it(project):
     refused = isorl(project, "play", "runs/one")
     assert refused.returncode == 2
@@ -137,6 +140,7 @@ def test_mistakes_are_answered(project, words, expected):
     assert "Traceback" not in answer.stderr
 
 
+@pytest.mark.slow
 def test_lists_name_what_is_registered(project):
     methods = isorl(project, "list", "methods", "imports=[./corridor.py]").stdout
     assert "weight_clipping" in methods

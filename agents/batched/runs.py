@@ -139,7 +139,9 @@ class BatchedRuns:
 
     def _serve(self, waiting: dict[greenlet, Request]) -> list[tuple[greenlet, Any]]:
         """Returns the runs that go on next, each with its answer; where they are not at one point, those behind."""
-        phase = min((request.phase for request in waiting.values()), key=PHASES.index, default=None)
+        if not waiting:
+            return []
+        phase = min((request.phase for request in waiting.values()), key=PHASES.index)
         behind = {run: request for run, request in waiting.items() if request.phase == phase}
         return list(zip(behind, self._answers(list(behind.values())), strict=True))
 

@@ -74,7 +74,7 @@ def from_the_command_line(agent):
     experiment.start(resolve(composed(words)))
 
 
-RUNS = [alone, several, exact, from_the_command_line, by_compiler]
+RUNS = [alone, several, exact, from_the_command_line, pytest.param(by_compiler, marks=pytest.mark.slow)]
 
 
 class Felt(Exception):
@@ -82,7 +82,7 @@ class Felt(Exception):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, of its own parts
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.__name__)
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: getattr(run, "__name__", None))
 @pytest.mark.parametrize("place", PLACES)
 def test_every_run_passes_where_one_reads(place, run, monkeypatch, tmp_path):
     owner, name, agent = PLACES[place]

@@ -141,6 +141,7 @@ def test_play_records_a_video_of_each_task(run):
         assert file.stat().st_size > 1_000
 
 
+@pytest.mark.slow
 def test_play_draws_atari(run):
     _, folder = run("sequence=atari_switch-smoke", "evaluation.episodes=0", "diagnostics.every=0")
     assert all(file.stat().st_size > 1_000 for file in play(str(folder)))
