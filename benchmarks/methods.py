@@ -72,7 +72,7 @@ def agent(setting: str, methods: dict[str, Method]) -> Agent:
 
 
 def seconds(trained: Agent, setting: str) -> float:
-    """Of a round: 16 updates on vectors, 2 on images."""
+    """Measures the seconds of a round: 16 updates on vectors, 2 on images."""
     began = time.perf_counter()
     if isinstance(trained, ContinualDQN):
         trained.train(2 if setting.endswith("cnn") else 16, 32)

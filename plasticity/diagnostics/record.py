@@ -243,6 +243,11 @@ class _Recorder:
                 handle.remove()
 
     def result(self, batch: Tensor, output: Tensor) -> ActivationRecord:
+        """Returns the record of a pass.
+
+        Raises:
+            NotMeasurableError: something was changed in place after a layer had read it.
+        """
         for path, x, version in self.read:
             if x._version != version:
                 raise NotMeasurableError(f"what {path or 'the module'} read was changed in place afterwards")
