@@ -29,6 +29,8 @@ COMMANDS = ("resume", "play", "dry_run", "reference", "benchmark", "pack", "toge
 """What the program should do; not part of a run."""
 ALONE = ("resume", "play")
 """They take everything from an existing run folder, `imports` aside."""
+GROWS = "sequence.cycles"
+"""What `resume` may be given besides: a run goes on with more cycles than it was planned with."""
 PATHS = (*ALONE, "run_dir")
 """Keys whose values are quoted for Hydra where it would stumble over a character."""
 own_folders: list[str] = []
@@ -136,10 +138,12 @@ def check_overrides(arguments: list[str]) -> list[str]:
         _check_option(override)
     keys = [override.key_or_group for override in overrides]
     for alone in ALONE:
-        others = [key for key in keys if key not in (alone, "imports") and not key.startswith("hydra")]
+        may = (alone, "imports", *([GROWS] if alone == "resume" else []))
+        others = [key for key in keys if key not in may and not key.startswith("hydra")]
         if alone in keys and others:
+            more = f" Only '{GROWS}' may grow." if alone == "resume" else ""
             raise UserError(
-                f"'{alone}' takes everything from the run folder; it cannot be combined with '{others[0]}'."
+                f"'{alone}' takes everything from the run folder; it cannot be combined with '{others[0]}'.{more}"
             )
     _check_launcher(overrides)
     many = "-m" in flags or "--multirun" in flags
