@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -297,6 +298,7 @@ def _search_path() -> list[str]:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
+    Plugins.instance()  # now: the configurations of some plugins are stored at their first import alone
     before = Singleton.get_state()
     GlobalHydra.instance().clear()
     try:

@@ -12,7 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from isorl.configs.command_line import GROWS, check_overrides, imports_in, prepared, register_resolvers, resolve
+from isorl.configs.command_line import (
+    GROWS,
+    check_overrides,
+    imports_in,
+    prepared,
+    register_resolvers,
+    resolve,
+)
 from isorl.configs.errors import Interrupted, RunStopped, UserError
 from isorl.configs.program import name, run_command
 from isorl.experiments.grid.sweeper import register

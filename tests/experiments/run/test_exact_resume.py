@@ -49,10 +49,12 @@ LONGER = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", LONGER)
+@pytest.mark.parametrize(
+    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in LONGER]
+)
 def test_a_finished_run_goes_on_as_if_planned_longer(configured, tmp_path, case):
     """Evaluations and diagnostics of the end that was not one are made anew, too."""
-    words = [*LONGER[case], "log_every=500", "diagnostics.every=500"]
+    words = [*LONGER[case], "log_every=500", "diagnostics.every=1500"]
     first, last = (
         configured(*words, f"sequence.cycles={cycles}", f"run_dir={tmp_path / name}")
         for cycles, name in ((1, "grown"), (3, "whole"))
