@@ -1,13 +1,14 @@
 """The YAML files and the dataclasses say the same."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
 
 from isorl.agents.options import AGENTS, OPTIMIZERS
 from isorl.configs import UserError, nearest, typed
-from isorl.configs.command_line import COMMANDS, FOLDER, groups
+from isorl.configs.command_line import COMMANDS, FOLDER, groups, register_resolvers
 from isorl.configs.schema import RunConfig, SequenceConfig, SwitchConfig, TaskConfig
 from isorl.experiments import method_files
 from isorl.plasticity import NetworkSpec
@@ -37,14 +38,24 @@ def test_config_yaml_has_every_value_of_a_run():
         assert given == dataclasses.asdict(schema()), f"defaults of '{name}' differ"
 
 
-@pytest.mark.parametrize("name", groups()["agent"])
-def test_agent_yaml_has_every_option(name):
-    assert set(read("agent", name)) == fields(AGENTS[name][1])
+CHOSEN = [(group, name) for group in ("agent", "optimizer") for name in groups()[group]]
 
 
-@pytest.mark.parametrize("name", groups()["optimizer"])
-def test_optimizer_yaml_has_every_option(name):
-    assert set(read("optimizer", name)) == fields(OPTIMIZERS[name][1])
+@pytest.mark.parametrize(("group", "name"), CHOSEN)
+def test_yaml_has_every_option_with_its_default(group, name):
+    """Where no sequence tunes it."""
+    register_resolvers()
+    file = OmegaConf.load(FOLDER / group / f"{name}.yaml")
+    resolved = OmegaConf.create({"agent": {"name": ""}, "sequence": {}} | {group: file})
+    options = {"agent": AGENTS, "optimizer": OPTIMIZERS}[group][name][1]
+    assert typed(options, OmegaConf.to_container(resolved, resolve=True)[group]) == _listed(options())
+    assert set(file) == fields(options)
+
+
+def _listed(options):
+    """With lists for tuples: YAML has no others."""
+    values = dataclasses.asdict(options)
+    return replace(options, **{key: list(value) for key, value in values.items() if isinstance(value, tuple)})
 
 
 @pytest.mark.parametrize("name", groups()["network"])
