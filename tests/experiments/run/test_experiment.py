@@ -11,7 +11,8 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from isorl.experiments.run import keys
+from isorl.agents.options import agent_options
+from isorl.experiments.run import experiment, keys
 from isorl.experiments.run.play import play
 
 RUNS = {
@@ -162,3 +163,25 @@ def test_a_run_too_short_for_its_method_says_so(run, overrides, said):
     _, folder = run("agent=ppo", "sequence=nine_rooms-smoke", "network=relu", *overrides)
     log = (folder / "run.log").read_text()
     assert said in log if said else "does nothing in this run" not in log
+
+
+def test_a_half_life_may_be_a_share_of_a_visit(configured):
+    words = ("sequence=nine_rooms-short", "optimizer=adamo", "agent.learning_rate=1e-3", "run_dir=x")
+    parts = experiment.build(configured(*words, "optimizer.iso_half_life=0.5"))
+    updates = agent_options(configured(*words)).planned_updates(parts.sequence.visits[0].agent_steps)
+    assert parts.agent.policy.optimizer.half_life() == pytest.approx(updates / 2)
+    message, warned = experiment.isometry_step(parts.agent.policy.optimizer, updates // 4)
+    assert message.startswith(
+        f"AdamO halves a deviation from isometry in {updates / 2:,.0f} of {updates // 4:,}"
+    )
+    assert "iso_lambda 0.1" in message
+    assert "cannot act" in warned[0]
+
+
+def test_a_family_gives_lambda_unless_a_half_life_is_given(configured):
+    by_family = configured("sequence=nine_rooms-short", "optimizer=adamo", "run_dir=x").optimizer
+    by_user = configured(
+        "sequence=nine_rooms-short", "optimizer=adamo", "optimizer.iso_half_life=300", "run_dir=x"
+    ).optimizer
+    assert (by_family["iso_lambda"], by_family["iso_half_life"]) == (1.0, None)
+    assert (by_user["iso_lambda"], by_user["iso_half_life"]) == (None, 300)
