@@ -187,3 +187,22 @@ def test_a_family_gives_lambda_unless_a_half_life_is_given(configured):
     )
     assert (by_family["iso_lambda"], by_family["iso_half_life"]) == (1.0, None)
     assert (by_user["iso_lambda"], by_user["iso_half_life"]) == (None, 300)
+
+
+def test_what_a_method_decides_is_in_the_log_and_in_every_record(run):
+    loop = [
+        f"method.adaptive_isometry.{option}"
+        for option in ("every=4", "decline=1.01", "recovery=1.0", "samples=8")
+    ]
+    _, folder = run("sequence=nine_rooms-smoke", "method=[adaptive_isometry]", *loop)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    strengths = [r["value"] for r in records if r["key"] == "method/adaptive_isometry/strength/adamo"]
+    assert len(strengths) > 10
+    assert max(strengths) > strengths[0]
+    assert all(keys.explained(r["key"]) for r in records)
+    raised = [line for line in (folder / "run.log").read_text().splitlines() if "strength of adamo" in line]
+    changes = sum(after != before for before, after in zip([1.0, *strengths], strengths, strict=False))
+    assert len(raised) == changes
+    assert "plasticity declines" in "".join(raised)
+    shown = EventAccumulator(str(folder)).Reload().Scalars("method/adaptive_isometry/strength/adamo")
+    assert [event.value for event in shown] == pytest.approx(strengths)
