@@ -1,0 +1,76 @@
+"""Methods that compete with isometry, each against an independent reference or a case worked by hand."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from isorl.plasticity.methods.fire import Fire, polar_factor
+from tests.plasticity.methods.conftest import Trained, cnn, mlp
+
+
+def polar_by_svd(W):
+    U, _, Vh = torch.linalg.svd(W, full_matrices=False)
+    return U @ Vh
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (4, 9), (9, 4), (3, 4, 6)])
+def test_newton_schulz_finds_the_polar_factor(shape):
+    W = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(polar_factor(W, 60), polar_by_svd(W), rtol=1e-9, atol=1e-9)
+
+
+def test_fire_takes_hidden_weights_to_the_scaled_nearest_isometry():
+    network = mlp(4, 6, 3, 2)
+    before = copy.deepcopy(network)
+    trained = Trained(Fire(iterations=60), q=network)
+    trained.methods.on_switch()
+    for layer, old, (rows, columns) in ((0, before[0][0], (6, 4)), (2, before[0][2], (3, 6))):
+        expected = (rows / columns) ** 0.5 * polar_by_svd(old.weight.detach())
+        torch.testing.assert_close(network[0][layer].weight.detach(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(network[0][layer].bias, old.bias)
+
+
+def test_fire_takes_each_tap_of_a_kernel():
+    network = cnn()
+    old = network[0][0].weight.detach().clone()  # (3, 2, 3, 3)
+    Trained(Fire(iterations=60), q=network).methods.on_switch()
+    for i in range(3):
+        for j in range(3):
+            expected = (3 / 2) ** 0.5 / 9 * polar_by_svd(old[:, :, i, j])
+            torch.testing.assert_close(
+                network[0][0].weight.detach()[:, :, i, j], expected, rtol=1e-4, atol=1e-5
+            )
+
+
+def public_dqn_fire(network, initial):
+    """What the authors' Atari DQN does: linear layers are redrawn, convolutions get their polar factor."""
+    for module, first in zip(network.modules(), initial.modules(), strict=True):
+        if isinstance(module, nn.Linear):
+            module.load_state_dict(first.state_dict())
+
+
+def test_fire_redraws_no_linear_layer_as_the_public_dqn_does():
+    """Ours keeps the directions that were learned: the polar factors of W before and after are the same."""
+    network = mlp(6, 8, 8, 2)
+    initial = copy.deepcopy(network)
+    trained = Trained(Fire(iterations=60), q=network, optimizer=torch.optim.SGD)
+    for _ in range(50):
+        trained.step(torch.randn(16, 6) + 1)
+    learned, theirs = copy.deepcopy(network), copy.deepcopy(network)
+    trained.methods.on_switch()
+    public_dqn_fire(theirs, initial)
+    assert torch.equal(network[1].weight, learned[1].weight)  # the head stays
+    assert torch.equal(theirs[1].weight, initial[1].weight)
+    ours, kept = network[0][2].weight.detach(), learned[0][2].weight.detach()
+    torch.testing.assert_close(polar_by_svd(ours), polar_by_svd(kept), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(ours, theirs[0][2].weight, atol=1e-2)
+
+
+def test_fire_leaves_an_isometry_as_it_is():
+    network = mlp(5, 5, 2)
+    nn.init.orthogonal_(network[0][0].weight)
+    before = network[0][0].weight.detach().clone()
+    Trained(Fire(), q=network).methods.on_switch()
+    torch.testing.assert_close(network[0][0].weight.detach(), before, rtol=1e-3, atol=1e-3)
