@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from isorl.plasticity.methods.fire import Fire, polar_factor
+from isorl.plasticity.methods.spectral_regularisation import SpectralRegularisation
 from tests.plasticity.methods.conftest import Trained, cnn, mlp
 
 
@@ -74,3 +75,46 @@ def test_fire_leaves_an_isometry_as_it_is():
     before = network[0][0].weight.detach().clone()
     Trained(Fire(), q=network).methods.on_switch()
     torch.testing.assert_close(network[0][0].weight.detach(), before, rtol=1e-3, atol=1e-3)
+
+
+def spectral_by_svd(network, power, target):
+    """The formula, tensor by tensor, with singular values in full."""
+    total = 0
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            sigma = torch.linalg.svdvals(module.weight.flatten(1))[0]
+            total = total + (sigma**power - target) ** 2 + module.bias.square().sum()
+        if isinstance(module, nn.LayerNorm):
+            total = total + (module.weight - 1).square().sum() + module.bias.square().sum()
+    return total
+
+
+@pytest.mark.parametrize("make", [lambda: mlp(6, 5, 7, 2), cnn])
+def test_spectral_regularisation_is_its_formula_once_the_iteration_has_converged(make):
+    network = make()
+    method = SpectralRegularisation(strength=0.5, power=3, target=0.7)
+    Trained(method, q=network)
+    for _ in range(300):
+        found = method.loss(None)
+    expected = 0.5 * spectral_by_svd(network, 3, 0.7)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    ours = torch.autograd.grad(found, list(network.parameters()))
+    theirs = torch.autograd.grad(expected, list(network.parameters()))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+
+
+def test_spectral_regularisation_by_hand():
+    """W = diag(3, 1), (9 - 1)^2; the head (1, 2) of the norm sqrt 5, (5 - 1)^2; biases (2, 0) and 1; a scale of 4."""
+    network = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.ReLU()), nn.Linear(2, 1))
+    with torch.no_grad():
+        network[0][0].weight.copy_(torch.diag(torch.tensor([3.0, 1.0])))
+        network[0][0].bias.copy_(torch.tensor([2.0, 0.0]))
+        network[0][1].weight.copy_(torch.tensor([4.0, 1.0]))
+        network[1].weight.copy_(torch.tensor([[1.0, 2.0]]))
+        network[1].bias.fill_(1.0)
+    method = SpectralRegularisation(strength=1.0)
+    Trained(method, q=network)
+    for _ in range(50):
+        found = method.loss(None)
+    assert found.item() == pytest.approx(64 + 16 + 4 + 1 + 9, rel=1e-5)
