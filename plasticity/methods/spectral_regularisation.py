@@ -19,8 +19,7 @@ from isorl.plasticity.methods.structure import CHAIN, NORMS, WEIGHTED
 @METHODS.register("spectral_regularisation")
 @dataclass
 class SpectralRegularisation(Method):
-    """loss + strength * (sum over weights W of (sigma_max(W)^k - target)^2 + sum over biases b of ||b||^2
-    + sum over the scales g of norm layers of ||g - 1||^2).
+    """loss + strength * sum of (sigma_max(W)^k - target)^2 of weights, ||b||^2 of biases, ||g - 1||^2 of norm scales.
 
     sigma_max comes from one power iteration per update, whose vector u is kept from one update to the next and is not
     differentiated. All layers count, heads too. Unlike `spectral_norm`, which divides weights by sigma_max, and

@@ -128,6 +128,14 @@ def unit_outputs(
     networks: Mapping[str, nn.Sequential], layers: list[HiddenLayer], inputs: Tensor
 ) -> list[Tensor]:
     """Returns outputs (S, U) of each hidden layer for `inputs` (B, ...), by one pass; shared layers run once."""
+    outputs = layer_outputs(networks, layers, inputs)
+    return [layer.by_unit(h) for layer, h in zip(layers, outputs, strict=True)]
+
+
+def layer_outputs(
+    networks: Mapping[str, nn.Sequential], layers: list[HiddenLayer], inputs: Tensor
+) -> list[Tensor]:
+    """Returns what each hidden layer's activation gives for `inputs`, (B, c U) or (B, c U, H, W), by one pass."""
     owner = {id(layer.activation or layer.norm or layer.maker): layer for layer in layers}
     found: dict[int, Tensor] = {}
     seen: dict[int, Tensor] = {}
@@ -139,4 +147,4 @@ def unit_outputs(
             x = seen[id(module)]
             if id(module) in owner:
                 found[id(owner[id(module)])] = x
-    return [layer.by_unit(found[id(layer)]) for layer in layers]
+    return [found[id(layer)] for layer in layers]

@@ -164,11 +164,16 @@ def test_what_waits_for_a_switch_does_nothing_before_it(name, agent_name):
 
 
 STRENGTHS = [n for n, method in METHODS.items() if "strength" in [f.name for f in dataclasses.fields(method)]]
+OFF = {
+    **{name: {"strength": 0.0} for name in STRENGTHS},
+    "l2_er": {"weight_decay": 0.0, "rank_rate": 0.0},
+}
+"""Options with which a method is there and does nothing."""
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_without_strength_it_is_plain_bit_for_bit(strength, agent_name):
-    off = functions(lived(with_method(agent_name, "mlp", strength, strength=0.0)))
+@pytest.mark.parametrize("name", OFF)
+def test_turned_off_it_is_plain_bit_for_bit(name, agent_name):
+    off = functions(lived(with_method(agent_name, "mlp", name, **OFF[name])))
     for network, output in plain(agent_name, "mlp").items():
         assert torch.equal(off[network], output)
 

@@ -2,11 +2,14 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from isorl.plasticity.methods import Batch
 from isorl.plasticity.methods.fire import Fire, polar_factor
+from isorl.plasticity.methods.l2_er import L2ER, effective_rank
 from isorl.plasticity.methods.spectral_regularisation import SpectralRegularisation
 from tests.plasticity.methods.conftest import Trained, cnn, mlp
 
@@ -118,3 +121,51 @@ def test_spectral_regularisation_by_hand():
     for _ in range(50):
         found = method.loss(None)
     assert found.item() == pytest.approx(64 + 16 + 4 + 1 + 9, rel=1e-5)
+
+
+def test_effective_rank_by_hand_and_by_numpy():
+    assert effective_rank(torch.diag(torch.tensor([3.0, 3.0, 3.0, 0.0]))).item() == pytest.approx(3, rel=1e-4)
+    assert effective_rank(torch.ones(4, 3)).item() == pytest.approx(1, rel=1e-4)
+    H = torch.randn(9, 5)
+    p = np.linalg.svd(H.numpy(), compute_uv=False)
+    p = p / p.sum()
+    assert effective_rank(H).item() == pytest.approx(float(np.exp(-(p * np.log(p)).sum())), rel=1e-4)
+
+
+def test_l2_er_climbs_by_the_gradient_of_the_rank_alone():
+    """A step of plain ascent, found by finite differences in double precision."""
+    network, x = mlp(4, 6, 5, 3, 2).double(), torch.randn(8, 4, dtype=torch.float64)
+    twin = copy.deepcopy(network)
+    method = L2ER(weight_decay=0.0, rank_rate=0.1, every=2)
+    trained = Trained(method, q=network)
+    trained.methods.after_update(Batch(lambda: x))
+    assert torch.equal(network[0][0].weight, twin[0][0].weight)  # not yet
+    trained.methods.after_update(Batch(lambda: x))
+
+    def rank():
+        with torch.no_grad():
+            return (effective_rank(twin[0][:4](x)) + effective_rank(twin[0](x))) / 2
+
+    weight = twin[0][2].weight
+    for i, j in ((0, 0), (4, 3)):
+        with torch.no_grad():
+            weight[i, j] += 1e-6
+            up = rank()
+            weight[i, j] -= 2e-6
+            slope = (up - rank()) / 2e-6
+            weight[i, j] += 1e-6
+        moved = network[0][2].weight[i, j] - weight[i, j]
+        assert moved.item() == pytest.approx(0.1 * slope.item(), rel=1e-3, abs=1e-7)
+    assert torch.equal(network[1].weight, twin[1].weight)  # the head does not make features
+
+
+def test_l2_ers_decay_is_torchs():
+    ours, x = mlp(3, 4, 1), torch.randn(5, 3)
+    theirs = copy.deepcopy(ours)
+    trained = Trained(L2ER(weight_decay=0.1, rank_rate=0.0), q=ours)
+    twin = Trained(q=theirs, optimizer=lambda p, lr: torch.optim.Adam(p, lr=lr, weight_decay=0.1))
+    for _ in range(5):
+        trained.step(x)
+        twin.step(x)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
