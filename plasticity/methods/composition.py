@@ -92,6 +92,8 @@ class Methods:
 
     def add_loss(self, loss: Tensor, batch: Batch) -> Tensor:
         """Returns `loss` plus every method's term."""
+        if self.by_name:
+            batch.task_loss = loss.detach()
         for method in self:
             term = method.loss(batch)
             if term is not None:

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from isorl.plasticity.methods import Batch
+from isorl.plasticity.methods.c_chain import CChain
 from isorl.plasticity.methods.fire import Fire, polar_factor
 from isorl.plasticity.methods.l2_er import L2ER, effective_rank
+from isorl.plasticity.methods.sigreg import SIGReg, gaussian_distance
 from isorl.plasticity.methods.spectral_regularisation import SpectralRegularisation
 from tests.plasticity.methods.conftest import Trained, cnn, mlp
 
@@ -169,3 +171,88 @@ def test_l2_ers_decay_is_torchs():
         twin.step(x)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_c_chain_is_a_plain_twin():
+    """Every update, with copies of whole networks and lists of all that was: the authors' way of doing it."""
+    torch.manual_seed(0)
+    network = mlp(3, 8, 2)
+    trained = Trained(CChain(strength=0.5, decay=0.9), q=network)
+    theirs = copy.deepcopy(network)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    networks, inputs, losses, churns = [], [], [], []
+    for step in range(8):
+        x = torch.randn(6, 3)
+        trained.step(x)
+        loss = theirs(x).square().mean()
+        total = loss
+        if step >= 2:
+            churn = (theirs(inputs[-2]) - networks[-1](inputs[-2]).detach()).square().mean()
+            losses.append(abs(loss.item()))
+            churns.append(churn.item())
+            weights = [0.9 ** (len(losses) - 1 - i) for i in range(len(losses))]
+            mean_loss = sum(w * v for w, v in zip(weights, losses, strict=True)) * 0.1
+            mean_churn = sum(w * v for w, v in zip(weights, churns, strict=True)) * 0.1
+            total = loss + 0.5 * mean_loss / (mean_churn + 1e-8) * churn
+        networks.append(copy.deepcopy(theirs))
+        inputs.append(x)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    for a, b in zip(network.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_c_chain_lowers_churn_and_leaves_critics_alone():
+    method = CChain()
+    Trained(method, actor=mlp(3, 8, 2), critic=mlp(3, 8, 1))
+    assert list(method._networks) == ["actor"]
+
+    def churn(*methods):
+        torch.manual_seed(1)
+        network = mlp(3, 32, 2)
+        trained = Trained(*methods, q=network)
+        outside, moved = torch.randn(256, 3), []
+        for _ in range(60):
+            before = network(outside).detach()
+            trained.step(torch.randn(4, 3))
+            moved.append((network(outside) - before).square().mean().item())
+        return np.mean(moved[3:])
+
+    assert churn(CChain(strength=0.5)) < 0.8 * churn()
+
+
+def test_sigreg_by_hand():
+    """All samples project to 0: the characteristic function is 1, so the mean of (1 - exp(-t^2 / 2))^2 at -5, 5."""
+    found = gaussian_distance(torch.zeros(7, 3), points=2)
+    assert found.item() == pytest.approx((1 - np.exp(-12.5)) ** 2)
+
+
+def test_sigreg_is_its_formula_in_complex_numbers():
+    network, x = mlp(3, 6, 2), torch.randn(10, 3)
+    trained = Trained(SIGReg(strength=2.0, slices=4, points=5), q=network)
+    state = trained.learner.generator.get_state()
+    found = trained.methods.add_loss(torch.zeros(()), Batch(lambda: x)).item()
+    drawn = torch.randn(4, 6, generator=torch.Generator().set_state(state)).numpy()
+    features = network[0](x).detach().numpy()
+    total = []
+    for a in drawn:
+        s = features @ (a / np.linalg.norm(a))
+        for t in (-5, -2.5, 0, 2.5, 5):
+            total.append(abs(np.exp(1j * t * s).mean() - np.exp(-(t**2) / 2)) ** 2)
+    assert found == pytest.approx(2 * np.mean(total), rel=1e-4)
+
+
+def test_sigreg_vanishes_on_gaussian_features_alone():
+    gaussian = torch.randn(20_000, 2)
+    assert gaussian_distance(gaussian, 8) < 1e-3
+    assert gaussian_distance(3 * gaussian, 8) > 0.01
+    assert gaussian_distance(gaussian.relu(), 8) > 0.01
+
+
+def test_sigreg_counts_a_shared_body_once():
+    body = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    networks = {"actor": nn.Sequential(body, nn.Linear(4, 2)), "critic": nn.Sequential(body, nn.Linear(4, 1))}
+    method = SIGReg()
+    Trained(method, **networks)
+    assert len(method._bodies) == 1
