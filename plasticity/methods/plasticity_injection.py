@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from isorl.plasticity.methods.base import FirstEffect, Method, check
+from isorl.plasticity.methods.base import Boundary, FirstEffect, Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN, WEIGHTED, head
@@ -48,6 +48,11 @@ class PlasticityInjection(Method):
     def claims(self) -> frozenset[str]:
         """Claims the chain of layers, which the tail is not any more, and the head."""
         return frozenset({CHAIN, "when the head is drawn anew"})
+
+    @property
+    def boundary(self) -> Boundary:
+        """Returns "informed" where it acts at a switch."""
+        return "agnostic" if self.at_update else "informed"
 
     def start(self, learner: Learner) -> None:
         """Gives every network, and its target, room for the new tail."""

@@ -35,6 +35,8 @@ ACTS_SOON = {
     "shrink_and_perturb": {"every": 2},
     "redo": {"every": 2, "tau": 0.9},
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.1},
+    "regrama": {"every": 2, "tau": 0.9},
+    "cpr": {"every": 2, "rate": 0.5},
     "self_normalised_resets": {"prior": 2, "threshold": 0.9, "every": 1},
 }
 ALONE = {

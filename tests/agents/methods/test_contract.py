@@ -100,6 +100,8 @@ def load(agent, content):
 WAITS = {
     "redo": {"every": 3, "tau": 0.9},
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.05},
+    "regrama": {"every": 3, "tau": 0.9},
+    "cpr": {"every": 3},
     "self_normalised_resets": {"every": 3},
     "plasticity_injection": {"at_update": 3},
     **{name: {"every": 3} for name, method in METHODS.items() if issubclass(method, PeriodicMethod)},
@@ -167,6 +169,7 @@ STRENGTHS = [n for n, method in METHODS.items() if "strength" in [f.name for f i
 OFF = {
     **{name: {"strength": 0.0} for name in STRENGTHS},
     "l2_er": {"weight_decay": 0.0, "rank_rate": 0.0},
+    "cpr": {"rate": 0.0},
 }
 """Options with which a method is there and does nothing."""
 

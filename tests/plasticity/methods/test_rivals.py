@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from isorl.plasticity.methods import Batch
+from isorl.plasticity.methods import METHODS, Batch
 from isorl.plasticity.methods.c_chain import CChain
+from isorl.plasticity.methods.cpr import CPR
 from isorl.plasticity.methods.fire import Fire, polar_factor
 from isorl.plasticity.methods.l2_er import L2ER, effective_rank
+from isorl.plasticity.methods.regrama import ReGraMa, gradient_score
+from isorl.plasticity.methods.reperturbation import Reperturbation
 from isorl.plasticity.methods.sigreg import SIGReg, gaussian_distance
 from isorl.plasticity.methods.spectral_regularisation import SpectralRegularisation
 from tests.plasticity.methods.conftest import Trained, cnn, mlp
@@ -256,3 +259,92 @@ def test_sigreg_counts_a_shared_body_once():
     method = SIGReg()
     Trained(method, **networks)
     assert len(method._bodies) == 1
+
+
+def test_reperturbation_by_hand():
+    """Of ten units a fifth, those with the least incoming weights, and no other; moments shrink by the factor."""
+    network = mlp(400, 10, 2)
+    trained = Trained(Reperturbation(fraction=0.2, moments=0.3), q=network)
+    trained.step(torch.randn(8, 400))
+    with torch.no_grad():
+        network[0][0].weight[[3, 7]] *= 0.1
+    before = copy.deepcopy(network)
+    moment = trained.optimizer.state[network[1].weight]["exp_avg"].clone()
+    trained.methods.on_switch()
+    changed = (network[0][0].weight != before[0][0].weight).any(1)
+    assert changed.nonzero()[:, 0].tolist() == [3, 7]
+    assert float(network[0][0].weight[[3, 7]].detach().std()) == pytest.approx((2 / 400) ** 0.5, rel=0.1)
+    assert torch.equal(network[1].weight, before[1].weight)
+    assert torch.equal(network[0][0].bias, before[0][0].bias)
+    torch.testing.assert_close(trained.optimizer.state[network[1].weight]["exp_avg"], 0.3 * moment)
+
+
+def test_gradient_scores_by_hand():
+    """Gradients of the size 1, 3 and 0 on average: over their mean of 4 / 3."""
+    weight = nn.Parameter(torch.zeros(3, 2))
+    weight.grad = torch.tensor([[1.0, -1.0], [0.0, 6.0], [0.0, 0.0]])
+    assert gradient_score(weight).tolist() == pytest.approx([0.75, 2.25, 0.0])
+
+
+def test_regrama_recycles_what_has_no_gradient_though_it_answers():
+    """Unit 1 answers loudly but nobody reads it; unit 2 is silent on the batch: neither has a gradient."""
+    network = mlp(3, 4, 2)
+    with torch.no_grad():
+        network[0][0].weight.abs_()
+        network[0][0].bias.fill_(1.0)
+        network[1].weight[:, 1] = 0
+        network[0][0].bias[2] = -100
+    trained = Trained(ReGraMa(tau=0.0, every=1), q=network, optimizer=torch.optim.SGD)
+    before = network[0][0].weight.detach().clone()
+    trained.step(torch.rand(16, 3), train=False)
+    trained.methods.after_update(None)
+    assert (network[0][0].weight != before).all(1).tolist() == [False, True, True, False]
+    assert (network[1].weight == 0).all(0).tolist() == [False, True, True, False]
+    assert network[0][0].bias[2] == 0
+
+
+def test_cpr_by_hand():
+    """Scores 0.75, 2.25, 0: after one update with decay 0.5 utilities are 0.875, 1.625, 0.5."""
+    network = mlp(2, 3, 1)
+    method = CPR(rate=0.5, sharpness=2.0, threshold=1.0, decay=0.5, every=2)
+    trained = Trained(method, q=network)
+    weight, out = network[0][0].weight, network[1].weight
+    before, before_out = weight.detach().clone(), out.detach().clone()
+    weight.grad = torch.tensor([[1.0, -1.0], [0.0, 6.0], [0.0, 0.0]])
+    trained.methods.after_update(None)
+    assert torch.equal(weight, before)
+    assert method._utility[0].tolist() == pytest.approx([0.875, 1.625, 0.5])
+    state = trained.learner.generator.get_state()
+    trained.methods.after_update(None)
+    utility = np.array([0.8125, 1.9375, 0.25])
+    share = 0.5 * np.minimum(1, 2 / (1 + np.exp(2.0 * (utility - 1))))
+    assert share.tolist() == pytest.approx([0.5, 0.5 * 2 / (1 + np.exp(1.875)), 0.5])
+    fresh = 2 * torch.rand(3, 2, generator=torch.Generator().set_state(state)) - 1
+    fresh *= 3**0.5 * before.std()
+    share = torch.tensor(share, dtype=torch.float32)
+    torch.testing.assert_close(weight.detach(), (1 - share)[:, None] * before + share[:, None] * fresh)
+    torch.testing.assert_close(out.detach(), (1 - share) * before_out)
+    assert method._utility[0].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_periodic_methods_act_where_rank_has_fallen(drop):
+    network = mlp(8, 16, 2)
+    method = Fire(every=2, rank_drop=drop)
+    trained = Trained(method, q=network)
+    acts = []
+    method.act = lambda: acts.append(method._updates)
+    rich, poor = torch.randn(32, 8), torch.ones(32, 1) * torch.randn(8)
+    for x in (poor, poor, rich, rich, rich, poor, rich, poor, poor, poor):
+        trained.methods.after_update(Batch(lambda x=x: x))
+    assert acts == ([6] if drop else [2, 4, 6, 8, 10])  # after an act the highest rank is counted anew
+
+
+def test_boundary_says_who_is_told_of_switches():
+    assert Fire().boundary == "informed"
+    assert Fire(every=10).boundary == "agnostic"
+    assert ReGraMa().boundary == "agnostic"
+    assert METHODS["ewc"]().boundary == "informed"
+    assert METHODS["plasticity_injection"](at_update=5).boundary == "agnostic"
+    with pytest.raises(ValueError, match=r"rank_drop is 0\.5; it must be 0 without `every`"):
+        Fire(rank_drop=0.5)
