@@ -37,6 +37,8 @@ ACTS_SOON = {
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.1},
     "regrama": {"every": 2, "tau": 0.9},
     "cpr": {"every": 2, "rate": 0.5},
+    "hare_and_tortoise": {"every": 2, "momentum": 0.9},
+    "weight_clipping": {"scale": 0.5},
     "self_normalised_resets": {"prior": 2, "threshold": 0.9, "every": 1},
 }
 ALONE = {
@@ -47,6 +49,7 @@ ALONE = {
     "prelu": "no kernel computes the layer PReLU",
     "spectral_norm": "no kernel computes the layer SpectralLinear",
     "trac": "the optimizer is Trac",
+    "upgd": "the optimizer is PerturbedAdam",
 }
 """Methods whose networks or optimizers are not computed together, and the reason that is given."""
 CASES = [(agent, name) for agent in ARGUMENTS for name in sorted(METHODS) if not METHODS[name]().needs_labels]

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import io
+import math
 
 import pytest
 import torch
@@ -102,6 +103,7 @@ WAITS = {
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.05},
     "regrama": {"every": 3, "tau": 0.9},
     "cpr": {"every": 3},
+    "hare_and_tortoise": {"every": 3},
     "self_normalised_resets": {"every": 3},
     "plasticity_injection": {"at_update": 3},
     **{name: {"every": 3} for name, method in METHODS.items() if issubclass(method, PeriodicMethod)},
@@ -170,6 +172,8 @@ OFF = {
     **{name: {"strength": 0.0} for name in STRENGTHS},
     "l2_er": {"weight_decay": 0.0, "rank_rate": 0.0},
     "cpr": {"rate": 0.0},
+    "hare_and_tortoise": {"momentum": 0.0, "every": 1},
+    "weight_clipping": {"scale": math.inf},
 }
 """Options with which a method is there and does nothing."""
 

@@ -11,11 +11,14 @@ from isorl.plasticity.methods import METHODS, Batch
 from isorl.plasticity.methods.c_chain import CChain
 from isorl.plasticity.methods.cpr import CPR
 from isorl.plasticity.methods.fire import Fire, polar_factor
+from isorl.plasticity.methods.hare_and_tortoise import HareAndTortoise
 from isorl.plasticity.methods.l2_er import L2ER, effective_rank
 from isorl.plasticity.methods.regrama import ReGraMa, gradient_score
 from isorl.plasticity.methods.reperturbation import Reperturbation
 from isorl.plasticity.methods.sigreg import SIGReg, gaussian_distance
 from isorl.plasticity.methods.spectral_regularisation import SpectralRegularisation
+from isorl.plasticity.methods.upgd import PerturbedAdam
+from isorl.plasticity.methods.weight_clipping import WeightClipping
 from tests.plasticity.methods.conftest import Trained, cnn, mlp
 
 
@@ -348,3 +351,95 @@ def test_boundary_says_who_is_told_of_switches():
     assert METHODS["plasticity_injection"](at_update=5).boundary == "agnostic"
     with pytest.raises(ValueError, match=r"rank_drop is 0\.5; it must be 0 without `every`"):
         Fire(rank_drop=0.5)
+
+
+def upgd_by_hand(theta, gradients, noises, lr, decay, weight_decay, sigma):
+    """The equations in numpy, tensors as a list, step by step."""
+    m, v, u = ([np.zeros_like(w) for w in theta] for _ in range(3))
+    for step, (gs, ns) in enumerate(zip(gradients(theta), noises, strict=False), start=1):
+        for i, g in enumerate(gs):
+            m[i] = 0.9 * m[i] + 0.1 * g
+            v[i] = 0.999 * v[i] + 0.001 * g * g
+            u[i] = decay * u[i] + (1 - decay) * -g * theta[i]
+        top = max(w.max() for w in u)
+        for i, n in enumerate(ns):
+            U = 1 / (1 + np.exp(-u[i] / (1 - decay**step) / (top / (1 - decay**step))))
+            m_hat, v_hat = m[i] / (1 - 0.9**step), v[i] / (1 - 0.999**step)
+            move = m_hat * (1 - U) / (np.sqrt(v_hat) + 1e-8) + sigma * n * (1 - U)
+            theta[i] *= 1 - lr * weight_decay
+            theta[i] -= 2 * lr * move
+    return theta
+
+
+def test_upgd_follows_its_equations():
+    torch.manual_seed(0)
+    theta = [
+        nn.Parameter(torch.randn(3, 2, dtype=torch.float64)),
+        nn.Parameter(torch.randn(4, dtype=torch.float64)),
+    ]
+    targets = [torch.randn_like(p) for p in theta]
+    optimizer = PerturbedAdam(theta, lr=0.05, weight_decay=0.1, noise=0.3, decay=0.9)
+    optimizer.generator.manual_seed(5)
+    twin, ours = torch.Generator().manual_seed(5), [p.detach().numpy().copy() for p in theta]
+    noises = [[torch.randn(p.shape, generator=twin).double().numpy() for p in theta] for _ in range(6)]
+
+    def gradients(now):
+        while True:
+            yield [2 * (w - t.numpy()) for w, t in zip(now, targets, strict=True)]
+
+    expected = upgd_by_hand(ours, gradients, noises, 0.05, 0.9, 0.1, 0.3)
+    for _ in range(6):
+        optimizer.zero_grad()
+        sum((p - t).square().sum() for p, t in zip(theta, targets, strict=True)).backward()
+        optimizer.step()
+    for p, w in zip(theta, expected, strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), w, rtol=1e-6)
+
+
+def test_upgd_moves_useful_weights_less():
+    """-g theta is 1 and -1 here: the first has the largest utility, so U = sigmoid(1) and sigmoid(-1)."""
+    theta = nn.Parameter(torch.tensor([1.0, 1.0]))
+    optimizer = PerturbedAdam([theta], lr=0.01, noise=0.0, weight_decay=0.0)
+    theta.grad = torch.tensor([-1.0, 1.0])
+    optimizer.step()
+    sigmoid = 1 / (1 + np.exp(-1))
+    moved = (theta.detach() - 1).tolist()
+    assert moved == pytest.approx([0.02 * (1 - sigmoid), -0.02 * sigmoid], rel=1e-4)
+
+
+def test_hare_falls_back_to_the_tortoise_by_hand():
+    """From 0 the hare goes to 1, 2, 3; the tortoise, of momentum 1/2, to 0.5, 1.25, 2.125, where both then are."""
+    network = mlp(1, 1, 1)
+    weight = network[1].weight
+    with torch.no_grad():
+        weight.zero_()
+    trained = Trained(HareAndTortoise(momentum=0.5, every=3), q=network)
+    for position, expected in ((1.0, 1.0), (2.0, 2.0), (3.0, 2.125)):
+        with torch.no_grad():
+            weight.fill_(position)
+        trained.methods.after_update(None)
+        assert weight.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("make", [lambda: mlp(4, 6, 2), cnn])
+def test_weight_clipping_keeps_torchs_initialisation_and_nothing_beyond(make):
+    network = make()
+    trained = Trained(WeightClipping(scale=1.0), q=network)
+    before = copy.deepcopy(network)
+    trained.methods.after_update(None)
+    for ours, theirs in zip(network.parameters(), before.parameters(), strict=True):
+        assert torch.equal(ours, theirs)  # 1 / sqrt(fan-in) bounds all of it, biases too
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(100)
+    trained.methods.after_update(None)
+    layers = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    for layer in layers:
+        for parameter in layer.parameters():
+            assert parameter.abs().max().item() == pytest.approx(layer.weight[0].numel() ** -0.5)
+
+
+def test_weight_clipping_leaves_norm_layers():
+    network = nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.ReLU()), nn.Linear(3, 1))
+    Trained(WeightClipping(scale=0.1), q=network).methods.after_update(None)
+    assert network[0][1].weight.tolist() == [1, 1, 1]
