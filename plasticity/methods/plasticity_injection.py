@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from isorl.plasticity.methods.base import Boundary, FirstEffect, Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
-from isorl.plasticity.methods.structure import CHAIN, WEIGHTED, head
+from isorl.plasticity.methods.structure import CHAIN, WEIGHTED, check_chain, head
 from isorl.plasticity.methods.surgery import add_parameters, forget, replace_module
 
 
@@ -60,6 +60,8 @@ class PlasticityInjection(Method):
         self._updates = self._switches = 0
         self._injected = False
         names = {id(parameter): name for name, parameter in learner.root.named_parameters()}
+        for network in learner.networks.values():
+            check_chain(network)
         self._triples = _branch(learner.root, list(learner.networks.values()))
         _branch(learner.root, list(learner.targets.values()))
         self._names = [[names[id(p)] for p in triple.old.parameters()] for triple in self._triples]

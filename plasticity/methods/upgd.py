@@ -58,15 +58,17 @@ class UPGD(Method):
         """Returns the perturbed optimizer in the place of Adam.
 
         Raises:
-            ValueError: another optimizer was asked for, or the optimizer's own weight decay is set as well.
+            ValueError: another optimizer was asked for, or Adam with options that this one has not.
         """
         options = adam_options("upgd", cls, options)
-        if options.get("weight_decay"):
-            raise ValueError(
-                "Method 'upgd' has a weight_decay of its own, and the optimizer's is set; use method.upgd.weight_decay."
-            )
+        for name in options.keys() - {"betas", "eps", "fused", "foreach"}:  # the last two are Adam's kernels
+            if options[name]:
+                raise ValueError(
+                    f"Method 'upgd' replaces Adam and has no {name} of it; leave out optimizer.{name}={options[name]}."
+                )
+        kept = {name: options[name] for name in ("betas", "eps") if name in options}
         own = {"noise": self.noise, "decay": self.decay, "weight_decay": self.weight_decay}
-        return PerturbedAdam, {**options, **own}
+        return PerturbedAdam, {**kept, **own}
 
     def start(self, learner: Learner) -> None:
         """Lets the optimizer draw from the stream of methods."""

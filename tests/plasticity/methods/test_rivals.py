@@ -443,3 +443,11 @@ def test_weight_clipping_leaves_norm_layers():
     network = nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.ReLU()), nn.Linear(3, 1))
     Trained(WeightClipping(scale=0.1), q=network).methods.after_update(None)
     assert network[0][1].weight.tolist() == [1, 1, 1]
+
+
+def test_upgd_takes_adams_options_or_refuses_them_by_name():
+    method = METHODS["upgd"]()
+    _, options = method.optimizer(torch.optim.Adam, {"eps": 1e-5, "fused": True, "weight_decay": 0.0})
+    assert options == {"eps": 1e-5, "noise": 0.001, "decay": 0.999, "weight_decay": 0.001}
+    with pytest.raises(ValueError, match=r"leave out optimizer\.weight_decay=0\.1"):
+        method.optimizer(torch.optim.Adam, {"weight_decay": 0.1})
