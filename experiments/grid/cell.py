@@ -17,6 +17,8 @@ from typing import Any
 from isorl.configs import RunConfig
 from isorl.experiments.run.folder import file_name
 
+CELLS = "cells"
+"""Name of the folder of all cells, beside `grids`."""
 NOT_PART_OF_A_CELL = ("run_dir", "device", "threads", "checkpoint", "logger", "imports")
 """Options that say where and how a run is made, not what it computes."""
 CANDIDATE = " | "
@@ -74,7 +76,7 @@ def folder_of(config: RunConfig, root: str | Path) -> Path:
     name = "-".join(re.sub(r"[^\w.+]", "_", part) for part in [*learner(config), *config.method])
     return (
         Path(root)
-        / "cells"
+        / CELLS
         / file_name(config.sequence.name)
         / f"{name}-seed{config.seed}-{identity(config)}"
     )
