@@ -1,9 +1,9 @@
 """Makes mutants: changes of one place of the code, of the kinds that mutation testing has settled on.
 
 Arithmetic, comparisons, logic, constants, calls that are left out, arguments that are left out or swapped (Offutt et
-al. 1996; Just et al. 2014). A place is text between two positions, so a mutant keeps the layout of its file. What cannot
-change what is computed is left out by rule: annotations, docstrings and other strings, decorators, what is logged or
-said in an error, `__all__`, asserts (for the type checker here), protocols.
+al. 1996; Just et al. 2014). A place is text between two positions, so a mutant keeps the layout of its file. What
+cannot change what is computed is left out by rule: annotations, docstrings and other strings, decorators, what is
+logged or said in an error, `__all__`, asserts (for the type checker here), protocols, looks of pictures.
 """
 
 from __future__ import annotations
