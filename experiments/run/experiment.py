@@ -98,7 +98,7 @@ def start(config: RunConfig) -> dict[str, Any]:
 
 def resume(run_dir: str) -> dict[str, Any]:
     """Continues the run in `run_dir` from its newest checkpoint; returns the summary."""
-    folder = RunFolder.existing(run_dir, "resume")
+    folder = RunFolder.existing(run_dir)
     with folder.locked():
         config = plugins.recorded(folder)
         parts = build(config)

@@ -33,18 +33,18 @@ def logged_by(agent, steps):
     [(cartpole, {"ent_coef": 0.1, "n_epochs": 3}, set()),
      (pendulum, {"clip_range_vf": 0.1}, {"train/std", "train/clip_range_vf"}),
      (pendulum, {"use_sde": True}, {"train/std"}),
-     (cartpole, {"clip_range": lambda progress: 0.02 * progress}, set()),
+     (cartpole, {"clip_range": lambda progress: 0.01 * progress}, set()),
      (cartpole, {"batch_size": 24}, set())],
     ids=["discrete", "continuous", "state-dependent", "schedule", "minibatches of two sizes"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 def test_ppo_logs_what_sb3_logs(make, options, keys, exact):
-    arguments = {**PPO_ARGUMENTS, "learning_rate": 1e-2, "clip_range": 0.05, **options}
+    arguments = {**PPO_ARGUMENTS, "learning_rate": 1e-3, "clip_range": 0.01, **options}
     theirs = logged_by(PPO("MlpPolicy", make(2), **arguments), 128)
     assert theirs.keys() == TRAINING | OF_PPO | keys
     assert theirs["train/clip_fraction"] > 0
     ours = logged_by(
-        ContinualPPO("NetworkPolicy", make(2), exact=exact, policy_kwargs=NETWORK, **arguments), 256
+        ContinualPPO("NetworkPolicy", make(2), exact=exact, policy_kwargs=NETWORK, **arguments), 128
     )
     assert ours == pytest.approx(theirs, rel=1e-5 if exact else 2e-2, abs=1e-6 if exact else 1e-3)
 
@@ -77,13 +77,13 @@ def test_target_kl_ends_the_epochs(kind):
 
 
 @pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
-@pytest.mark.parametrize("methods", [[], ["l2"], ["l2_init", "gram"]], ids=["plain", "l2", "two losses"])
+@pytest.mark.parametrize("methods", [["l2"], ["l2_init", "gram"]], ids=["one loss", "two losses"])
 def test_runs_together_log_what_each_logs_alone(agent, methods):
     """The loss with what methods add, of each run its own."""
     options = dict(methods=methods, switches=(4096,), learning_rate=1e-3)
 
     def train(seed, **more):
-        return logged_by(build(agent, seed, **options, **more), 256)
+        return logged_by(build(agent, seed, **options, **more), 128)
 
     together = BatchedRuns().results([lambda seed=seed: train(seed) for seed in SEEDS])
     alone = [train(seed, exact=True) for seed in SEEDS]
