@@ -39,7 +39,8 @@ OPERATORS: dict[type, tuple[type, ...]] = {
 NAMES = {"min": "max", "any": "all", "mean": "sum", "zeros": "ones", "argmin": "argmax", "floor": "ceil"}
 NAMES |= {"minimum": "maximum", "zeros_like": "ones_like", "clamp_min": "clamp_max", "amin": "amax"}
 NAMES |= {other: name for name, other in NAMES.items()}
-SILENT = {"debug", "info", "warning", "warn", "print"}
+SAID = {"debug", "info", "warning", "warn", "print"}
+"""Functions whose arguments only say something; whether debug and info are called at all matters to nobody."""
 GUARDS_AND_LOOKS = {
     "strict",
     "alpha",
@@ -131,7 +132,9 @@ def _nodes(node: ast.AST) -> Iterator[ast.AST]:
             return
         case ast.Assign(targets=[ast.Name(id="__all__" | "__slots__")]):
             return
-        case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)) if name in SILENT:
+        case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)) if name in SAID:
+            return
+        case ast.Expr(value=ast.Call(func=ast.Attribute(attr="debug" | "info"))):
             return
         case ast.keyword(arg=name) if name in GUARDS_AND_LOOKS:
             return
