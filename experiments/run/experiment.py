@@ -107,7 +107,7 @@ def resume(run_dir: str, cycles: int | None = None) -> dict[str, Any]:
     Raises:
         UserError: no run, a finished one, or one that cannot go on.
     """
-    folder = RunFolder.existing(run_dir, "resume")
+    folder = RunFolder.existing(run_dir)
     with folder.locked():
         config = plugins.recorded(folder)
         if cycles is not None:

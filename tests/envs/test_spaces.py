@@ -5,7 +5,7 @@ from gymnasium import spaces
 
 from isorl.configs import TaskConfig, UserError
 from isorl.envs.sequence import Task
-from isorl.envs.spaces import unify
+from isorl.envs.spaces import channels_first, unify
 from isorl.envs.task_env import TaskEnv
 
 SWITCH = spaces.Discrete(2)
@@ -47,6 +47,21 @@ def test_mixed_float_types_become_float32():
     common = unified((vector(2), SWITCH), (vector(2, np.float64), SWITCH))
     assert common.observation.dtype == np.float32
     assert apply(common.from_task(vector(2, np.float64), 1), np.ones((1, 2))).dtype == np.float32
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_bytes_and_float32_become_float32_of_any_size(order):
+    pairs = [(spaces.Box(0, 255, (2,), np.uint8), SWITCH), (vector(3), SWITCH)]
+    common = unified(*pairs[::order])
+    assert common.observation == vector(3)
+    seen = apply(common.from_task(pairs[0][0], 0), np.array([[255, 1]], np.uint8))
+    np.testing.assert_array_equal(seen, [[255, 1, 0]])
+    assert seen.dtype == np.float32
+
+
+def test_vectors_of_bytes_stay_bytes():
+    common = unified((spaces.Box(0, 255, (2,), np.uint8), SWITCH), (spaces.Box(0, 9, (3,), np.uint8), SWITCH))
+    assert common.observation == spaces.Box(0, 255, (3,), np.uint8)
 
 
 def test_images_are_resized_to_the_largest():
@@ -138,6 +153,23 @@ def test_images_with_channels_last_are_turned():
     env = TaskEnv(Task(0, "screen", "toy/Screen-v0", 1, {"shape": (40, 50, 3)}), 2)
     assert env.observation_space.shape == (3, 40, 50)
     assert env.reset(0).shape == (2, 3, 40, 50)
+
+
+@pytest.mark.parametrize("shape", [(4, 84, 84), (3, 40, 4), (1, 9, 1), (84, 84, 2)])
+def test_stacks_with_channels_first_and_other_numbers_of_channels_stay(shape):
+    assert channels_first(image(*shape)) is None
+    env = TaskEnv(Task(0, "screen", "toy/Screen-v0", 1, {"shape": shape}), 2)
+    assert env.observation_space == image(*shape)
+    assert env.reset(0).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_are_moved_to_the_front(channels):
+    images = np.arange(2 * 5 * 6 * channels).reshape(2, 5, 6, channels).astype(np.uint8)
+    found = channels_first(image(5, 6, channels))(images)
+    np.testing.assert_array_equal(found, images.transpose(0, 3, 1, 2))
+    assert channels_first(spaces.Box(0, 1, (5, 6, channels), np.float32)) is None
+    assert channels_first(SWITCH) is None
 
 
 def test_dict_observations_are_flattened_by_gymnasium():
