@@ -9,6 +9,7 @@ from isorl.plasticity.networks.activations import ACTIVATIONS, Activation
 from isorl.plasticity.registry import Registry, unknown_name
 
 ISOMETRIES = ("none", "soft", "projected", "hard")
+BODIES = ("auto", "mlp", "small_cnn", "nature_cnn")
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class NetworkSpec:
     """Describes a body: its widths, activation and the way its weights are kept orthogonal.
 
     Args:
-        widths: hidden widths of an MLP, and of what follows the convolutions of a CNN if anything does.
+        widths: hidden widths of an MLP.
         activation: a name in ACTIVATIONS.
         layer_norm: LayerNorm between each weight and its activation.
         isometry: none: a plain body. The others start orthogonal: soft is left to AdamO, projected is pulled
@@ -25,6 +26,8 @@ class NetworkSpec:
             after). None: the activation's own for an isometric body; a plain body keeps torch's
             initialisation, for the caller to decide.
         spectral_norm: every weight is divided by its largest singular value; for plain bodies.
+        body: mlp (images are flattened), small_cnn, nature_cnn, or auto: an MLP for vectors, for images the
+            Nature CNN from 36 x 36 pixels on and the small CNN below (`body_for`).
     """
 
     widths: tuple[int, ...] = (64, 64)
@@ -33,9 +36,12 @@ class NetworkSpec:
     isometry: str = "none"
     gain: float | None = None
     spectral_norm: bool = False
+    body: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # configuration files give lists
+        if self.body not in BODIES:
+            raise unknown_name("body", self.body, list(BODIES))
         if self.isometry not in ISOMETRIES:
             raise unknown_name("isometry", self.isometry, list(ISOMETRIES))
         for width in self.widths:
