@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from isorl.envs import chance as chances
 from isorl.envs.failures import Failures
 
 LOG = logging.getLogger("isorl")
@@ -113,7 +114,7 @@ class Copy(gymnasium.Wrapper):
         """What random draws will follow: all of an environment that tells its state, else the generator."""
         if hasattr(self.unwrapped, "state_dict"):
             return {"own": self.unwrapped.state_dict()}
-        chance: dict[str, Any] = {"random": self.unwrapped.np_random.bit_generator.state}
+        chance: dict[str, Any] = {"random": chances.state_of(self.unwrapped.np_random)}
         emulator = getattr(self.unwrapped, "ale", None)
         if emulator is not None:
             state = emulator.cloneState(include_rng=True).serialize()
@@ -124,7 +125,7 @@ class Copy(gymnasium.Wrapper):
         if "own" in state:
             self.unwrapped.load_state_dict(state["own"])  # type: ignore[attr-defined]
             return
-        self.unwrapped.np_random.bit_generator.state = state["random"]
+        chances.set_state(self.unwrapped.np_random, state["random"])
         if "emulator" in state:
             from ale_py import ALEState
 

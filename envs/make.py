@@ -34,6 +34,7 @@ from isorl.envs.sequence import Task
 from isorl.envs.worker import Failed
 
 LOG = logging.getLogger("isorl")
+MUJOCO = ("isorl/Slippery", "dm_control/")
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco"}
 WRAPPER_MODULES = {"gymnasium": "gymnasium.wrappers", "minigrid": "minigrid.wrappers"}
 
@@ -138,7 +139,7 @@ def _make_one(task: Task, render_mode: str | None, kwargs: Mapping[str, Any]) ->
     if task.is_atari:
         env = atari.make_classic(task.env, drawn)
     else:
-        if "mujoco" in str(gymnasium.spec(task.env).entry_point) or task.env.startswith("isorl/Slippery"):
+        if "mujoco" in str(gymnasium.spec(task.env).entry_point) or task.env.startswith(MUJOCO):
             _send_mujoco_warnings_to_the_log()
         env = make_env(task.env, drawn)
     for entry in task.wrappers:

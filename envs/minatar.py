@@ -18,6 +18,7 @@ from gymnasium import spaces
 from matplotlib import colormaps
 
 from isorl.configs import UserError
+from isorl.envs import chance
 from isorl.envs.numpy_env import NumpyVectorEnv, SingleEnv
 
 CONSTANTS = ("action_map", "channels", "ramping", "random")
@@ -128,18 +129,16 @@ class MinAtar(NumpyVectorEnv):
         """Goes on where `state_dict` was called; returns the observations there."""
         self.steps[:] = state["steps"]
         for game, saved in zip(self.games, state["games"], strict=True):
-            game.random.set_state(("MT19937", np.asarray(saved["keys"], np.uint32), *saved["place"]))
+            chance.set_state(game.random, saved["random"])
             game.env.random, game.last_action = game.random, saved["last_action"]
             vars(game.env).update(deepcopy(saved["variables"]))
         return self.observe()
 
 
 def _state_of(game: Any) -> dict[str, Any]:
-    _, keys, *place = game.random.get_state()
     own = {name: value for name, value in vars(game.env).items() if name not in CONSTANTS}
     return {
-        "keys": keys.astype(np.int64),  # torch's files know no unsigned numbers of 32 bits
-        "place": place,
+        "random": chance.state_of(game.random),
         "last_action": int(game.last_action),
         "variables": {name: _plain(value) for name, value in own.items()},
     }

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 
 from isorl.configs import SequenceConfig, TaskConfig, UserError, imports, nearest
-from isorl.envs import minatar
+from isorl.envs import dm_control, minatar
 from isorl.envs.draws import Draws
 
 
@@ -215,6 +215,8 @@ def _with_known_id(entry: TaskConfig) -> TaskConfig:
         _register_minigrid()
     if entry.env.startswith("MinAtar/"):
         minatar.register()
+    if entry.env.startswith("dm_control/"):
+        dm_control.register()
     if entry.env not in gymnasium.registry:
         raise UserError(
             f"There is no environment '{entry.env}'. {nearest(entry.env, gymnasium.registry.keys())}"

@@ -88,8 +88,12 @@ class TaskEnv:
         self._lengths = np.zeros(n_envs, dtype=np.int64)
 
     def _shift(self) -> None:
-        task_channels = self.task.channels or self.env.metadata.get("channels")
-        self.observation_space, turned = image_of(self.observation_space, task_channels, self.task.name)
+        channels = self.task.channels
+        if (
+            channels is None and len(self.observation_space.shape or ()) == 3
+        ):  # wrappers may have flattened it
+            channels = self.env.metadata.get("channels")
+        self.observation_space, turned = image_of(self.observation_space, channels, self.task.name)
         self._see += turned
         self.shifts = []
         for options in self.task.shifts:
