@@ -37,6 +37,7 @@ from isorl.experiments.run.run_state import RunState
 from isorl.experiments.terminal import explain, say
 from isorl.plasticity import AdamO
 from isorl.plasticity.diagnostics import snapshot
+from isorl.plasticity.networks import describe_body
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         f"{sequence.name}: {len(sequence.visits)} visits, {sequence.agent_steps:,} agent steps; "
         f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}"
     )
+    LOG.info("network: %s", describe_body(parts.switching.common.observation.shape, network_spec(config)))
     updates = agent_options(config).planned_updates(sequence.agent_steps)
     for message in parts.agent.methods.silent(updates, switches=len(sequence.visits) - 1):
         _warn(message)

@@ -3,6 +3,7 @@
 import os
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,7 @@ def build(agent, seed, env="isorl/Catch-v0", methods=(), switches=(64, 64), **kw
     tasks = [TaskConfig(env, name=f"task{i}", agent_steps=steps) for i, steps in enumerate(switches)]
     sequence = Sequence.from_config(SequenceConfig("two tasks", tasks), seed, 2)
     policy = {"network": NetworkSpec(widths=(16, 16), activation="relu"), **kwargs.pop("policy", {})}
+    policy["network"] = replace(policy["network"], body="mlp")  # Catch shows images
     chosen = {
         "exact": False,
         "switch": SwitchConfig(),
