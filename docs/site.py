@@ -89,7 +89,8 @@ def configuration() -> str:
     ]
     parts.append(f"## Of a run\n\n{inspect.getdoc(schema.RunConfig)}\n\n{_table(schema.RunConfig, '')}")
     parts += [
-        f"## {name}\n\n{inspect.getdoc(kind)}\n\n{_table(kind, f'{name}.')}" for name, kind in _parts().items()
+        f"## {name}\n\n{inspect.getdoc(kind)}\n\n{_table(kind, f'{name}.')}"
+        for name, kind in _parts().items()
     ]
     task = f"{inspect.getdoc(schema.TaskConfig)}\n\n{_table(schema.TaskConfig, 'sequence.tasks.N.')}"
     parts.append(f"## sequence.tasks\n\n{task}")
@@ -101,7 +102,9 @@ def configuration() -> str:
 
 
 def _parts() -> dict[str, type]:
-    kinds = {field.name: getattr(schema, str(field.type), None) for field in dataclasses.fields(schema.RunConfig)}
+    kinds = {
+        field.name: getattr(schema, str(field.type), None) for field in dataclasses.fields(schema.RunConfig)
+    }
     return {name: kind for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
 
 
@@ -125,7 +128,9 @@ def _default(field: Any) -> str:
 
 def _docstrings(kind: type) -> dict[str, str]:
     """Returns field -> the text below it."""
-    (body,) = (node.body for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef))
+    (body,) = (
+        node.body for node in ast.parse(inspect.getsource(kind)).body if isinstance(node, ast.ClassDef)
+    )
     return {
         field.target.id: inspect.cleandoc(text.value.value).replace("\n", " ").replace("|", "\\|")
         for field, text in zip(body, body[1:], strict=False)

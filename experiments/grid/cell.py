@@ -75,10 +75,7 @@ def folder_of(config: RunConfig, root: str | Path) -> Path:
     """Returns where the cell of `config` lives under `root`: a readable path, unique by its identity."""
     name = "-".join(re.sub(r"[^\w.+]", "_", part) for part in [*learner(config), *config.method])
     return (
-        Path(root)
-        / CELLS
-        / file_name(config.sequence.name)
-        / f"{name}-seed{config.seed}-{identity(config)}"
+        Path(root) / CELLS / file_name(config.sequence.name) / f"{name}-seed{config.seed}-{identity(config)}"
     )
 
 

@@ -21,9 +21,13 @@ def lengthened(config: RunConfig, cycles: int) -> RunConfig:
     """
     planned = config.sequence.cycles
     if cycles <= planned:
-        raise UserError(f"sequence.cycles={cycles}: the run has {planned} already. A run can grow, not shrink.")
+        raise UserError(
+            f"sequence.cycles={cycles}: the run has {planned} already. A run can grow, not shrink."
+        )
     schedules = {
-        "the learning rate falls": "learning_rate" if config.agent.get("learning_rate_final") is not None else "",
+        "the learning rate falls": "learning_rate"
+        if config.agent.get("learning_rate_final") is not None
+        else "",
         "epsilon falls": "exploration" if config.agent["name"] == "dqn" else "",
     }
     for what, option in schedules.items():

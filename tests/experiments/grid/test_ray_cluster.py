@@ -186,7 +186,9 @@ def test_workers_import_what_the_command_line_names(cluster, tmp_path):
     for runs, where in (("local", []), ("ray", ["hydra/launcher=ray_cluster"])):
         env = {**os.environ, "RAY_ADDRESS": cluster.address}
         words = [*grid, f"hydra.sweep.dir={tmp_path / runs}", *where]
-        run = subprocess.run(words, cwd=project, env=env, capture_output=True, text=True, timeout=600, check=False)
+        run = subprocess.run(
+            words, cwd=project, env=env, capture_output=True, text=True, timeout=600, check=False
+        )
         assert run.returncode == 0, run.stderr
     assert len(cells(tmp_path / "ray")) == 2
     assert_same(tmp_path / "ray", tmp_path / "local")

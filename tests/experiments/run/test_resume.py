@@ -119,7 +119,11 @@ def test_checkpoint_of_another_network_is_refused(configured, tmp_path):
     ("words", "cycles", "reason"),
     [
         ([], 1, "the run has 1 already"),
-        (["agent.learning_rate_final=0"], 2, r"the learning rate falls over the whole run \(switch.learning_rate"),
+        (
+            ["agent.learning_rate_final=0"],
+            2,
+            r"the learning rate falls over the whole run \(switch.learning_rate",
+        ),
         (["agent=dqn", "switch.exploration=run"], 2, "epsilon falls over the whole run"),
         (["checkpoint.keep=1"], 2, r"no checkpoint from before its end.*checkpoint.keep=1"),
     ],
