@@ -39,12 +39,15 @@ own_folders: list[str] = []
 
 
 def register_resolvers() -> None:
-    """Makes ${tuned:KEY,DEFAULT} and ${command:WHAT} known to OmegaConf.
+    """Makes ${tuned:KEY,DEFAULT}, ${tuned:KEY,DEFAULT,OTHER} and ${command:WHAT} known to OmegaConf.
 
-    The first is the sequence's value of KEY for the chosen agent, else DEFAULT; the second how to type a command.
+    The first is the sequence's value of KEY for the chosen agent, else DEFAULT; null where the value OTHER beside it is
+    given instead. The last is how to type a command.
     """
 
-    def tuned(key: str, default: Any, *, _root_: DictConfig) -> Any:
+    def tuned(key: str, default: Any, other: str = "", *, _root_: DictConfig, _parent_: DictConfig) -> Any:
+        if other and _parent_[other] is not None:
+            return None
         value = OmegaConf.select(_root_, f"sequence.tuning.{_root_.agent.name}.{key}", default=default)
         return OmegaConf.create(value) if isinstance(value, list) else value  # as OmegaConf wants lists
 

@@ -16,6 +16,9 @@ QUIET = ["diagnostics.every=0", "evaluation.episodes=0", "log_every=500", "check
 CASES = {
     "ppo-nine_rooms": ["sequence=nine_rooms-smoke"],
     "dqn-rain": ["sequence=rain_permuted-smoke", "agent=dqn"],
+    "classifier-adaptive": ["sequence=digits_random_labels-smoke", "agent=classifier", "method=[adaptive_isometry]",
+                            "method.adaptive_isometry.every=4", "method.adaptive_isometry.decline=1.02",
+                            "method.adaptive_isometry.recovery=1.01", "method.adaptive_isometry.index=dormant_units"],
     "ppo-offset-normalised": ["sequence=control_offset-smoke", "sequence.tasks.0.episodes=150",
                               "normalize.observations=true", "normalize.rewards=true",
                               "normalize.statistics=per_task"],
@@ -28,7 +31,13 @@ CASES = {
 }  # fmt: skip
 
 
-FAST = ("ppo-nine_rooms", "dqn-rain", "ppo-offset-normalised", "ppo-rewards-normalised")
+FAST = (
+    "ppo-nine_rooms",
+    "dqn-rain",
+    "classifier-adaptive",
+    "ppo-offset-normalised",
+    "ppo-rewards-normalised",
+)
 
 
 @pytest.mark.parametrize(
