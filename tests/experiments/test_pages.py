@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import draw_sequences
 from isorl.experiments import metrics_page
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -13,6 +14,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def test_every_metric_is_explained():
     assert (DOCS / "metrics.md").read_text() == metrics_page.page(), "run: make docs"
+
+
+def test_every_sequence_is_explained():
+    assert (DOCS / "sequences.md").read_text() == draw_sequences.page(), "run: make docs"
 
 
 MODULES = ("isorl", "isorl.plasticity", "isorl.plasticity.diagnostics", "isorl.plasticity.networks",
