@@ -49,7 +49,8 @@ def table(study: Study, sequence: str) -> Table:
     score = list(scores.values())
     rows = [
         [
-            Cell(arm),
+            study.arm_cell(arm, sequence),
+            Cell(study.boundary(arm) or "\N{EN DASH}"),
             Cell(format_number(score[row])),
             *(Cell(format_number(medians[key][row])) for key in columns),
         ]
@@ -59,10 +60,10 @@ def table(study: Study, sequence: str) -> Table:
     if not np.isnan(found).all():
         shades = [None if math.isnan(value) else value for value in found]
         cells = [Cell(format_number(value), shade) for value, shade in zip(found, shades, strict=True)]
-        rows.append([Cell("rank correlation"), Cell(""), *cells])
-    head = ("", *(key.replace("_", " ") for key in (study.headline, *columns)))
+        rows.append([Cell("rank correlation"), Cell(""), Cell(""), *cells])
+    head = ("", "boundary", *(key.replace("_", " ") for key in (study.headline, *columns)))
     colours = [study.arms.index(arm) for arm in scores]
-    return Table(head, rows, caption=f"{sequence}, after the last visit", colours=colours)
+    return Table(head, rows, left=2, caption=f"{sequence}, after the last visit", colours=colours)
 
 
 def explained(study: Study) -> str:

@@ -114,9 +114,8 @@ def resume(run_dir: str) -> dict[str, Any]:
                 raise UserError(
                     f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps."
                 )
-            return summary.write(
-                folder.summary, parts.sequence, state, 0.0, 1
-            )  # it died after its last checkpoint
+            methods = _methods(config, parts)  # it died after its last checkpoint
+            return summary.write(folder.summary, parts.sequence, state, 0.0, 1, methods)
         cut_back(folder.path, state.records)
         return _train(config, folder, parts, state, keeper)
 
@@ -169,7 +168,8 @@ def _train(
         folder.stop_log()
         env.close()
     seconds = (time.monotonic() - began) / agent.num_runs_in_process
-    return summary.write(folder.summary, sequence, state, seconds, agent.num_runs_in_process)
+    together = agent.num_runs_in_process
+    return summary.write(folder.summary, sequence, state, seconds, together, _methods(config, parts))
 
 
 def _save_what_is_held(keeper: CheckpointManager, error: BaseException) -> None:
@@ -191,7 +191,7 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}"
     )
     updates = agent_options(config).planned_updates(sequence.agent_steps)
-    for message in parts.agent.methods.silent(updates, switches=len(sequence.visits) - 1):
+    for message in _idle(config, parts).values():
         _warn(message)
     optimizer = parts.agent.policy.optimizer
     if isinstance(optimizer, AdamO):
@@ -204,6 +204,18 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         say(message)
         for warning in caught:
             _warn(str(warning.message))
+
+
+def _idle(config: RunConfig, parts: Parts) -> dict[str, str]:
+    """Returns the methods that the planned run is too short for, each with a sentence that says so."""
+    updates = agent_options(config).planned_updates(parts.sequence.agent_steps)
+    return parts.agent.methods.idle(updates, switches=len(parts.sequence.visits) - 1)
+
+
+def _methods(config: RunConfig, parts: Parts) -> dict[str, dict[str, Any]]:
+    """Returns what the summary says of the methods that were chosen."""
+    made, idle = parts.agent.methods.by_name, _idle(config, parts)
+    return {name: {"boundary": made[name].boundary, "acts": name not in idle} for name in config.method}
 
 
 def _warn(message: str) -> None:

@@ -66,8 +66,8 @@ class UPGD(Method):
                 raise ValueError(
                     f"Method 'upgd' replaces Adam and has no {name} of it; leave out optimizer.{name}={options[name]}."
                 )
-        kept = {name: options[name] for name in ("betas", "eps") if name in options}
-        own = {"noise": self.noise, "decay": self.decay, "weight_decay": self.weight_decay}
+        kept: dict[str, Any] = {name: options[name] for name in ("betas", "eps") if name in options}
+        own: dict[str, Any] = {"noise": self.noise, "decay": self.decay, "weight_decay": self.weight_decay}
         return PerturbedAdam, {**kept, **own}
 
     def start(self, learner: Learner) -> None:

@@ -1,6 +1,7 @@
 """The page on made-up grids whose outcome is known, on unfinished runs, and on logs of others."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from isorl.experiments.report.document import Cell, Document, Picture, Section, 
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.formatting import format_number
 from isorl.experiments.report.render import to_html, to_markdown
+from isorl.experiments.report.runs import of_methods
 from isorl.experiments.report.study import Study
 from isorl.experiments.report.write_report import main, write_report
 from tests.experiments.report.synthetic import write_grid
@@ -76,7 +78,7 @@ def test_page_against_another_arm_by_another_metric(grid, tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "## Against loses" in text
     assert "Differences in start performance" in text
-    assert "| keeps | 0.05" in text  # the first two of six visits: 1 and 1 against 1 and 0.9
+    assert "| keeps | \N{EN DASH} | 0.05" in text  # the first two of six visits: 1 and 1 against 1 and 0.9
 
 
 def test_numbers_are_written_as_csv(written):
@@ -134,6 +136,68 @@ def test_an_arm_whose_method_never_acted_is_named(grid, tmp_path):
     )
     write_report([tmp_path / "copy" / "grids" / grid.name], tmp_path)
     assert (tmp_path / "report.md").read_text().count(f"loses on sequence 0: {said}") == 1
+
+
+def with_methods(grid, methods):
+    """The grid, whose arms have had these methods."""
+    for path in grid.parents[1].glob("cells/*/*/summary.json"):
+        arm = path.parent.name.partition("-")[0]
+        if arm in methods:
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"methods": methods[arm]}))
+    return grid
+
+
+def table_rows(markdown, heading):
+    """The rows of the first table under a heading, by the text of their first cell."""
+    lines = markdown.split(f"## {heading}\n")[1].splitlines()
+    table = list(itertools.takewhile(is_row, itertools.dropwhile(lambda line: not is_row(line), lines)))
+    head, _, *rows = (
+        [cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in table
+    )
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+def is_row(line):
+    return line.startswith("|")
+
+
+def test_agnostic_arms_are_ranked_among_themselves_and_idle_methods_are_marked(tmp_path):
+    arms = {"told": 0.0, "better": 0.05, "worse": 0.1}
+    methods = {
+        "told": {"fire": {"boundary": "informed", "acts": True}},
+        "better": {},
+        "worse": {
+            "redo": {"boundary": "agnostic", "acts": False},
+            "l2": {"boundary": "agnostic", "acts": True},
+        },
+    }
+    grid = with_methods(write_grid(tmp_path, arms, sequences=1, seeds=3, visits=6), methods)
+    write_report([grid])
+    text = (grid / "report.md").read_text()
+    shown = table_rows(text, "Results")
+    worse = "worse redo never acted"
+    columns = ("boundary", "rank", "among agnostic")
+    assert [shown["told"][c] for c in columns] == ["informed", "1", "\N{EN DASH}"]
+    assert [shown["better"][c] for c in columns] == ["agnostic", "2", "1"]
+    assert [shown[worse][c] for c in columns] == ["agnostic", "3", "2"]
+    assert table_rows(text, "Against told")[worse]["boundary"] == "agnostic"
+    for heading in (
+        "Is plasticity lost?",
+        "Visit by visit, against fresh agents",
+        "The state of the networks",
+    ):
+        assert worse in table_rows(text, heading), heading
+    assert "worse (redo never acted)" in text.split("## All metrics")[1]
+    with (grid / "runs.csv").open() as file:
+        found = {row["arm"]: (row["boundary"], row["never_acted"]) for row in csv.DictReader(file)}
+    assert found["told"] == ("informed", "")
+    assert found["worse"] == ("agnostic", "redo")
+
+
+def test_an_informed_method_that_never_acted_makes_no_arm_informed():
+    idle = {"methods": {"fire": {"boundary": "informed", "acts": False}}}
+    assert of_methods(idle) == ("agnostic", ("fire",))
+    assert of_methods({}) == ("", ())
 
 
 def test_unfinished_and_failed_cells_are_shown_as_such(grid, tmp_path):

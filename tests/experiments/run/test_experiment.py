@@ -162,3 +162,6 @@ def test_a_run_too_short_for_its_method_says_so(run, overrides, said):
     _, folder = run("agent=ppo", "sequence=nine_rooms-smoke", "network=relu", *overrides)
     log = (folder / "run.log").read_text()
     assert said in log if said else "does nothing in this run" not in log
+    (method,) = json.loads((folder / "summary.json").read_text())["methods"].values()
+    informed = overrides[0] == "method=[head_reset]"
+    assert method == {"boundary": "informed" if informed else "agnostic", "acts": not said}
