@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 import re
 import shutil
 
@@ -13,6 +14,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from isorl.experiments.grid.cell import State, beside
 from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
+from isorl.experiments.report.estimates import median
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.formatting import format_number
 from isorl.experiments.report.render import to_html, to_markdown
@@ -192,6 +194,33 @@ def test_agnostic_arms_are_ranked_among_themselves_and_idle_methods_are_marked(t
         found = {row["arm"]: (row["boundary"], row["never_acted"]) for row in csv.DictReader(file)}
     assert found["told"] == ("informed", "")
     assert found["worse"] == ("agnostic", "redo")
+
+
+def test_figures_at_a_numerical_cap_are_shown_as_bounds(tmp_path):
+    """The condition number of a kernel of 64 rows that single precision cannot resolve is 1 / (64 eps)."""
+    grid, cap = write_grid(tmp_path, ARMS, sequences=1, seeds=3, visits=4), 2**23 / 64
+    for path in grid.parents[1].glob("cells/*/*/summary.json"):
+        content, is_capped = json.loads(path.read_text()), path.parent.name.startswith("loses")
+        for row in content["diagnostics"]:
+            row["plasticity/ntk_condition/actor"] = cap if is_capped else 100.5
+        path.write_text(json.dumps(content))
+    write_report([grid])
+    shown = table_rows((grid / "report.md").read_text(), "The state of the networks")
+    assert shown["loses"]["ntk condition"] == "at least 131,072"
+    assert shown["keeps"]["ntk condition"] in ("100", "101")
+    assert (
+        "condition number of the NTK; \N{BLACK UP-POINTING TRIANGLE}: at least"
+        in (grid / "report.html").read_text()
+    )
+
+
+def test_a_median_is_a_bound_where_capped_readings_decide_it():
+    cap = 2**23 / 64
+    assert median("ntk_condition", [10.5, cap, cap]) == (cap, True)
+    assert median("ntk_condition", [10.5, 20.5, cap]) == (20.5, False)
+    assert median("ntk_condition", [10.5, cap]) == ((10.5 + cap) / 2, True)
+    assert median("dormant_units", [0.5, math.nan, 0.7]) == (pytest.approx(0.6), False)
+    assert math.isnan(median("ntk_condition", [math.nan])[0])
 
 
 def test_an_informed_method_that_never_acted_makes_no_arm_informed():

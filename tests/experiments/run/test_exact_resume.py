@@ -1,5 +1,6 @@
 """A run that was interrupted and resumed ends bit for bit as one that was not."""
 
+import json
 import os
 import signal
 
@@ -35,6 +36,18 @@ FAST = ("ppo-nine_rooms", "dqn-rain", "ppo-offset-normalised", "ppo-rewards-norm
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, of its own parts
 def test_resumed_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
     assert not _differences_of_halves(configured, tmp_path, monkeypatch, [*CASES[case], *QUIET])
+
+
+def test_churn_is_measured_across_a_resume(configured, tmp_path, monkeypatch):
+    """It compares with the weights at the last measurement, which may have been before the interruption."""
+    metrics = "diagnostics.metrics=[churn_of_actions,churn_of_outputs,small_gradient_units]"
+    words = ["sequence=nine_rooms-smoke", "diagnostics.every=256", metrics, *QUIET[1:]]
+    assert not _differences_of_halves(configured, tmp_path, monkeypatch, words)
+    keys = {
+        json.loads(line)["key"] for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    }
+    assert {f"plasticity/churn_of_outputs/{network}" for network in ("actor", "critic")} <= keys
+    assert "plasticity/churn_of_actions/critic" not in keys  # it has one output
 
 
 @pytest.mark.gpu
