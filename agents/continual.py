@@ -93,6 +93,7 @@ class Continual(BaseAlgorithm):
             policy.targets(),
             generator,
             self.LABELLED,
+            self.methods.by_name,
         )
         self.methods.start(self.learner)
 

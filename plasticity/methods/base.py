@@ -8,6 +8,7 @@ A learner calls them in this order, for the methods in the order in which they w
     loss(batch)                 per minibatch, before backward: a term to add to the loss
     after_update(batch)         per minibatch, after optimizer.step()
     on_switch()                 when the task has switched, before the first update on the new task
+    take_notes()                now and then: what it has measured or decided, for the run's log
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ class FirstEffect(NamedTuple):
 
     update: float = 1
     switch: int = 0
+
+
+class Note(NamedTuple):
+    """Says what a method has measured or decided, for the run's loggers and its log.
+
+    Attributes:
+        values: numbers by key; logged as method/<method>/<key>.
+        said: a line for the log; "" for none.
+    """
+
+    values: Mapping[str, float]
+    said: str = ""
 
 
 class Method:
@@ -97,6 +110,10 @@ class Method:
 
     def on_switch(self) -> None:
         """Acts on the weights at a task switch."""
+
+    def take_notes(self) -> list[Note]:
+        """Returns what it has measured or decided since it was last asked, oldest first."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the tensors and plain values that a resumed run needs."""

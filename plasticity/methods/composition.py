@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from isorl.plasticity.methods.base import Method
+from isorl.plasticity.methods.base import Method, Note
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.structure import NoChainError
 from isorl.plasticity.networks.spec import NetworkSpec
@@ -118,6 +118,10 @@ class Methods:
         """Lets every method act after a task switch."""
         for method in self:
             method.on_switch()
+
+    def take_notes(self) -> list[tuple[str, Note]]:
+        """Returns (method, note) of everything noted since the last call."""
+        return [(name, note) for name, method in self.by_name.items() for note in method.take_notes()]
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Returns the state of every method by name."""

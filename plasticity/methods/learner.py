@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,7 @@ class Learner:
         targets: network name -> its slowly following copy ("q" for DQN, none for PPO).
         generator: randomness for methods, apart from the agent's own stream.
         labelled: whether its batches carry labels, as a classifier's do.
+        methods: all methods of the run by name, for one that acts on another's options.
     """
 
     networks: Mapping[str, nn.Sequential]
@@ -62,6 +64,7 @@ class Learner:
     targets: Mapping[str, nn.Sequential] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=torch.Generator)
     labelled: bool = False
+    methods: Mapping[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yields (name, parameter) of every parameter of the trained networks, shared ones once."""

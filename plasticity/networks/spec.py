@@ -10,6 +10,7 @@ from isorl.plasticity.registry import Registry, unknown_name
 
 ISOMETRIES = ("none", "soft", "projected", "hard")
 ARCHITECTURES = ("plain", "simba_v2")
+BODIES = ("auto", "mlp", "small_cnn", "nature_cnn")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class NetworkSpec:
     """Describes a body: its widths, activation and the way its weights are kept orthogonal.
 
     Args:
-        widths: hidden widths of an MLP, and of what follows the convolutions of a CNN if anything does.
+        widths: hidden widths of an MLP.
         activation: a name in ACTIVATIONS.
         layer_norm: LayerNorm between each weight and its activation.
         isometry: none: a plain body. The others start orthogonal: soft is left to AdamO, projected is pulled
@@ -29,6 +30,8 @@ class NetworkSpec:
         architecture: plain: a chain of layers. simba_v2: features and weights on the sphere (hypersphere.py), a layer
             of the first width and a block for each further one, all of one width; after the convolutions of the
             Nature CNN for images.
+        body: mlp (images are flattened), small_cnn, nature_cnn, or auto: an MLP for vectors, for images the
+            Nature CNN from 36 x 36 pixels on and the small CNN below (`body_for`).
     """
 
     widths: tuple[int, ...] = (64, 64)
@@ -38,9 +41,12 @@ class NetworkSpec:
     gain: float | None = None
     spectral_norm: bool = False
     architecture: str = "plain"
+    body: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # configuration files give lists
+        if self.body not in BODIES:
+            raise unknown_name("body", self.body, list(BODIES))
         if self.isometry not in ISOMETRIES:
             raise unknown_name("isometry", self.isometry, list(ISOMETRIES))
         for width in self.widths:

@@ -3,6 +3,7 @@
 import os
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from isorl.experiments.run.stopping import StopRequest
 from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.methods import METHODS
 from isorl.plasticity.networks.activations import ACTIVATIONS
+from tests.agents.methods.conftest import needs
 
 SEEDS = (0, 1, 2)
 TOLERANCE = dict(rtol=1e-4, atol=2e-6)
@@ -32,6 +34,7 @@ ARGUMENTS = {
                        learning_rate=1e-3, target_update_interval=20),
 }  # fmt: skip
 ACTS_SOON = {
+    "adaptive_isometry": {"every": 2, "patience": 1, "decline": 1.2, "index": "dormant_units"},
     "shrink_and_perturb": {"every": 2},
     "redo": {"every": 2, "tau": 0.9},
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.1},
@@ -62,6 +65,7 @@ def build(agent, seed, env="isorl/Catch-v0", methods=(), switches=(64, 64), **kw
     tasks = [TaskConfig(env, name=f"task{i}", agent_steps=steps) for i, steps in enumerate(switches)]
     sequence = Sequence.from_config(SequenceConfig("two tasks", tasks), seed, 2)
     policy = {"network": NetworkSpec(widths=(16, 16), activation="relu"), **kwargs.pop("policy", {})}
+    policy["network"] = replace(policy["network"], body="mlp")  # Catch shows images
     chosen = {
         "exact": False,
         "switch": SwitchConfig(),
@@ -153,9 +157,10 @@ def test_every_optimizer(agent, optimizer, batched):
 @pytest.mark.parametrize(("agent", "name"), CASES, ids=lambda case: getattr(case, "__name__", case))
 def test_every_method(agent, name, batched):
     """Over a task switch. What is not computed together is computed by each run, with the same result."""
-    many = together(agent=agent, methods=[name])
-    assert_same(many, alone(agent=agent, methods=[name]), LOOSER.get(name, TOLERANCE))
-    reason = unbatchable_reason(build(agent, 0, methods=[name]))
+    arguments = dict(agent=agent, methods=[name], policy=needs(name).get("policy_kwargs", {}))
+    many = together(**arguments)
+    assert_same(many, alone(**arguments), LOOSER.get(name, TOLERANCE))
+    reason = unbatchable_reason(build(seed=0, **arguments))
     if name in ALONE:
         assert ALONE[name] in reason
         assert not batched["learn"]
