@@ -129,7 +129,7 @@ def resume(run_dir: str, cycles: int | None = None) -> dict[str, Any]:
                 raise UserError(
                     f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps."
                 )
-            methods = _methods(config, parts)  # it died after its last checkpoint
+            methods = methods_of(config, parts)  # it died after its last checkpoint
             return summary.write(folder.summary, parts.sequence, state, 0.0, 1, methods)
         cut_back(folder.path, state.records)
         return _train(config, folder, parts, state, keeper)
@@ -184,7 +184,7 @@ def _train(
         env.close()
     seconds = (time.monotonic() - began) / agent.num_runs_in_process
     together = agent.num_runs_in_process
-    return summary.write(folder.summary, sequence, state, seconds, together, _methods(config, parts))
+    return summary.write(folder.summary, sequence, state, seconds, together, methods_of(config, parts))
 
 
 def _save_what_is_held(keeper: CheckpointManager, error: BaseException) -> None:
@@ -239,8 +239,8 @@ def _idle(config: RunConfig, parts: Parts) -> dict[str, str]:
     return parts.agent.methods.idle(updates, switches=len(parts.sequence.visits) - 1)
 
 
-def _methods(config: RunConfig, parts: Parts) -> dict[str, dict[str, Any]]:
-    """Returns what the summary says of the methods that were chosen."""
+def methods_of(config: RunConfig, parts: Parts) -> dict[str, dict[str, Any]]:
+    """Returns by method its `boundary`, and whether the planned run is long enough for it: `acts`."""
     made, idle = parts.agent.methods.by_name, _idle(config, parts)
     return {name: {"boundary": made[name].boundary, "acts": name not in idle} for name in config.method}
 
