@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from isorl.agents.options import AGENTS, OPTIMIZERS
 from isorl.configs import UserError, nearest, typed
-from isorl.configs.command_line import COMMANDS, FOLDER, groups
+from isorl.configs.command_line import COMMANDS, FOLDER, composed, groups, resolve
 from isorl.configs.schema import RunConfig, SequenceConfig, SwitchConfig, TaskConfig
 from isorl.experiments import method_files
 from isorl.plasticity import NetworkSpec
@@ -58,6 +58,13 @@ def test_every_method_has_its_yaml_with_its_defaults():
     for name, method in METHODS.items():
         assert read("method", name)[name] == dataclasses.asdict(method()), name
         assert OmegaConf.create(method_files.yaml(name))[name] == dataclasses.asdict(method()), name
+
+
+def test_heads_are_methods_with_their_defaults():
+    assert groups()["head"] == ["l2_init", "none", "normalised", "reset"]
+    for name in groups()["head"]:
+        methods = {} if name == "none" else {f"head_{name}": dataclasses.asdict(METHODS[f"head_{name}"]())}
+        assert resolve(composed([f"head={name}", "run_dir=x"])).method == methods
 
 
 @pytest.mark.parametrize(

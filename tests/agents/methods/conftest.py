@@ -19,6 +19,7 @@ ACTS_SOON = {
     "redo": {"every": 2, "tau": 0.9},
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.1},
     "self_normalised_resets": {"prior": 2, "threshold": 0.9, "every": 1},
+    "head_normalised": {"max_norm": 5e-3},
     "adaptive_isometry": {
         "index": "feature_effective_rank",
         **{"every": 1, "patience": 1, "decline": 1.05, "recovery": 1.0, "highest": 8.0},

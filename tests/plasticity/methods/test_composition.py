@@ -91,7 +91,7 @@ BAD = {
     "replacement_rate": 2.0, "threshold": 0.0, "prior": 1, "heads": 0, "projections": -1, "samples": 0, "beta": 1.0,
     "momentum": 1.0, "at_switch": 0, "at_update": -1, "target": 0.0, "size": 0,
     "index": "ntk", "factor": 1.0, "decline": 1.0, "recovery": 9.0, "patience": 0,
-    "lowest": 2.0, "highest": 0.5,
+    "lowest": 2.0, "highest": 0.5, "max_norm": 0.0,
 }  # fmt: skip
 
 
