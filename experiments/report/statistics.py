@@ -20,6 +20,8 @@ RESAMPLES = 2_000
 BLOCK = 250
 """Resamples at a time, so that memory stays small."""
 LEVEL = 0.95
+LEAST_SEEDS = 5
+"""Seeds from which on an interval is given; of fewer, the values themselves are shown."""
 
 
 @dataclass(frozen=True)
