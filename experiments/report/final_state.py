@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from isorl.experiments.report.charts import DIAGNOSTICS
 from isorl.experiments.report.document import Cell, Table
 from isorl.experiments.report.estimates import iqm_over_seeds
-from isorl.experiments.report.formatting import format_number
+from isorl.experiments.report.formatting import format_condition, format_number
 from isorl.experiments.report.ridge_plots import spectra_of
 from isorl.experiments.report.runs import Run
 from isorl.experiments.report.study import Study
@@ -49,9 +49,9 @@ def table(study: Study, sequence: str) -> Table:
     score = list(scores.values())
     rows = [
         [
-            Cell(arm),
+            Cell(study.marked(arm, sequence)),
             Cell(format_number(score[row])),
-            *(Cell(format_number(medians[key][row])) for key in columns),
+            *(Cell(_written(key, medians[key][row])) for key in columns),
         ]
         for row, arm in enumerate(scores)
     ]
@@ -68,9 +68,14 @@ def table(study: Study, sequence: str) -> Table:
 def explained(study: Study) -> str:
     """Returns what the tables show."""
     return (
-        "Tables: medians over seeds after the last visit. σ: singular values of the hidden layers' Jacobians. Rank "
+        "Tables: medians over seeds after the last visit. σ: singular values of the hidden layers' Jacobians. A "
+        "condition number that rounding caps is given as a lower bound. Rank "
         f"correlation: Spearman's, of a column with {study.headline.replace('_', ' ')} across arms; it is no cause."
     )
+
+
+def _written(key: str, value: float) -> str:
+    return format_condition(value) if key == "ntk_condition" else format_number(value)
 
 
 def _reading(run: Run) -> dict[str, float]:

@@ -127,6 +127,28 @@ class Study:
         found = {run.seed: self.values[metric][run.id] for run in self.finished(sequence, arm)}
         return {seed: value for seed, value in found.items() if np.isfinite(value)}
 
+    @cached_property
+    def idle(self) -> dict[tuple[str, str], str]:
+        """(sequence, arm) -> the earlier arm whose returns it equals digit for digit: the difference did nothing."""
+        found: dict[tuple[str, str], str] = {}
+        for sequence in self.sequences:
+            seen: dict[str, dict[int, bytes]] = {}
+            for arm in self.arms:
+                returns = {run.seed: run.online.tobytes() for run in self.finished(sequence, arm)}
+                for other, theirs in seen.items():
+                    common = returns.keys() & theirs.keys()
+                    if common and all(returns[seed] == theirs[seed] for seed in common):
+                        found[sequence, arm] = other
+                        break
+                else:
+                    seen[arm] = returns
+        return found
+
+    def marked(self, arm: str, sequence: str | None = None) -> str:
+        """Returns the arm's name, with a dagger where it did nothing on the sequence, or on any."""
+        places = [sequence] if sequence is not None else self.sequences
+        return f"{arm} \N{DAGGER}" if any((place, arm) in self.idle for place in places) else arm
+
     def matrix(self, metric: str, arm: str, sequences: Sequence[str] | None = None) -> Array:
         """Returns (N, S): the metric for the seeds that every one of `sequences` (default: all) has."""
         columns = [self.by_seed(metric, sequence, arm) for sequence in sequences or self.sequences]
