@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: train demo test slow faults audit lint format tensorboard docs clean
+.PHONY: train demo test slow faults mutants audit lint format tensorboard docs clean
 
 train: $(READY)            ## the default experiment: PPO, AEI network and AdamO on nine rooms
 	$(BIN)/python train.py
@@ -21,6 +21,9 @@ slow: $(READY)             ## the tests that take longer
 
 faults: $(READY)           ## kills, full disks, damaged files, random command lines, a soak: hours
 	$(BIN)/python -m tests.faults --kills 200 --writes --mutations 10000 --fuzz 100000 --fuzz-run 200 --soak 3600
+
+mutants: $(READY)          ## 300 small changes of the code, one at a time: which do no tests notice? Hours; goes on where it stopped
+	$(BIN)/python -m tests.mutants --mutants 300 --seed 0
 
 audit: $(READY)            ## known vulnerabilities of the versions in constraints.txt; needs the network
 	@.ci/audit
@@ -55,5 +58,5 @@ clean:                     ## removes the virtual environment and caches, never 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, but {sys.executable} is {v[0]}.{v[1]}. Choose another: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[box2d,mujoco,minigrid,mnist5000,data,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[box2d,mujoco,minigrid,minatar,dmc,mnist5000,data,dev]'
 	@touch $(READY)

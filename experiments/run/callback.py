@@ -116,6 +116,7 @@ class RunCallback(BaseCallback):
     def _on_training_end(self) -> None:
         step = self.model.num_timesteps
         self._record_notes(step)
+        self.checkpoints.write()  # the latest from before the end: a run with more cycles goes on from there
         self._end_visit(step, min(step, self.visit.end))
         self.save()
         self._note_engine()  # again: a run whose kernels disagree with its modules goes on by the modules

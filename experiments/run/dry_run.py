@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from isorl.agents.batched import BatchedRuns
-from isorl.agents.options import agent_options
+from isorl.agents.options import agent_options, network_spec
 from isorl.agents.replay import FrameReplay
 from isorl.configs import RunConfig
 from isorl.envs.sequence import Sequence, Visit
 from isorl.experiments import terminal
 from isorl.experiments.run.experiment import Parts, build, isometry_step
 from isorl.experiments.run.replay_log import SEGMENTS
+from isorl.plasticity.networks import describe_body
 
 MAX_VISITS = 30
 """Visits that the table lists at most."""
@@ -100,6 +101,7 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "agent steps": f"{at_most}{sequence.agent_steps:,}",
         "optimizer steps": f"{updates:,}",
         **({"isometry": isometry} if isometry else {}),
+        "network": describe_body(common.observation.shape, network_spec(config)),
         "parameters": f"{sum(p.numel() for p in parts.agent.policy.parameters()):,}",
         "memory": _memory(parts.agent),
         "disk": disk(config, parts),

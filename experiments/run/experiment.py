@@ -22,7 +22,7 @@ from isorl.envs import Sequence, SwitchingVecEnv
 from isorl.envs.failures import Failures
 from isorl.envs.normalize import TaskNormalize
 from isorl.experiments import plugins
-from isorl.experiments.run import dashboard, summary
+from isorl.experiments.run import dashboard, longer, summary
 from isorl.experiments.run.callback import RunCallback
 from isorl.experiments.run.checkpoint_manager import CheckpointManager
 from isorl.experiments.run.divergence import DivergenceMonitor
@@ -37,6 +37,7 @@ from isorl.experiments.run.run_state import RunState
 from isorl.experiments.terminal import explain, say
 from isorl.plasticity import AdamO
 from isorl.plasticity.diagnostics import snapshot
+from isorl.plasticity.networks import describe_body
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,31 @@ def start(config: RunConfig) -> dict[str, Any]:
         return _train(config, folder, parts, RunState(Returns(parts.sequence.visits)), keeper)
 
 
-def resume(run_dir: str) -> dict[str, Any]:
-    """Continues the run in `run_dir` from its newest checkpoint; returns the summary."""
-    folder = RunFolder.existing(run_dir, "resume")
+def resume(run_dir: str, cycles: int | None = None) -> dict[str, Any]:
+    """Continues the run in `run_dir` from its newest checkpoint; returns the summary.
+
+    Args:
+        run_dir: the folder of the run.
+        cycles: the cycles of its sequence from now on, more than before; the run, finished or not, ends as if it had
+            been planned so from the start. None: as it was planned.
+
+    Raises:
+        UserError: no run, a finished one, or one that cannot go on.
+    """
+    folder = RunFolder.existing(run_dir)
     with folder.locked():
         config = plugins.recorded(folder)
+        if cycles is not None:
+            config = longer.lengthened(config, cycles)
         parts = build(config)
         state, keeper = (
             RunState(Returns(parts.sequence.visits)),
             CheckpointManager(folder, config.checkpoint, parts.agent),
         )
-        if not keeper.load(state):
+        is_restored = keeper.load(state)
+        if cycles is not None:
+            longer.note(folder, config, keeper)
+        if not is_restored:
             parts = build(config)  # it stopped before its first checkpoint: from the beginning
             keeper = CheckpointManager(folder, config.checkpoint, parts.agent)
         if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
@@ -190,6 +205,7 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         f"{sequence.name}: {len(sequence.visits)} visits, {sequence.agent_steps:,} agent steps; "
         f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}"
     )
+    LOG.info("network: %s", describe_body(parts.switching.common.observation.shape, network_spec(config)))
     updates = agent_options(config).planned_updates(sequence.agent_steps)
     for message in parts.agent.methods.silent(updates, switches=len(sequence.visits) - 1):
         _warn(message)

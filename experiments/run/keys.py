@@ -72,14 +72,8 @@ def page() -> str:
         "",
         "`plasticity/<metric>/<network>` is measured on the task's fixed probe batch for each network: `actor` and",
         "`critic`, or `q`; `plasticity/<metric>/<network>/<layer>` is the same for one layer. A measurement that",
-        "fails is NaN, never 0.",
-        "",
-        "| metric | formula | range | healthy | cost | source |",
-        "|---|---|---|---|---|---|",
+        "fails is NaN, never 0. [metrics.md](metrics.md#of-networks) has every metric.",
     ]
-    for name, metric in METRICS.items():
-        cells = (metric.formula, metric.range, metric.healthy, metric.cost, metric.paper)
-        lines.append(f"| `{name}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

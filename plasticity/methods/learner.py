@@ -32,6 +32,8 @@ class Batch:
     ) -> None:
         self._inputs = inputs
         self.labels, self.allowed = labels, allowed
+        self.task_loss = torch.zeros(())
+        """The learner's own loss of this minibatch, 0-d and without a graph, while methods add to it."""
 
     @cached_property
     def inputs(self) -> Tensor:

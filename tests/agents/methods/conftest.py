@@ -18,6 +18,10 @@ from isorl.plasticity.methods import METHODS
 ACTS_SOON = {
     "redo": {"every": 2, "tau": 0.9},
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.1},
+    "regrama": {"every": 2, "tau": 0.9},
+    "cpr": {"every": 2, "rate": 0.5},
+    "hare_and_tortoise": {"every": 2, "momentum": 0.9},
+    "weight_clipping": {"scale": 0.5},
     "self_normalised_resets": {"prior": 2, "threshold": 0.9, "every": 1},
     "head_normalised": {"max_norm": 5e-3},
     "adaptive_isometry": {

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import io
+import math
 
 import pytest
 import torch
@@ -113,6 +114,9 @@ def load(agent, content):
 WAITS = {
     "redo": {"every": 3, "tau": 0.9},
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.05},
+    "regrama": {"every": 3, "tau": 0.9},
+    "cpr": {"every": 3},
+    "hare_and_tortoise": {"every": 3},
     "self_normalised_resets": {"every": 3},
     "plasticity_injection": {"at_update": 3},
     "adaptive_isometry": {"every": 2, "index": "gram_deviation"},
@@ -180,12 +184,20 @@ def test_what_waits_for_a_switch_does_nothing_before_it(name, agent_name):
 
 
 STRENGTHS = [n for n, method in METHODS.items() if "strength" in [f.name for f in dataclasses.fields(method)]]
+OFF = {
+    **{name: {"strength": 0.0} for name in STRENGTHS},
+    "l2_er": {"weight_decay": 0.0, "rank_rate": 0.0},
+    "cpr": {"rate": 0.0},
+    "hare_and_tortoise": {"momentum": 0.0, "every": 1},
+    "weight_clipping": {"scale": math.inf},
+}
+"""Options with which a method is there and does nothing."""
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_without_strength_it_is_plain_bit_for_bit(strength, agent_name):
-    off = functions(lived(with_method(agent_name, "mlp", strength, strength=0.0)))
-    for network, output in plain(agent_name, "mlp", strength).items():
+@pytest.mark.parametrize("name", OFF)
+def test_turned_off_it_is_plain_bit_for_bit(name, agent_name):
+    off = functions(lived(with_method(agent_name, "mlp", name, **OFF[name])))
+    for network, output in plain(agent_name, "mlp", name).items():
         assert torch.equal(off[network], output)
 
 
