@@ -65,6 +65,8 @@ def test_heads_are_methods_with_their_defaults():
     for name in groups()["head"]:
         methods = {} if name == "none" else {f"head_{name}": dataclasses.asdict(METHODS[f"head_{name}"]())}
         assert resolve(composed([f"head={name}", "run_dir=x"])).method == methods
+    both = resolve(composed(["head=reset", "method=[redo]", "method.head_reset.every=5", "run_dir=x"])).method
+    assert (list(both), both["head_reset"]["every"]) == (["redo", "head_reset"], 5)
 
 
 @pytest.mark.parametrize(
