@@ -58,6 +58,21 @@ def test_it_measures_the_same_in_any_context(context):
         torch.testing.assert_close(found[key], value)
 
 
+def test_each_part_that_is_asked_for_alone_is_measured_undisturbed():
+    network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 2)).train()
+    x = torch.randn(6, 4)
+    probe, expected = Probe(network, x), Probe(network.eval(), x)
+    network.train()
+    found = probe.ntk_eigenvalues, probe.feature_singular_values, probe.record.output
+    assert network.training
+    assert network[1].training
+    network.eval()
+    for ours, theirs in zip(
+        found, (expected.ntk_eigenvalues, expected.feature_singular_values, network(x)), strict=True
+    ):
+        torch.testing.assert_close(ours.detach(), theirs.detach())
+
+
 def test_layers_units_and_names_of_a_nested_network():
     body = nn.Sequential(
         nn.Conv2d(1, 4, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6), nn.Tanh()
