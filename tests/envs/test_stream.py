@@ -197,3 +197,15 @@ def test_bad_data_is_explained():
         DataSet("x", 4, 255, good, Part(good.images, np.zeros(3, int)))
     with pytest.raises(UserError, match="held-out ones"):
         DataSet("x", 4, 255, good, Part(np.zeros((4, 1, 3, 3), np.uint8), good.labels))
+
+
+def test_the_picture_is_from_black_to_white_and_enlarged(monkeypatch):
+    stream = Stream(2, "toy")
+    stream.reset(seed=0)
+    image = np.array([[[2.0, 4.0], [3.0, 2.0]]], np.float32)
+    monkeypatch.setattr(stream, "observe", lambda: np.stack([image, image]))
+    drawn = stream.draw(1)
+    assert drawn.shape == (128, 128, 3)
+    assert drawn.dtype == np.uint8
+    np.testing.assert_array_equal(drawn[::64, ::64], np.array([[0, 255], [127, 0]])[..., None].repeat(3, -1))
+    assert (drawn[:64, 64:] == 255).all()

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from isorl.plasticity.methods import Batch, Learner, Methods
-from isorl.plasticity.methods import ewc
+from isorl.plasticity.methods import Batch, Learner, Methods, ewc
 from isorl.plasticity.methods.ewc import EWC, fisher_diagonal
 from isorl.plasticity.methods.replay import Replay
 from tests.plasticity.methods.conftest import mlp
