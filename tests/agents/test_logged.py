@@ -32,8 +32,8 @@ def logged_by(agent, steps):
     ("make", "options", "keys"),
     [(cartpole, {"ent_coef": 0.1, "n_epochs": 3}, set()),
      (pendulum, {"clip_range_vf": 0.1}, {"train/std", "train/clip_range_vf"}),
-     (pendulum, {"use_sde": True}, {"train/std"}),
-     (cartpole, {"clip_range": lambda progress: 0.01 * progress}, set()),
+     (pendulum, {"use_sde": True, "clip_range": 0.001}, {"train/std"}),
+     (cartpole, {"clip_range": lambda progress: 0.002 * (1 + progress)}, set()),
      (cartpole, {"batch_size": 24}, set())],
     ids=["discrete", "continuous", "state-dependent", "schedule", "minibatches of two sizes"],
 )  # fmt: skip

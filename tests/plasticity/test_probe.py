@@ -212,3 +212,11 @@ def test_the_kernel_is_of_as_many_first_samples_as_its_size_allows(samples, outp
     expected = torch.linalg.eigvalsh(torch.kron(x[:n] @ x[:n].T + 1, torch.eye(outputs, dtype=torch.double)))
     torch.testing.assert_close(probe.ntk_eigenvalues, expected.clamp(min=0), atol=1e-9, rtol=1e-9)
     assert probe.input_singular_values.shape == (n, min(outputs, 3))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_all_layers_but_the_head_are_hidden(depth):
+    layers = [part for _ in range(depth - 1) for part in (nn.Linear(3, 3), nn.ReLU())]
+    recorded = Probe(nn.Sequential(*layers, nn.Linear(3, 2)), torch.randn(5, 3)).record
+    expected = [f"linear{number}" for number in range(1, max(depth, 2))]
+    assert [layer.name for layer in recorded.hidden()] == expected
