@@ -1,12 +1,12 @@
 """Policies of stable-baselines3 with our networks: `policy_kwargs={"network": NetworkSpec(...)}`.
 
-Vectors get an MLP body, images of at least 36x36 the Nature CNN; heads are plain linear layers that no isometry
-touches. With relu or tanh the modules, their order and their random draws are exactly stable-baselines3's.
+Vectors get an MLP body, images the Nature CNN, below 36 x 36 pixels the small CNN, or what `NetworkSpec.body` says;
+heads are plain linear layers that no isometry touches. With relu or tanh the modules of MLP and Nature CNN, their
+order and their random draws are exactly stable-baselines3's.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,33 +16,31 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
-from isorl.plasticity import AdamO, NetworkSpec, build_mlp, build_nature_cnn, initialise_, parameter_groups
-from isorl.plasticity.networks import masked
-
-SMALLEST_IMAGE = 36
-"""Below 36 pixels the three strided convolutions of the Nature CNN leave nothing: smaller images are flattened."""
+from isorl.plasticity import AdamO, NetworkSpec, build_mlp, initialise_, parameter_groups
+from isorl.plasticity.networks import body_for, build_body, masked
 
 
-def uses_cnn(space: spaces.Space) -> bool:
-    """Tells whether observations of `space` go through the convolutional body."""
-    return is_image_space(space, check_channels=False) and min(space.shape[1:]) >= SMALLEST_IMAGE  # type: ignore[index]
+def uses_cnn(space: spaces.Space, network: NetworkSpec) -> bool:
+    """Tells whether observations of `space` go through a convolutional body."""
+    return isinstance(space, spaces.Box) and body_for(space.shape, network) != "mlp"
 
 
 class CnnBody(BaseFeaturesExtractor):
-    """The Nature CNN, shared by actor and critic as in stable-baselines3."""
+    """A convolutional body, shared by actor and critic as in stable-baselines3."""
 
     def __init__(self, observation_space: spaces.Box, network: NetworkSpec) -> None:
-        super().__init__(observation_space, features_dim=512)
-        self.body = build_nature_cnn(observation_space.shape, network)  # type: ignore[arg-type]
+        super().__init__(observation_space, features_dim=1)  # known only once the body is made
+        self.body = build_body(observation_space.shape, network)
+        self._features_dim = self.body.out_features
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Maps images (B, C, H, W) in [0, 1] to features (B, 512)."""
+        """Maps images (B, C, H, W), pictures scaled to [0, 1], to features (B, features)."""
         return self.body(observations)
 
 
@@ -98,7 +96,7 @@ class NetworkActorCritic(MethodPolicyMixin, ActorCriticPolicy):
         **kwargs: Any,
     ) -> None:
         self.network = network or self.NETWORK
-        self.is_cnn = uses_cnn(observation_space)
+        self.is_cnn = uses_cnn(observation_space, self.network)
         if self.is_cnn:
             kwargs.update(
                 features_extractor_class=CnnBody, features_extractor_kwargs={"network": self.network}
@@ -164,7 +162,8 @@ class NetworkQ(BasePolicy):
             features_extractor=features_extractor,
             normalize_images=normalize_images,
         )
-        body = nn.Identity() if uses_cnn(observation_space) else build_mlp(features_dim, network)
+        is_cnn = isinstance(features_extractor, CnnBody)
+        body = nn.Identity() if is_cnn else build_mlp(features_dim, network)
         self.q_net = nn.Sequential(
             body, nn.Linear(getattr(body, "out_features", features_dim), int(action_space.n))
         )
@@ -193,7 +192,7 @@ class NetworkDQNPolicy(MethodPolicyMixin, DQNPolicy):
         **kwargs: Any,
     ) -> None:
         self.network = network or self.NETWORK
-        self.is_cnn = uses_cnn(observation_space)
+        self.is_cnn = uses_cnn(observation_space, self.network)
         if self.is_cnn:
             kwargs.update(
                 features_extractor_class=CnnBody, features_extractor_kwargs={"network": self.network}
@@ -254,10 +253,8 @@ class NetworkClassifier(MethodPolicyMixin):
         super().__init__(observation_space, action_space, **kwargs)
         self.network = network or self.NETWORK
         self.allowed: Tensor | None = None  # of the present task, so no part of the state
-        if uses_cnn(observation_space):
-            self.body = build_nature_cnn(observation_space.shape, self.network)  # type: ignore[arg-type]
-        else:
-            self.body = build_mlp(math.prod(observation_space.shape or ()), self.network)
+        self.is_cnn = uses_cnn(observation_space, self.network)
+        self.body = build_body(observation_space.shape or (), self.network)
         self.head = nn.Linear(self.body.out_features, int(action_space.n))
         initialise_(
             self.body, replace(self.network, gain=self.network.orthogonal_gain or self.network.unit.gain)
@@ -269,7 +266,7 @@ class NetworkClassifier(MethodPolicyMixin):
     def forward(self, observations: PyTorchObs) -> Tensor:
         """Maps observations (B, ...) to logits (B, C) of the classes."""
         inputs = self.inputs(observations)
-        return self.head(self.body(inputs if uses_cnn(self.observation_space) else inputs.flatten(1)))
+        return self.head(self.body(inputs if self.is_cnn else inputs.flatten(1)))
 
     def restrict(self, allowed: np.ndarray | None) -> None:
         """Restricts the answers from now on to the classes that are `allowed` (C,); None: all."""
@@ -280,7 +277,7 @@ class NetworkClassifier(MethodPolicyMixin):
 
     def networks(self) -> dict[str, nn.Sequential]:
         """Returns the network from preprocessed observation to logits."""
-        flatten = [] if uses_cnn(self.observation_space) else [nn.Flatten()]
+        flatten = [] if self.is_cnn else [nn.Flatten()]
         return {"classifier": nn.Sequential(*flatten, self.body, self.head)}
 
     def targets(self) -> dict[str, nn.Module]:

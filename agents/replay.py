@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor
 
@@ -261,10 +262,5 @@ class Stacks:
 
 
 def holds_frames(space: spaces.Space) -> bool:
-    """Tells whether observations of `space` are stacked uint8 images."""
-    return (
-        isinstance(space, spaces.Box)
-        and space.dtype == np.uint8
-        and len(space.shape) == 3
-        and space.shape[0] > 1
-    )
+    """Tells whether observations of `space` are stacked pictures of values up to 255."""
+    return is_image_space(space, check_channels=False) and space.shape[0] > 1  # type: ignore[index]

@@ -121,7 +121,8 @@ def ours(case: str, name: str, device: str, seed: int = 0) -> ContinualPPO | Con
     """This project's agent in the variant `name`."""
     agent: Any = ContinualDQN if case.startswith("dqn") else ContinualPPO
     network = NetworkSpec(
-        activation="tanh" if case.startswith("ppo") and not case.endswith("atari") else "relu"
+        activation="tanh" if case.startswith("ppo") and not case.endswith("atari") else "relu",
+        body="mlp" if case.endswith("rain") else "auto",
     )
     policy: dict[str, Any] = {"network": network}
     if name == "fast, AdamO":
@@ -160,7 +161,7 @@ def compute_alone(case: str, device: str, tick: Tick) -> None:
     agent = ours(case, "exact", device)
     policy: Any = agent.policy
     space = agent.observation_space
-    channels_last = {"memory_format": torch.channels_last} if uses_cnn(space) else {}
+    channels_last = {"memory_format": torch.channels_last} if uses_cnn(space, policy.network) else {}
     networks = nn.ModuleDict(policy.networks()).to(**channels_last)
     optimizer = torch.optim.Adam(networks.parameters(), fused=True)
     batch, n_envs = ARGUMENTS[case]["batch_size"], COPIES[case]
@@ -173,7 +174,9 @@ def compute_alone(case: str, device: str, tick: Tick) -> None:
 
     def outputs(x: torch.Tensor) -> Any:
         first, *others = networks.values()
-        if others and first[0] is others[0][0] and uses_cnn(space):  # actor and critic on one body
+        if (
+            others and first[0] is others[0][0] and uses_cnn(space, policy.network)
+        ):  # actor and critic on one body
             features = first[0](x)
             return [network[1](features) for network in networks.values()]
         return [network(x) for network in networks.values()]

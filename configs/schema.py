@@ -48,6 +48,9 @@ class TaskConfig:
     wrappers: list[Any] = field(default_factory=list)
     """Lists Gymnasium's wrappers, innermost first: `FlattenObservation`, `{name: minigrid:ImgObsWrapper}`, with
     arguments beside the name."""
+    channels: str | None = None
+    """Says where the channels of its images stand, first (C, H, W) or last (H, W, C); null: the environment
+    says it (metadata["channels"]), or it is found where it is certain."""
     shifts: list[dict[str, Any]] = field(default_factory=list)
     """Lists transformations of what the agent sees or does: `{name: rotate_observation, seed: task_seed}`."""
     drift: dict[str, float] = field(default_factory=dict)
@@ -74,6 +77,8 @@ class TaskConfig:
         _at_most(1e6, count=self.count)
         if (self.agent_steps is None) == (self.frames is None):
             raise UserError(f"Task '{self.env}' needs a length: either 'agent_steps' or 'frames', not both.")
+        if self.channels is not None:
+            _one_of(("first", "last"), channels=self.channels)
         if self.episodes is not None and self.return_threshold is not None:
             raise UserError(f"Task '{self.env}' can end by 'episodes' or by 'return_threshold', not by both.")
         for key in self.drift:

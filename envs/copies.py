@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from isorl.envs import chance as chances
 from isorl.envs.failures import Failures
 
 LOG = logging.getLogger("isorl")
@@ -103,14 +104,17 @@ class Copy(gymnasium.Wrapper):
         now = {
             key: self._kwargs[key] + progress * (end - self._kwargs[key]) for key, end in self._drift.items()
         }
-        generator = self.unwrapped.np_random
+        chance = self._chance()
         self.env.close()
         self.env = self._make({**self._kwargs, **now})
-        self.unwrapped.np_random = generator
+        chance.pop("emulator", None)  # it holds the argument that drifts
+        self._set_chance(chance)
 
     def _chance(self) -> dict[str, Any]:
-        """What random draws will follow: the generator, and in Atari the emulator's own."""
-        chance: dict[str, Any] = {"random": self.unwrapped.np_random.bit_generator.state}
+        """What random draws will follow: all of an environment that tells its state, else the generator."""
+        if hasattr(self.unwrapped, "state_dict"):
+            return {"own": self.unwrapped.state_dict()}
+        chance: dict[str, Any] = {"random": chances.state_of(self.unwrapped.np_random)}
         emulator = getattr(self.unwrapped, "ale", None)
         if emulator is not None:
             state = emulator.cloneState(include_rng=True).serialize()
@@ -118,7 +122,10 @@ class Copy(gymnasium.Wrapper):
         return chance
 
     def _set_chance(self, state: Mapping[str, Any]) -> None:
-        self.unwrapped.np_random.bit_generator.state = state["random"]
+        if "own" in state:
+            self.unwrapped.load_state_dict(state["own"])  # type: ignore[attr-defined]
+            return
+        chances.set_state(self.unwrapped.np_random, state["random"])
         if "emulator" in state:
             from ale_py import ALEState
 

@@ -1,7 +1,8 @@
 """From a task to the Gymnasium VectorEnv that plays it, all with same-step autoreset and an exact state.
 
 ALE/...    ale_py's native AtariVectorEnv, or Gymnasium's Atari wrappers (envs/atari.py)
-isorl/...  this project's numpy environments, vectorised natively; CartPole-v1 too (envs/cartpole.py)
+isorl/...  this project's numpy environments, vectorised natively; CartPole-v1 (envs/cartpole.py) and MinAtar/...
+           (envs/minatar.py), too
 others     gymnasium.make, with the task's wrappers, one by one (envs/copies.py)
 
 With `faults.isolate` every copy of the first and the last kind lives in a process of its own (envs/isolated.py); what
@@ -33,6 +34,7 @@ from isorl.envs.sequence import Task
 from isorl.envs.worker import Failed
 
 LOG = logging.getLogger("isorl")
+MUJOCO = ("isorl/Slippery", "dm_control/")
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco"}
 WRAPPER_MODULES = {"gymnasium": "gymnasium.wrappers", "minigrid": "minigrid.wrappers"}
 
@@ -107,11 +109,10 @@ def _is_plain(task: Task, render_mode: str | None) -> bool:
 
 def _in_numpy(task: Task, render_mode: str | None) -> bool:
     """Whether all copies are a few arrays of this project's own."""
-    if not _is_plain(task, render_mode):
-        return False
     if task.env == "CartPole-v1":
-        return not task.kwargs
-    return task.env.startswith("isorl/") and gymnasium.spec(task.env).vector_entry_point is not None
+        return _is_plain(task, render_mode) and not task.kwargs
+    ours = task.env.startswith(("isorl/", "MinAtar/"))
+    return ours and _is_plain(task, None) and gymnasium.spec(task.env).vector_entry_point is not None
 
 
 def _make(task: Task, n_envs: int, render_mode: str | None, failures: Failures) -> TaskVectorEnv:
@@ -138,7 +139,7 @@ def _make_one(task: Task, render_mode: str | None, kwargs: Mapping[str, Any]) ->
     if task.is_atari:
         env = atari.make_classic(task.env, drawn)
     else:
-        if "mujoco" in str(gymnasium.spec(task.env).entry_point) or task.env.startswith("isorl/Slippery"):
+        if "mujoco" in str(gymnasium.spec(task.env).entry_point) or task.env.startswith(MUJOCO):
             _send_mujoco_warnings_to_the_log()
         env = make_env(task.env, drawn)
     for entry in task.wrappers:

@@ -90,6 +90,10 @@ class NumpyVectorEnv(VectorEnv):
         self.steps[done] = 0
         return self.observe(), rewards, done & ~truncated, truncated, infos
 
+    def render(self) -> list[np.ndarray]:  # type: ignore[override]
+        """Returns a picture of each copy."""
+        return [self.draw(copy) for copy in range(self.num_envs)]
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the arrays and the generator: everything that later steps depend on."""
         arrays = {name: getattr(self, name).copy() for name in ("steps", *self.STATE)}

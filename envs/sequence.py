@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 
 from isorl.configs import SequenceConfig, TaskConfig, UserError, imports, nearest
+from isorl.envs import dm_control, minatar
 from isorl.envs.draws import Draws
 
 
@@ -31,6 +32,7 @@ class Task:
     """Length of one visit; its limit where `episodes` or `return_threshold` may end it earlier."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     wrappers: tuple[Any, ...] = ()
+    channels: str | None = None
     shifts: tuple[dict[str, Any], ...] = ()
     drift: dict[str, float] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -148,6 +150,7 @@ def _make_tasks(config: SequenceConfig, seed: int) -> list[Task]:
                     agent_steps=_agent_steps(entry),
                     kwargs=draws.fill(entry.kwargs),
                     wrappers=tuple(entry.wrappers),
+                    channels=entry.channels,
                     shifts=tuple(draws.fill(shift) for shift in entry.shifts),
                     drift=draws.fill(entry.drift),
                     evaluation=draws.fill(entry.evaluation),
@@ -210,6 +213,10 @@ def _with_known_id(entry: TaskConfig) -> TaskConfig:
         gymnasium.register_envs(ale_py)
     if entry.env.startswith(("MiniGrid-", "BabyAI-")):
         _register_minigrid()
+    if entry.env.startswith("MinAtar/"):
+        minatar.register()
+    if entry.env.startswith("dm_control/"):
+        dm_control.register()
     if entry.env not in gymnasium.registry:
         raise UserError(
             f"There is no environment '{entry.env}'. {nearest(entry.env, gymnasium.registry.keys())}"

@@ -1,9 +1,12 @@
 """One observation space and one action space for all tasks of a sequence.
 
 The rules:
-  observations  equal spaces stay as they are. Vectors of different length are filled up with zeros at the end;
-                mixed float types become float32. Images (C, H, W) of different size are resized to the largest.
-                An announced task is appended: one-hot numbers, or one image plane per task, bright for the present.
+  observations  equal spaces stay as they are; bits become 0 and 1 in uint8. Vectors of different length are filled
+                up with zeros at the end; mixed float types become float32. Images are (C, H, W), turned where their
+                channels are last. Those of fewer channels are filled up with planes of zeros at the end, so that
+                channel c of a task is channel c of the agent; those of different size are resized to the largest,
+                numbers by area, bits by the nearest pixel. An announced task is appended: one-hot numbers, or one
+                image plane per task, bright for the present.
   actions       equal spaces stay as they are. Discrete spaces of different size become the largest, and a task
                 with n actions reads action a as a mod n, so no action reaches an environment that lacks it and
                 a uniformly random agent stays uniform where n divides the largest size. Continuous spaces become
@@ -41,9 +44,11 @@ class CommonSpaces:
         shape = self.observation.shape
         if len(shape) == 3:
             if space.shape[1:] != shape[1:]:
-                steps.append(lambda batch: _resized(batch, shape[1:]))
-        elif space.shape[0] < shape[0] - self.announced:
-            missing = shape[0] - self.announced - space.shape[0]
+                bits = _is_bits(self.observation)
+                steps.append(lambda batch: _resized(batch, shape[1:], bits))
+            if (missing := shape[0] - self.announced - space.shape[0]) > 0:
+                steps.append(lambda batch: np.pad(batch, ((0, 0), (0, missing), (0, 0), (0, 0))))
+        elif (missing := shape[0] - self.announced - space.shape[0]) > 0:
             steps.append(lambda batch: np.pad(batch, ((0, 0), (0, missing))))
         if space.dtype != self.observation.dtype:
             steps.append(lambda batch: batch.astype(self.observation.dtype))
@@ -87,13 +92,14 @@ def _common_observation(names: Sequence[str], given: Sequence[spaces.Space]) -> 
     for name, box in zip(names, boxes, strict=True):
         if len(box.shape) != len(first.shape):
             _refuse_observation(names[0], first, name, box, "vectors and images do not mix")
-        if len(box.shape) == 3 and (box.shape[0], box.dtype) != (first.shape[0], first.dtype):
-            _refuse_observation(names[0], first, name, box, "only images of as many channels are resized")
+        if len(box.shape) == 3 and (box.dtype, _is_bits(box)) != (first.dtype, _is_bits(first)):
+            _refuse_observation(names[0], first, name, box, "images of bits, bytes and floats do not mix")
     if len(first.shape) == 3:
-        height, width = (max(box.shape[axis] for box in boxes) for axis in (1, 2))
-        return spaces.Box(
-            first.low.min(), first.high.max(), (first.shape[0], height, width), first.dtype.type
-        )
+        shape = tuple(max(box.shape[axis] for box in boxes) for axis in range(3))
+        low, high = min(box.low.min() for box in boxes), max(box.high.max() for box in boxes)
+        if len({box.shape[0] for box in boxes}) > 1:  # planes of zeros are among what is seen
+            low, high = min(low, 0), max(high, 0)
+        return spaces.Box(low, high, shape, first.dtype.type)
     same_dtype = all(box.dtype == first.dtype for box in boxes)
     dtype = first.dtype.type if same_dtype else np.float32
     longest = max(box.shape[0] for box in boxes)
@@ -145,24 +151,78 @@ def _with_label(space: spaces.Box, count: int) -> spaces.Box:
     return spaces.Box(low, high, dtype=space.dtype.type)
 
 
-def _bright(space: spaces.Box) -> int:
-    return 255 if space.dtype == np.uint8 and len(space.shape) == 3 else 1
+def _bright(space: spaces.Box) -> Any:
+    return space.high.max() if len(space.shape) == 3 and space.is_bounded() else 1
 
 
-def _resized(images: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """(n, C, h, w) -> (n, C, *size), by area."""
+def _is_bits(space: spaces.Box) -> bool:
+    return bool(space.dtype == np.uint8 and space.high.max() <= 1)
+
+
+def _resized(images: np.ndarray, size: tuple[int, ...], bits: bool) -> np.ndarray:
+    """(n, C, h, w) -> (n, C, *size): by area, bits by the nearest pixel."""
     import cv2
 
-    planes = images.reshape(-1, *images.shape[2:])
-    planes = np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_AREA) for plane in planes])
+    planes, how = images.reshape(-1, *images.shape[2:]), cv2.INTER_NEAREST if bits else cv2.INTER_AREA
+    planes = np.stack([cv2.resize(plane, size[::-1], interpolation=how) for plane in planes])
     return planes.reshape(*images.shape[:2], *size)
 
 
-def channels_first(space: Any) -> Transform | None:
-    """Returns what makes images (H, W, C) of 1, 3 or 4 channels (C, H, W), as stable-baselines3 does; or None."""
-    shape = getattr(space, "shape", None)
-    if not isinstance(space, spaces.Box) or len(shape) != 3 or space.dtype != np.uint8:  # type: ignore[arg-type]
-        return None
-    if shape[2] not in (1, 3, 4) or shape[0] in (1, 3, 4):  # type: ignore[index]
-        return None
-    return lambda batch: np.ascontiguousarray(np.moveaxis(batch, -1, 1))
+def image_of(space: Any, channels: str | None, name: str) -> tuple[Any, list[Transform]]:
+    """Returns `space` with images as (C, H, W) and no bits, and what makes a task's observations so.
+
+    Bits (bool) become 0 and 1 in uint8, a quarter of the memory of floats; other integers in images become float32.
+
+    Args:
+        space: the environment's own.
+        channels: "first" or "last", where the task says it.
+        name: of the task, for messages.
+
+    Raises:
+        UserError: images whose channels could be first or last.
+    """
+    if not isinstance(space, spaces.Box):
+        return space, []
+    steps: list[Transform] = []
+    is_image = len(space.shape) == 3
+    if channels is not None and not is_image:
+        raise UserError(
+            f"Task '{name}' has 'channels: {channels}', but its observations {space} are no images."
+        )
+    if is_image and (channels or _channels_of(space, name)) == "last":
+        steps.append(lambda batch: np.ascontiguousarray(np.moveaxis(batch, -1, 1)))
+    dtype = space.dtype.type
+    if dtype == np.bool_:
+        dtype = np.uint8
+    elif is_image and dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
+        dtype = np.float32
+    if dtype != space.dtype:
+        steps.append(lambda batch: batch.astype(dtype))
+    if not steps:
+        return space, steps
+    low, high = (_applied(steps, bound[None])[0] for bound in (space.low, space.high))
+    return spaces.Box(low, high, dtype=dtype), steps
+
+
+def _applied(steps: list[Transform], batch: np.ndarray) -> np.ndarray:
+    for step in steps:
+        batch = step(batch)
+    return batch
+
+
+def _channels_of(space: spaces.Box, name: str) -> str:
+    """Returns where the channels stand: apart from two equal sides, or where 1, 3 or 4 of them would be usual."""
+    first, middle, last = space.shape
+    ways = [("first", first, (middle, last)), ("last", last, (first, middle))]
+    ways = [way for way in ways if min(way[2]) > 1] or ways  # no picture is one pixel high
+    likely = [
+        where
+        for where, channels, sides in ways
+        if sides[0] == sides[1] != channels or (channels in (1, 3, 4) and max(sides) > 4) or len(ways) == 1
+    ]
+    if len(likely) == 1:
+        return likely[0]
+    raise UserError(
+        f"Task '{name}' shows images of shape {space.shape}, whose channels could be first or last. "
+        "Say which: give the task 'channels: first' or 'channels: last'."
+    )

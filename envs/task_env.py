@@ -19,7 +19,7 @@ from isorl.envs.failures import EnvironmentFailed, Failures
 from isorl.envs.make import make_vector_env
 from isorl.envs.sequence import Task
 from isorl.envs.shifts import make_shift
-from isorl.envs.spaces import CommonSpaces, Transform, channels_first
+from isorl.envs.spaces import CommonSpaces, Transform, image_of
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,13 @@ class TaskEnv:
         self._lengths = np.zeros(n_envs, dtype=np.int64)
 
     def _shift(self) -> None:
-        transpose = channels_first(self.observation_space)
-        if transpose is not None:
-            low, high = (
-                transpose(self.observation_space.low[None]),
-                transpose(self.observation_space.high[None]),
-            )
-            self.observation_space = spaces.Box(low[0], high[0], dtype=np.uint8)
-            self._see.append(transpose)
+        channels = self.task.channels
+        if (
+            channels is None and len(self.observation_space.shape or ()) == 3
+        ):  # wrappers may have flattened it
+            channels = self.env.metadata.get("channels")
+        self.observation_space, turned = image_of(self.observation_space, channels, self.task.name)
+        self._see += turned
         self.shifts = []
         for options in self.task.shifts:
             shift = make_shift(self.observation_space, self.action_space, options)

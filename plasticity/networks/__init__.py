@@ -11,7 +11,16 @@ from isorl.plasticity.networks.activations import (
     GroupSort,
     MaxMin,
 )
-from isorl.plasticity.networks.bodies import Body, build_mlp, build_nature_cnn, initialise_
+from isorl.plasticity.networks.bodies import (
+    Body,
+    body_for,
+    build_body,
+    build_mlp,
+    build_nature_cnn,
+    build_small_cnn,
+    describe_body,
+    initialise_,
+)
 from isorl.plasticity.networks.heads import cross_entropy, masked
 from isorl.plasticity.networks.isometric import (
     IsometricLinear,
@@ -41,9 +50,13 @@ __all__ = [
     "Shift",
     "SpectralConv2d",
     "SpectralLinear",
+    "body_for",
+    "build_body",
     "build_mlp",
     "build_nature_cnn",
+    "build_small_cnn",
     "cross_entropy",
+    "describe_body",
     "effective_weight",
     "initialise_",
     "masked",

@@ -1,4 +1,4 @@
-"""Network bodies: an MLP, the Nature CNN and its isometric counterpart. Heads are the agents' business.
+"""Network bodies: an MLP, the Nature CNN, a small CNN, and isometric counterparts. Heads are the agents' business.
 
 Plain ReLU and tanh bodies are made of the modules of Stable-Baselines3's MlpExtractor and NatureCNN in their
 order, so that they draw the same random numbers.
@@ -6,12 +6,19 @@ order, so that they draw the same random numbers.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
+from isorl.plasticity.networks.hypersphere import Embedder, LerpBlock, UnitRows
 from isorl.plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift
 from isorl.plasticity.networks.spec import NetworkSpec
 from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
+
+SMALLEST_OF_NATURE, SMALLEST = 36, 3
+"""Pixels per side below which the convolutions of the Nature CNN, and that of the small CNN, leave nothing."""
 
 
 class Body(nn.Sequential):
@@ -20,8 +27,47 @@ class Body(nn.Sequential):
     out_features: int
 
 
+def body_for(in_shape: tuple[int, ...], spec: NetworkSpec) -> str:
+    """Returns the body that `spec` stands for on observations of `in_shape`: mlp, small_cnn or nature_cnn.
+
+    "auto" takes an MLP for vectors and for images below 3 x 3, the small CNN below 36 x 36, else the Nature CNN.
+
+    Raises:
+        ValueError: a CNN is asked for, but the observations are no images.
+    """
+    if spec.body == "auto":
+        side = min(in_shape[1:]) if len(in_shape) == 3 else 0
+        return "mlp" if side < SMALLEST else "small_cnn" if side < SMALLEST_OF_NATURE else "nature_cnn"
+    if spec.body != "mlp" and len(in_shape) != 3:
+        raise ValueError(f"network.body={spec.body} needs images, but observations have shape {in_shape}")
+    return spec.body
+
+
+def describe_body(in_shape: tuple[int, ...], spec: NetworkSpec) -> str:
+    """Returns the body of `body_for` in words, for logs and tables."""
+    body = body_for(in_shape, spec)
+    if body == "mlp":
+        widths = "-".join(map(str, (math.prod(in_shape), *spec.widths)))
+        return f"MLP {widths}{' on flattened images' if len(in_shape) == 3 else ''}"
+    name = "small CNN" if body == "small_cnn" else "Nature CNN"
+    return (
+        f"{name}{' in isometric form' if spec.isometry != 'none' else ''} on {' x '.join(map(str, in_shape))}"
+    )
+
+
+def build_body(in_shape: tuple[int, ...], spec: NetworkSpec) -> Body:
+    """Returns the body of `body_for`: (B, *in_shape) -> (B, features) for images; an MLP takes (B, prod(in_shape))."""
+    body = body_for(in_shape, spec)
+    if body == "mlp":
+        return build_mlp(math.prod(in_shape), spec)
+    build = build_small_cnn if body == "small_cnn" else build_nature_cnn
+    return build(in_shape, spec)  # type: ignore[arg-type]
+
+
 def build_mlp(in_features: int, spec: NetworkSpec) -> Body:
     """Returns an MLP (B, in_features) -> (B, spec.widths[-1]); without widths, the identity."""
+    if spec.architecture == "simba_v2":
+        return _finish(Body(*_simba(in_features, spec.widths[0], spec)), spec.widths[0], spec)
     layers: list[nn.Module] = []
     width = in_features
     for out_features in spec.widths:
@@ -36,17 +82,44 @@ def build_nature_cnn(in_shape: tuple[int, int, int], spec: NetworkSpec, features
 
     Plain: the convolutions of Mnih et al. 2015. With any isometry: `_isometric_convolutions` below.
     """
-    channels, height, width = in_shape
     convolutions = _nature_convolutions if spec.isometry == "none" else _isometric_convolutions
-    if spec.isometry == "none" and min(height, width) < 36:
+    if spec.isometry == "none" and min(in_shape[1:]) < SMALLEST_OF_NATURE:
+        height, width = in_shape[1:]
         raise ValueError(
-            f"the Nature CNN needs images of at least 36 x 36, got {height} x {width}; "
-            "enlarge them, or choose isometry='soft', whose body takes any size"
+            f"the Nature CNN needs images of at least 36 x 36, got {height} x {width}; enlarge them, "
+            "or choose body='small_cnn', or isometry='soft', whose body takes any size"
         )
+    return _build_cnn(in_shape, spec, convolutions, features)
+
+
+def build_small_cnn(in_shape: tuple[int, int, int], spec: NetworkSpec, features: int = 128) -> Body:
+    """Returns a CNN for small images (B, C, H, W) -> (B, features), as MinAtar's authors use.
+
+    Plain: one 3 x 3 convolution of 16 channels and a linear layer (Young and Tian 2019, arXiv 1903.03176). With any
+    isometry: patches of 3 x 3 with 64 channels in place of the convolution, whose overlap no isometry has; on
+    10 x 10 pixels both give 1,024 features, and up to 7 channels the patches lose nothing of their input.
+    """
+    if min(in_shape[1:]) < SMALLEST:
+        height, width = in_shape[1:]
+        raise ValueError(
+            f"the small CNN needs images of at least 3 x 3, got {height} x {width}; choose body='mlp'"
+        )
+    return _build_cnn(in_shape, spec, _small_convolutions, features)
+
+
+def _build_cnn(
+    in_shape: tuple[int, int, int],
+    spec: NetworkSpec,
+    convolutions: Callable[[int, NetworkSpec], list[nn.Module]],
+    features: int,
+) -> Body:
+    """Chains the convolutions and one linear layer, whose input they determine."""
     spec.check_width(features)
-    layers = [*convolutions(channels, spec), nn.Flatten()]
+    layers = [*convolutions(in_shape[0], spec), nn.Flatten()]
     with torch.no_grad():
         flat = nn.Sequential(*layers)(torch.zeros(1, *in_shape)).shape[1]
+    if spec.architecture == "simba_v2":
+        return _finish(Body(*layers, *_simba(flat, features, spec)), features, spec)
     units = features // spec.unit.copies
     layers += [_linear(flat, units, spec), *_unit(units, spec, dim=-1)]
     return _finish(Body(*layers), features, spec)
@@ -65,6 +138,8 @@ def initialise_(body: nn.Module, spec: NetworkSpec) -> None:
             nn.init.orthogonal_(layer.weight, spec.orthogonal_gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        if isinstance(layer, UnitRows):
+            layer.project_()
 
 
 def _nature_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
@@ -75,6 +150,16 @@ def _nature_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
         layers += [conv(channels, units, size, stride), *_unit(units, spec, dim=-3)]
         channels = out_channels
     return layers
+
+
+def _small_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
+    copies = spec.unit.copies
+    if spec.isometry != "none":
+        layer: nn.Module = PatchConv2d(channels, units := 64 // copies, 3, spec.isometry, _gain(spec))
+    else:
+        conv = SpectralConv2d if spec.spectral_norm else nn.Conv2d
+        layer = conv(channels, units := 16 // copies, 3, 1)
+    return [layer, *_unit(units, spec, dim=-3)]
 
 
 def _isometric_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
@@ -92,6 +177,11 @@ def _isometric_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]
         ]
         channels = 64
     return layers
+
+
+def _simba(in_features: int, width: int, spec: NetworkSpec) -> list[nn.Module]:
+    blocks = len(spec.widths) - 1
+    return [Embedder(in_features, width), *(LerpBlock(width, blocks) for _ in range(blocks))]
 
 
 def _linear(in_features: int, out_features: int, spec: NetworkSpec) -> nn.Linear:
@@ -120,6 +210,6 @@ def _gain(spec: NetworkSpec) -> float:
 def _finish(body: Body, out_features: int, spec: NetworkSpec) -> Body:
     body.out_features = out_features
     # A plain body keeps torch's initialisation: drawing again would shift the random stream of its caller.
-    if spec.isometry != "none":
+    if spec.isometry != "none" or spec.architecture != "plain":
         initialise_(body, spec)
     return body

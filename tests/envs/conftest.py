@@ -37,10 +37,11 @@ class Counter(gymnasium.Env):
 class Screen(gymnasium.Env):
     """Images full of one value."""
 
-    def __init__(self, shape=(3, 40, 50), value=7, actions=2):
-        self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+    def __init__(self, shape=(3, 40, 50), value=7, actions=2, dtype="uint8"):
+        high = 255 if dtype == "uint8" else 1
+        self.observation_space = gymnasium.spaces.Box(0, high, shape, np.dtype(dtype))
         self.action_space = gymnasium.spaces.Discrete(actions)
-        self.image = np.full(shape, value, np.uint8)
+        self.image = np.full(shape, min(value, high), dtype)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

@@ -12,7 +12,14 @@ from isorl.envs import Sequence, SwitchingVecEnv, data
 
 NAMES = groups()["sequence"]
 SMOKE = [name for name in NAMES if name.endswith("-smoke")]
-EXTRAS = {"LunarLander": "Box2D", "Hopper": "mujoco", "SlipperyAnt": "mujoco", "MiniGrid": "minigrid"}
+EXTRAS = {
+    "LunarLander": "Box2D",
+    "Hopper": "mujoco",
+    "SlipperyAnt": "mujoco",
+    "MiniGrid": "minigrid",
+    "MinAtar": "minatar",
+    "dm_control": "dm_control",
+}
 
 
 def load(name, with_data=True):

@@ -5,7 +5,7 @@ from gymnasium import spaces
 
 from isorl.configs import TaskConfig, UserError
 from isorl.envs.sequence import Task
-from isorl.envs.spaces import channels_first, unify
+from isorl.envs.spaces import image_of, unify
 from isorl.envs.task_env import TaskEnv
 
 SWITCH = spaces.Discrete(2)
@@ -17,6 +17,10 @@ def vector(size, dtype=np.float32):
 
 def image(*shape):
     return spaces.Box(0, 255, shape, np.uint8)
+
+
+def bits(*shape):
+    return spaces.Box(0, 1, shape, np.uint8)
 
 
 def unified(*pairs, **options):
@@ -76,6 +80,70 @@ def test_images_are_resized_to_the_largest():
     np.testing.assert_array_equal(resized[..., 30:], 200)
 
 
+def test_bits_are_resized_by_the_nearest_pixel():
+    common = unified((bits(1, 2, 2), SWITCH), (bits(1, 4, 4), SWITCH))
+    small = np.array([[[[1, 0], [0, 1]]]], np.uint8)
+    seen = apply(common.from_task(bits(1, 2, 2), 0), small)
+    np.testing.assert_array_equal(seen, np.kron(small, np.ones((2, 2), np.uint8)))
+
+
+def test_missing_channels_are_filled_up_with_zeros():
+    low = spaces.Box(0.5, 1, (2, 5, 5), np.float32)
+    common = unified((low, SWITCH), (spaces.Box(0.5, 1, (4, 5, 5), np.float32), SWITCH), announce=True)
+    assert common.observation.shape == (6, 5, 5)
+    seen = apply(common.from_task(low, 0), np.full((3, 2, 5, 5), 0.75, np.float32))
+    assert [set(seen[:, channel].flat) for channel in range(6)] == [{0.75}, {0.75}, {0}, {0}, {1}, {0}]
+    assert common.observation.contains(seen[0])
+
+
+def test_planes_that_announce_are_as_bright_as_the_image():
+    for space, bright in ((bits(1, 3, 3), 1), (image(1, 3, 3), 255)):
+        common = unified((space, SWITCH), (space, SWITCH), announce=True)
+        assert apply(common.from_task(space, 1), np.zeros((1, 1, 3, 3), np.uint8))[0, 2].max() == bright
+
+
+CERTAIN = [
+    ((10, 10, 4), "last"),
+    ((4, 10, 10), "first"),
+    ((7, 6, 6), "first"),
+    ((210, 160, 3), "last"),
+    ((3, 40, 50), "first"),
+    ((1, 9, 4), "first"),  # no picture is one pixel high
+]
+
+
+@pytest.mark.parametrize(("shape", "channels"), CERTAIN)
+def test_channels_are_found_where_they_are_certain(shape, channels):
+    found, _ = image_of(spaces.Box(0, 255, shape, np.uint8), None, "game")
+    assert found.shape == (shape if channels == "first" else (shape[2], *shape[:2]))
+
+
+@pytest.mark.parametrize("shape", [(10, 10, 10), (4, 84, 3), (4, 4, 10), (40, 50, 7)])
+def test_channels_in_doubt_are_asked_for(shape):
+    space = spaces.Box(0, 1, shape, np.float32)
+    with pytest.raises(UserError, match=r"'game'.*'channels: first' or 'channels: last'"):
+        image_of(space, None, "game")
+    assert image_of(space, "first", "game")[0].shape == shape
+    assert image_of(space, "last", "game")[0].shape == (shape[2], *shape[:2])
+
+
+def test_channels_of_a_vector_are_refused():
+    with pytest.raises(UserError, match="'game' has 'channels: last'"):
+        image_of(vector(3), "last", "game")
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"), [("bool", "uint8"), ("uint8", "uint8"), ("float32", "float32"), ("int64", "float32")]
+)
+def test_images_of_any_kind_are_numbers_with_their_channels_first(given, seen):
+    env = TaskEnv(Task(0, "screen", "toy/Screen-v0", 1, {"shape": (10, 10, 4), "dtype": given}), 2)
+    assert (env.observation_space.shape, env.observation_space.dtype) == ((4, 10, 10), seen)
+    observations = env.reset(0)
+    assert (observations.dtype, observations.shape) == (seen, (2, 4, 10, 10))
+    assert env.observation_space.contains(observations[0])
+    env.close()
+
+
 def test_discrete_actions_map_by_the_remainder():
     common = unified((vector(1), spaces.Discrete(2)), (vector(1), spaces.Discrete(6)))
     assert common.action == spaces.Discrete(6)
@@ -112,7 +180,7 @@ def test_an_announced_task_is_appended(shape):
     ("pairs", "words"),
     [
         ([(vector(2), SWITCH), (image(3, 8, 8), SWITCH)], ("task1", "task0", "do not mix")),
-        ([(image(1, 8, 8), SWITCH), (image(3, 9, 9), SWITCH)], ("task1", "channels")),
+        ([(image(1, 8, 8), SWITCH), (bits(1, 8, 8), SWITCH)], ("task1", "bits, bytes and floats")),
         ([(spaces.Discrete(5), SWITCH)], ("task0", "Discrete(5)", "FlattenObservation")),
         ([(spaces.Dict(a=vector(2)), SWITCH)], ("task0", "FlattenObservation")),
         ([(vector(2), SWITCH), (vector(2), spaces.Box(-1, 1, (2,)))], ("task1", "discrete and continuous")),
@@ -155,21 +223,20 @@ def test_images_with_channels_last_are_turned():
     assert env.reset(0).shape == (2, 3, 40, 50)
 
 
-@pytest.mark.parametrize("shape", [(4, 84, 84), (3, 40, 4), (1, 9, 1), (84, 84, 2)])
-def test_stacks_with_channels_first_and_other_numbers_of_channels_stay(shape):
-    assert channels_first(image(*shape)) is None
+@pytest.mark.parametrize("shape", [(4, 84, 84), (1, 9, 4)])
+def test_stacks_with_channels_first_stay(shape):
     env = TaskEnv(Task(0, "screen", "toy/Screen-v0", 1, {"shape": shape}), 2)
     assert env.observation_space == image(*shape)
     assert env.reset(0).shape == (2, *shape)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 3, 4, 7])
 def test_channels_are_moved_to_the_front(channels):
     images = np.arange(2 * 5 * 6 * channels).reshape(2, 5, 6, channels).astype(np.uint8)
-    found = channels_first(image(5, 6, channels))(images)
-    np.testing.assert_array_equal(found, images.transpose(0, 3, 1, 2))
-    assert channels_first(spaces.Box(0, 1, (5, 6, channels), np.float32)) is None
-    assert channels_first(SWITCH) is None
+    space, steps = image_of(image(5, 6, channels), "last", "game")
+    assert space.shape == (channels, 5, 6)
+    np.testing.assert_array_equal(steps[0](images), images.transpose(0, 3, 1, 2))
+    assert image_of(SWITCH, None, "game") == (SWITCH, [])
 
 
 def test_dict_observations_are_flattened_by_gymnasium():

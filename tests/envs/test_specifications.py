@@ -16,7 +16,12 @@ ENVS = {
         "actions": st.integers(2, 5),
         "speed": st.floats(0, 2),
     },
-    "toy/Screen-v0": {"shape": st.sampled_from([[3, 40, 50], [3, 36, 36], [1, 40, 50], [40, 36, 3]])},
+    "toy/Screen-v0": {
+        "shape": st.sampled_from(
+            [[3, 40, 50], [3, 36, 36], [1, 40, 50], [40, 36, 3], [10, 10, 4], [10, 10, 7], [9, 9, 9]]
+        ),
+        "dtype": st.sampled_from(["uint8", "bool", "float32"]),
+    },
     "toy/Reach-v0": {"size": st.integers(1, 3), "high": st.sampled_from([1.0, 2.0])},
     "CartPole-v1": {"sutton_barto_reward": st.booleans(), "max_episode_steps": st.integers(1, 20)},
     "Pendulum-v1": {"g": st.floats(1, 20) | st.just({"uniform": [5.0, 10.0]})},
@@ -56,6 +61,7 @@ def tasks(draw):
     task["kwargs"] = draw(st.fixed_dictionaries({}, optional=ENVS[env]))
     task["shifts"] = draw(st.lists(SHIFT, max_size=2))
     task["wrappers"] = draw(st.sampled_from([[], [], ["FlattenObservation"], [{"name": "ClipReward"}]]))
+    task["channels"] = draw(st.sampled_from([None, None, "first", "last"]))
     if isinstance(task["kwargs"].get("speed"), float):
         task["drift"] = {"speed": draw(st.floats(0, 2))}
     return task

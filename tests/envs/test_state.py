@@ -18,6 +18,7 @@ def task(env, agent_steps, **options):
 NOISE = {"name": "noisy_observation", "seed": 1, "std": 0.1}
 STICKY = {"name": "StickyAction", "repeat_action_probability": 0.5}
 FLAT_IMAGE = ["minigrid:ImgObsWrapper", "FlattenObservation"]
+DMC = ("walker-run", "quadruped-walk")  # different observations and actions: filled up
 FAMILIES = {
     "classic control": [task("CartPole-v1", 200), task("Acrobot-v1", 200)],
     "time limit": [task("Pendulum-v1", 200, kwargs={"max_episode_steps": 17})],
@@ -31,6 +32,16 @@ FAMILIES = {
     "noise": [task("CartPole-v1", 200, shifts=[NOISE])],
     "wrapper": [task("CartPole-v1", 200, wrappers=[STICKY])],
     "drift": [task("LunarLander-v3", 900, kwargs={"gravity": -10.0}, drift={"gravity": -4.0})],
+    "minatar": [
+        task(f"MinAtar/{game}-v0", 300) for game in ("Seaquest", "Asterix", "SpaceInvaders", "Freeway")
+    ],
+    "minatar wrapper": [task("MinAtar/Breakout-v1", 300, wrappers=["FlattenObservation"])],
+    "minatar drift": [
+        task(
+            "MinAtar/Breakout-v0", 900, kwargs={"sticky_action_prob": 0.0}, drift={"sticky_action_prob": 1.0}
+        )
+    ],
+    "dm_control": [task(f"dm_control/{name}-v0", 90, wrappers=["FlattenObservation"]) for name in DMC],
     "atari": [task("ALE/Breakout-v5", 500), task("ALE/Pong-v5", 500)],
     "atari modes": [task("ALE/SpaceInvaders-v5", 900, kwargs={"mode": 3})],
     "minigrid": [task("MiniGrid-MultiRoom-N2-S4-v0", 200, wrappers=FLAT_IMAGE)],
@@ -70,6 +81,8 @@ def assert_same_steps(one, other, actions):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_restored_equals_continued(family):
     """Saved at a step where the copies are at different points of their episodes; then across ends and switches."""
+    if (needed := family.split()[0]) in ("minatar", "dm_control"):
+        pytest.importorskip(needed)
     tasks = FAMILIES[family]
     env, restored = make(tasks, cycles=2), make(tasks, cycles=2)
     before = 150 if "atari" in family else 60

@@ -17,7 +17,16 @@ from isorl.plasticity import (
     parameter_groups,
     project_,
 )
-from isorl.plasticity.networks import ACTIVATIONS, GroupSort, MaxMin, effective_weight
+from isorl.plasticity.networks import (
+    ACTIVATIONS,
+    GroupSort,
+    MaxMin,
+    body_for,
+    build_body,
+    build_small_cnn,
+    describe_body,
+    effective_weight,
+)
 from isorl.plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift
 
 
@@ -54,6 +63,54 @@ def test_the_plain_cnn_is_sb3s():
     assert [type(m) for m in ours] == [type(m) for m in theirs]
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
     assert ours.out_features == 512
+
+
+def test_the_small_cnn_is_minatars():
+    torch.manual_seed(0)
+    ours = build_small_cnn((4, 10, 10), NetworkSpec())
+    torch.manual_seed(0)
+    theirs = nn.Sequential(nn.Conv2d(4, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 128), nn.ReLU())
+    assert [type(m) for m in ours] == [type(m) for m in theirs]
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert ours.out_features == 128
+
+
+@pytest.mark.parametrize("isometry", ["soft", "projected", "hard"])
+def test_the_isometric_small_cnn_loses_nothing_before_it_shrinks(isometry, device):
+    spec = NetworkSpec(activation="maxmin", isometry=isometry)
+    body = build_small_cnn((7, 10, 10), spec).double().to(device)
+    x = torch.randn(7, 10, 10, dtype=torch.double, device=device)
+    sigma = torch.linalg.svdvals(layer_jacobian(body[:3], x))  # patches, MaxMin, flattened
+    torch.testing.assert_close(sigma, torch.ones_like(sigma), atol=1e-6, rtol=0)
+    assert len(sigma) == 700
+    assert torch.linalg.svdvals(layer_jacobian(body, x)).max() <= 1 + 1e-6
+    assert body[3].in_features == 1024
+
+
+BODIES_BY_SHAPE = [
+    ((5,), "mlp"), ((), "mlp"), ((3, 2, 9), "mlp"), ((1, 7, 7), "small_cnn"), ((3, 35, 90), "small_cnn"),
+    ((4, 36, 36), "nature_cnn"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "body"), BODIES_BY_SHAPE)
+def test_a_body_is_chosen_by_size(shape, body):
+    assert body_for(shape, NetworkSpec()) == body
+    assert body_for(shape, NetworkSpec(body="mlp")) == "mlp"
+
+
+def test_a_body_can_be_asked_for_and_described():
+    image = (4, 40, 40)
+    assert build_body(image, NetworkSpec(body="small_cnn")).out_features == 128
+    assert build_body(image, NetworkSpec((8, 6), body="mlp"))(torch.ones(2, 6400)).shape == (2, 6)
+    assert describe_body(image, NetworkSpec((8, 6), body="mlp")) == "MLP 6400-8-6 on flattened images"
+    assert describe_body((4,), NetworkSpec((8,))) == "MLP 4-8"
+    assert describe_body(image, NetworkSpec()) == "Nature CNN on 4 x 40 x 40"
+    assert describe_body(image, NetworkSpec(isometry="soft")) == "Nature CNN in isometric form on 4 x 40 x 40"
+    with pytest.raises(ValueError, match="small_cnn needs images, but observations have shape \\(4,\\)"):
+        body_for((4,), NetworkSpec(body="small_cnn"))
+    with pytest.raises(ValueError, match="at least 3 x 3, got 2 x 9"):
+        build_small_cnn((1, 2, 9), NetworkSpec())
 
 
 def test_initialise_is_sb3s_orthogonal_initialisation():
@@ -312,6 +369,7 @@ def test_gains_keep_the_scale_of_what_is_positive_and_negative_alike():
 
 
 BAD = [
+    ({"body": "small_cn"}, "Did you mean 'small_cnn'"),
     ({"activation": "rleu"}, "unknown activation 'rleu'. Did you mean 'relu'"),
     ({"isometry": "projectd"}, "Did you mean 'projected'"),
     ({"widths": (0,)}, "at least 1"),
