@@ -213,6 +213,7 @@ def test_the_picture_is_from_black_to_white_and_enlarged(monkeypatch):
 
 def test_whole_turns_change_nothing_and_the_smallest_angle_does():
     images = [Stream(1, "digits", angle=angle).images for angle in (0, 360, -720, 1, 361)]
-    assert images[0] is images[1] is images[2]
+    np.testing.assert_array_equal(images[1], images[0])
+    np.testing.assert_array_equal(images[2], images[0])
     assert not np.array_equal(images[3], images[0])
     np.testing.assert_allclose(images[4], images[3], atol=1e-4)
