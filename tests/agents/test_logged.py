@@ -76,6 +76,19 @@ def test_target_kl_ends_the_epochs(kind):
     assert near < far
 
 
+def test_target_kl_ends_the_epochs_where_it_ends_sb3s():
+    """Of several targets, so that 1.5 times each lies between other epochs' divergences."""
+
+    def updates(agent, policy, target_kl):
+        arguments = {**PPO_ARGUMENTS, "n_epochs": 10, "learning_rate": 1e-2, "target_kl": target_kl}
+        return agent(policy, cartpole(2), **arguments).learn(128)._n_updates
+
+    targets = [0.002 * 1.4**number for number in range(8)]
+    theirs = [updates(PPO, "MlpPolicy", target) for target in targets]
+    assert len(set(theirs)) > 3
+    assert [updates(ContinualPPO, "MlpPolicy", target) for target in targets] == theirs
+
+
 @pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
 @pytest.mark.parametrize("methods", [["l2"], ["l2_init", "gram"]], ids=["one loss", "two losses"])
 def test_runs_together_log_what_each_logs_alone(agent, methods):
