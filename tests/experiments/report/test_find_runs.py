@@ -17,6 +17,7 @@ from isorl.experiments.grid.expand import Composer
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.labels import NO_ENVIRONMENT, name_logs
+from isorl.experiments.report.read_tensorboard import _binned
 from isorl.experiments.report.study import Study
 from isorl.experiments.report.write_report import write_report
 from isorl.experiments.run.folder import RunFolder
@@ -56,6 +57,16 @@ def log(folder, values, tag="rollout/ep_rew_mean"):
 
 def places(found):
     return sorted((run.sequence, run.arm, run.seed) for run in found.runs)
+
+
+def test_a_logs_curve_is_the_means_of_ten_equal_parts():
+    steps, values = (
+        np.array([0, 40, 100, 190, 850, 999, 1000]),
+        np.array([1.0, 3.0, 4.0, 6.0, 7.0, 8.0, 10.0]),
+    )
+    curve = _binned(steps, values)
+    np.testing.assert_allclose(curve, [2, 5, *[np.nan] * 6, 7, 9])
+    np.testing.assert_allclose(_binned(np.array([0]), np.array([5.0])), [5.0, *[np.nan] * 9])
 
 
 def test_folders_that_are_named_one_by_one_are_told_apart(tmp_path):

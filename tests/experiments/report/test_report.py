@@ -69,6 +69,21 @@ def test_page_says_what_was_lost(written):
     ):
         assert f"## {part}" in text
     assert "python train.py -m" in text
+    assert "Least-squares slope per visit of the seeds' mean ratio to fresh" in text
+    assert "Of the network that acts, at the end of each visit; median over seeds." in text
+    assert text.index("## Is plasticity lost?") < text.index("## How it was made")
+
+
+def test_sections_show_which_colour_is_which_arm(written):
+    text = (written / "report.html").read_text()
+    sections = re.findall(r'<section id="s\d+">(.*?)</section>', text, flags=re.DOTALL)
+    titled = {re.search(r"<h2>(.*?)</h2>", section)[1]: section for section in sections}
+    for title in ("Results", "The state of the networks"):
+        legend = re.search(r'<div class="legend">(.*?)</div>', titled[title])[1]
+        assert re.findall(r'--arm(\d)\)"></i>(\w+)<', legend) == [("0", "keeps"), ("1", "loses")]
+    assert '<div class="legend">' not in titled["Is plasticity lost?"]
+    assert text.count("<details>") == 1, "how it was made is folded"
+    assert "<h2>How it was made</h2>" in titled["How it was made"].partition("</summary>")[0]
 
 
 def test_page_against_another_arm_by_another_metric(grid, tmp_path):
@@ -90,6 +105,7 @@ def test_numbers_are_written_as_csv(written):
 
 
 def test_report_made_twice_is_the_same(grid, written, tmp_path):
+    tmp_path = tmp_path / "a" / "new" / "folder"
     write_report([grid], tmp_path)
     for name in ("report.html", "report.md", "runs.csv"):
         assert (tmp_path / name).read_text() == (written / name).read_text()
