@@ -17,7 +17,7 @@ from isorl.experiments.grid.expand import Composer
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.labels import NO_ENVIRONMENT, name_logs
-from isorl.experiments.report.read_tensorboard import _binned
+from isorl.experiments.report.read_tensorboard import _binned, read_tensorboard
 from isorl.experiments.report.study import Study
 from isorl.experiments.report.write_report import write_report
 from isorl.experiments.run.folder import RunFolder
@@ -227,6 +227,21 @@ def test_a_log_of_nan_returns_has_failed(tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     assert "is not finite from agent step 100 on" in text
     assert Study(found.runs).by_seed("average_performance", NO_ENVIRONMENT, "PPO") == {1: 1.5}
+
+
+def test_a_log_that_cannot_be_read_has_failed_and_the_others_are_read(tmp_path, monkeypatch):
+    for number in (1, 2):
+        log(tmp_path / f"PPO_{number}", [1.0, 2.0])
+
+    def damaged(run):
+        if run.seed == 2:
+            raise ValueError("damaged")
+        return read_tensorboard(run)
+
+    monkeypatch.setattr("isorl.experiments.report.find_runs.read_tensorboard", damaged)
+    first, second = find_runs([tmp_path]).runs
+    assert (first.state, list(first.curve[0, [0, -1]])) == (State.FINISHED, [1.0, 2.0])
+    assert (second.state, second.notes) == (State.FAILED, ["its log cannot be read: ValueError: damaged"])
 
 
 DAMAGED = {

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import shutil
 
@@ -11,9 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from isorl.experiments.grid.cell import State, beside
+from isorl.experiments.report import network_sections
 from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.formatting import format_number
+from isorl.experiments.report.prediction import Prediction
 from isorl.experiments.report.render import to_html, to_markdown
 from isorl.experiments.report.study import Study
 from isorl.experiments.report.write_report import main, write_report
@@ -108,6 +111,13 @@ def test_report_made_twice_is_the_same(grid, written, tmp_path):
     write_report([grid], tmp_path)
     for name in ("report.html", "report.md", "runs.csv"):
         assert (tmp_path / name).read_text() == (written / name).read_text()
+
+
+def test_predictors_are_shaded_by_their_strength_from_minus_one_to_one():
+    found = [Prediction(correlation=0.3, within=-0.4, auroc=0.9, pairs=9), Prediction(0.1, math.nan, 0.2, 9)]
+    cells = network_sections._prediction_cells(found)
+    assert [cell.shade for cell in cells] == [-0.4, None, 0.3, 0.1, pytest.approx(0.8)]
+    assert cells[-1].text == "0.90"
 
 
 @pytest.mark.parametrize(
