@@ -69,6 +69,23 @@ def test_a_logs_curve_is_the_means_of_ten_equal_parts():
     np.testing.assert_allclose(_binned(np.array([0]), np.array([5.0])), [5.0, *[np.nan] * 9])
 
 
+def test_a_logs_diagnostics_are_the_last_of_the_network_that_acts(tmp_path):
+    with SummaryWriter(str(tmp_path / "PPO_1")) as writer:
+        for step, value in ((0, 0.1), (100, 0.3)):
+            for tag in (
+                "rollout/ep_rew_mean",
+                *(f"plasticity/dormant_units/{name}" for name in ("actor", "critic")),
+                "plasticity/weight_norm/q",
+                "plasticity/gram_deviation/actor/linear1",
+                "train/loss/actor",
+            ):
+                writer.add_scalar(tag, value + (tag.endswith("critic")), step)  # fmt: skip
+    (run,) = find_runs([tmp_path]).runs
+    assert {key: float(value[0]) for key, value in run.diagnostics.items()} == pytest.approx(
+        {"dormant_units": 0.3, "weight_norm": 0.3}
+    )
+
+
 def test_folders_that_are_named_one_by_one_are_told_apart(tmp_path):
     for name in ("baseline", "mine"):
         log(tmp_path / name / "PPO_1", [1.0, 2.0])

@@ -15,7 +15,7 @@ from isorl.experiments.grid.cell import State, beside
 from isorl.experiments.report import network_sections
 from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
 from isorl.experiments.report.find_runs import find_runs
-from isorl.experiments.report.formatting import format_number
+from isorl.experiments.report.formatting import format_number, format_p_value
 from isorl.experiments.report.prediction import Prediction
 from isorl.experiments.report.render import to_html, to_markdown
 from isorl.experiments.report.study import Study
@@ -245,3 +245,10 @@ NUMBERS = {0.0: "0.00", -0.001: "0.00", 1.0: "1.00", 12.345: "12.3", 12345.6: "1
 @pytest.mark.parametrize(("value", "text"), NUMBERS.items(), ids=map(str, NUMBERS))
 def test_numbers_as_they_are_shown(value, text):
     assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(math.nan, "–"), (0.0009, "< 0.001"), (0.001, "0.001"), (0.25, "0.250")]
+)  # noqa: RUF001
+def test_p_values_as_they_are_shown(value, text):
+    assert format_p_value(value) == text
