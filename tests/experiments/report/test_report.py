@@ -248,7 +248,7 @@ def test_numbers_as_they_are_shown(value, text):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(math.nan, "–"), (0.0009, "< 0.001"), (0.001, "0.001"), (0.25, "0.250")]
-)  # noqa: RUF001
+    ("value", "text"), [(math.nan, "\N{EN DASH}"), (0.0009, "< 0.001"), (0.001, "0.001"), (0.25, "0.250")]
+)
 def test_p_values_as_they_are_shown(value, text):
     assert format_p_value(value) == text
