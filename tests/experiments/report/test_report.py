@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from isorl.experiments.grid.cell import State, beside
-from isorl.experiments.report import network_sections
+from isorl.experiments.report import network_sections, result_sections
 from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.formatting import format_number, format_p_value
@@ -252,3 +252,12 @@ def test_numbers_as_they_are_shown(value, text):
 )
 def test_p_values_as_they_are_shown(value, text):
     assert format_p_value(value) == text
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((-2.0, -1.0), "loses plasticity"), ((1.0, 2.0), "gains on fresh agents"), ((-1.0, 1.0), "no trend beyond chance"),
+     ((0.0, 1.0), "no trend beyond chance"), ((-1.0, 0.0), "no trend beyond chance")],
+)  # fmt: skip
+def test_a_trend_is_named_where_its_interval_leaves_out_zero(interval, verdict):
+    assert result_sections._verdict(*interval) == verdict
