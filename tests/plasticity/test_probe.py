@@ -58,11 +58,15 @@ def test_it_measures_the_same_in_any_context(context):
         torch.testing.assert_close(found[key], value)
 
 
-def test_each_part_that_is_asked_for_alone_is_measured_undisturbed():
+@pytest.mark.parametrize("was_set_up", [False, True])
+def test_each_part_that_is_asked_for_alone_is_measured_undisturbed(was_set_up):
     network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 2)).train()
     x = torch.randn(6, 4)
     probe, expected = Probe(network, x), Probe(network.eval(), x)
     network.train()
+    if was_set_up:
+        with probe.undisturbed():
+            assert not network.training
     found = probe.ntk_eigenvalues, probe.feature_singular_values, probe.record.output
     assert network.training
     assert network[1].training
