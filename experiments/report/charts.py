@@ -8,6 +8,7 @@ import numpy as np
 
 from isorl.experiments.report import draw
 from isorl.experiments.report.document import Picture
+from isorl.experiments.report.estimates import median
 from isorl.experiments.report.runs import Run
 from isorl.experiments.report.statistics import performance_profile
 from isorl.experiments.report.study import Study
@@ -161,12 +162,16 @@ def diagnostic(study: Study, sequence: str, metric: str) -> Picture | None:
     """Draws a diagnostic at the end of each visit for every arm: the median over its seeds."""
     title, scale = DIAGNOSTICS[metric]
     medians = {arm: _medians(study.of(sequence, arm), metric) for arm in study.arms}
-    lines = {arm: values for arm, values in medians.items() if values is not None}
+    lines = {arm: found for arm, found in medians.items() if found is not None}
     if not lines:
         return None
+    if any(bounds.any() for _, bounds in lines.values()):
+        title += "; \N{BLACK UP-POINTING TRIANGLE}: at least"
     with draw.panel(height=2.6) as (axes, made):
-        for arm, values in lines.items():
-            axes.plot(np.arange(1, len(values) + 1), values, color=draw.colour(study.arms.index(arm)), lw=1.6)
+        for arm, (values, bounds) in lines.items():
+            visits, colour = np.arange(1, len(values) + 1), draw.colour(study.arms.index(arm))
+            axes.plot(visits, values, color=colour, lw=1.6)
+            axes.plot(visits[bounds], values[bounds], "^", color=colour, ms=4)
         axes.set(xlabel="after visit", yscale=scale)
         if scale == "log":
             draw.plain_numbers(axes)
@@ -176,19 +181,16 @@ def diagnostic(study: Study, sequence: str, metric: str) -> Picture | None:
     return Picture(made[0], f"{title} by visit on {sequence}", title=title)
 
 
-def _medians(runs: Sequence[Run], metric: str) -> Array | None:
+def _medians(runs: Sequence[Run], metric: str) -> tuple[Array, Array] | None:
+    """Returns the medians over seeds after each visit, and whether each is a lower bound: (V,), (V,)."""
     rows = [
         run.diagnostics[metric] for run in runs if metric in run.diagnostics and len(run.diagnostics[metric])
     ]
     rows = [row for row in rows if not np.isnan(row).all()]
     if not rows:
         return None
-    shortest = min(len(row) for row in rows)
-    stacked = np.array([row[:shortest] for row in rows])
-    middle = np.full(shortest, np.nan)
-    known = ~np.isnan(stacked).all(axis=0)
-    middle[known] = np.nanmedian(stacked[:, known], axis=0)
-    return middle
+    values, bounds = zip(*(median(metric, column) for column in stacked(rows).T), strict=True)
+    return np.array(values), np.array(bounds)
 
 
 def profile(study: Study) -> Picture | None:

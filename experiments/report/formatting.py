@@ -17,6 +17,11 @@ def format_number(value: float) -> str:
     return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
 
 
+def format_bound(value: float, is_bound: bool) -> str:
+    """Writes a number, after "at least" where it is a lower bound."""
+    return f"at least {format_number(value)}" if is_bound else format_number(value)
+
+
 def format_interval(found: Estimate) -> str:
     """Writes an interval in brackets; nothing where there is none."""
     return "" if math.isnan(found.low) else f"[{format_number(found.low)}, {format_number(found.high)}]"

@@ -40,7 +40,10 @@ def all_metrics(study: Study) -> Section:
             for key in METRICS
         ]
         if arms:
-            section.tables.append(Table(("metric", *arms), rows, caption=sequence))
+            rows.insert(0, [Cell("boundary"), *(Cell(study.boundary(arm) or "\N{EN DASH}") for arm in arms)])
+            head = [study.arm_cell(arm, sequence) for arm in arms]
+            names = (f"{arm.text} ({arm.detail})" if arm.detail else arm.text for arm in head)
+            section.tables.append(Table(("metric", *names), rows, caption=sequence))
     definitions = [
         [Cell(m.key), Cell(m.formula), Cell(m.range), Cell(m.better), Cell(m.source)]
         for m in METRICS.values()

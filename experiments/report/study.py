@@ -10,7 +10,9 @@ import numpy as np
 
 from isorl.experiments.grid.cell import State
 from isorl.experiments.report.continual_metrics import METRICS, Scores, ratio_by_visit
-from isorl.experiments.report.runs import Run
+from isorl.experiments.report.document import Cell
+from isorl.experiments.report.estimates import iqm_over_seeds
+from isorl.experiments.report.runs import Run, never_acted
 
 Array = np.ndarray
 HEADLINES = ("plasticity_ratio", "end_performance")
@@ -78,6 +80,25 @@ class Study:
     def _reference(self, run: Run, id: str) -> Run | None:
         found = self._by_id.get(id)
         return found if found is not None and found.visits >= run.visits else None
+
+    def boundary(self, arm: str) -> str:
+        """Returns whether the methods of an arm are told of switches: "informed", "agnostic"; "" where unknown."""
+        known = {run.boundary for run in self.runs if run.arm == arm}
+        return next((value for value in ("informed", "agnostic") if value in known), "")
+
+    def arm_cell(self, arm: str, *sequences: str) -> Cell:
+        """Returns an arm's name for a table on `sequences` (default: all), marked where a method of it never acted."""
+        runs = [run for name in sequences or self.sequences for run in self._by_place.get((name, arm), [])]
+        return Cell(arm, detail=never_acted(sorted({name for run in runs for name in run.idle})))
+
+    def ranks(self, sequence: str, arms: Sequence[str]) -> dict[str, int]:
+        """Returns the rank of each of `arms` on a sequence by the headline, from 1; arms without a value have none."""
+        values = {
+            arm: iqm_over_seeds(list(self.by_seed(self.headline, sequence, arm).values())).value
+            for arm in arms
+        }
+        known = {arm: value for arm, value in values.items() if np.isfinite(value)}
+        return {arm: 1 + sum(other > value for other in known.values()) for arm, value in known.items()}
 
     def scores(self, run: Run) -> Scores:
         """Returns the arrays that metrics take, over the visits that the run has made."""

@@ -79,10 +79,11 @@ def facts(study: Study) -> list[tuple[str, str]]:
 
 def runs_csv(study: Study) -> str:
     """Returns CSV with one line per finished run: every metric; `seconds` only where the run had its own process."""
-    head = ("sequence", "arm", "seed", "kind", "id", "agent_steps", "runs_in_process", "seconds", *METRICS)
+    head = ("sequence", "arm", "seed", "kind", "id", "boundary", "never_acted", "agent_steps", "runs_in_process",
+            "seconds", *METRICS)  # fmt: skip
     known = study.values
     rows = [
-        (run.sequence, run.arm, run.seed, run.kind, run.id, run.agent_steps,
+        (run.sequence, run.arm, run.seed, run.kind, run.id, run.boundary, " ".join(run.idle), run.agent_steps,
          run.runs_in_process, "" if np.isnan(run.own_seconds) else run.own_seconds,
          *(known[key][run.id] for key in METRICS))
         for run in study.runs

@@ -1,6 +1,7 @@
 """The page on made-up grids whose outcome is known, on unfinished runs, and on logs of others."""
 
 import csv
+import itertools
 import json
 import math
 import re
@@ -14,10 +15,12 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from isorl.experiments.grid.cell import State, beside
 from isorl.experiments.report import network_sections, result_sections
 from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
+from isorl.experiments.report.estimates import median
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.formatting import format_number, format_p_value
 from isorl.experiments.report.prediction import Prediction
 from isorl.experiments.report.render import to_html, to_markdown
+from isorl.experiments.report.runs import of_methods
 from isorl.experiments.report.study import Study
 from isorl.experiments.report.write_report import main, write_report
 from tests.experiments.report.synthetic import write_grid
@@ -94,7 +97,7 @@ def test_page_against_another_arm_by_another_metric(grid, tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "## Against loses" in text
     assert "Differences in start performance" in text
-    assert "| keeps | 0.05" in text  # the first two of six visits: 1 and 1 against 1 and 0.9
+    assert "| keeps | \N{EN DASH} | 0.05" in text  # the first two of six visits: 1 and 1 against 1 and 0.9
 
 
 def test_numbers_are_written_as_csv(written):
@@ -160,6 +163,95 @@ def test_an_arm_whose_method_never_acted_is_named(grid, tmp_path):
     )
     write_report([tmp_path / "copy" / "grids" / grid.name], tmp_path)
     assert (tmp_path / "report.md").read_text().count(f"loses on sequence 0: {said}") == 1
+
+
+def with_methods(grid, methods):
+    """The grid, whose arms have had these methods."""
+    for path in grid.parents[1].glob("cells/*/*/summary.json"):
+        arm = path.parent.name.partition("-")[0]
+        if arm in methods:
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"methods": methods[arm]}))
+    return grid
+
+
+def table_rows(markdown, heading):
+    """The rows of the first table under a heading, by the text of their first cell."""
+    lines = markdown.split(f"## {heading}\n")[1].splitlines()
+    table = list(itertools.takewhile(is_row, itertools.dropwhile(lambda line: not is_row(line), lines)))
+    head, _, *rows = (
+        [cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in table
+    )
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+def is_row(line):
+    return line.startswith("|")
+
+
+def test_agnostic_arms_are_ranked_among_themselves_and_idle_methods_are_marked(tmp_path):
+    arms = {"told": 0.0, "better": 0.05, "worse": 0.1}
+    methods = {
+        "told": {"fire": {"boundary": "informed", "acts": True}},
+        "better": {},
+        "worse": {
+            "redo": {"boundary": "agnostic", "acts": False},
+            "l2": {"boundary": "agnostic", "acts": True},
+        },
+    }
+    grid = with_methods(write_grid(tmp_path, arms, sequences=1, seeds=3, visits=6), methods)
+    write_report([grid])
+    text = (grid / "report.md").read_text()
+    shown = table_rows(text, "Results")
+    worse = "worse redo never acted"
+    columns = ("boundary", "rank", "among agnostic")
+    assert [shown["told"][c] for c in columns] == ["informed", "1", "\N{EN DASH}"]
+    assert [shown["better"][c] for c in columns] == ["agnostic", "2", "1"]
+    assert [shown[worse][c] for c in columns] == ["agnostic", "3", "2"]
+    assert table_rows(text, "Against told")[worse]["boundary"] == "agnostic"
+    for heading in (
+        "Is plasticity lost?",
+        "Visit by visit, against fresh agents",
+        "The state of the networks",
+    ):
+        assert worse in table_rows(text, heading), heading
+    assert "worse (redo never acted)" in text.split("## All metrics")[1]
+    with (grid / "runs.csv").open() as file:
+        found = {row["arm"]: (row["boundary"], row["never_acted"]) for row in csv.DictReader(file)}
+    assert found["told"] == ("informed", "")
+    assert found["worse"] == ("agnostic", "redo")
+
+
+def test_figures_at_a_numerical_cap_are_shown_as_bounds(tmp_path):
+    """The condition number of a kernel of 64 rows that single precision cannot resolve is 1 / (64 eps)."""
+    grid, cap = write_grid(tmp_path, ARMS, sequences=1, seeds=3, visits=4), 2**23 / 64
+    for path in grid.parents[1].glob("cells/*/*/summary.json"):
+        content, is_capped = json.loads(path.read_text()), path.parent.name.startswith("loses")
+        for row in content["diagnostics"]:
+            row["plasticity/ntk_condition/actor"] = cap if is_capped else 100.5
+        path.write_text(json.dumps(content))
+    write_report([grid])
+    shown = table_rows((grid / "report.md").read_text(), "The state of the networks")
+    assert shown["loses"]["ntk condition"] == "at least 131,072"
+    assert shown["keeps"]["ntk condition"] in ("100", "101")
+    assert (
+        "condition number of the NTK; \N{BLACK UP-POINTING TRIANGLE}: at least"
+        in (grid / "report.html").read_text()
+    )
+
+
+def test_a_median_is_a_bound_where_capped_readings_decide_it():
+    cap = 2**23 / 64
+    assert median("ntk_condition", [10.5, cap, cap]) == (cap, True)
+    assert median("ntk_condition", [10.5, 20.5, cap]) == (20.5, False)
+    assert median("ntk_condition", [10.5, cap]) == ((10.5 + cap) / 2, True)
+    assert median("dormant_units", [0.5, math.nan, 0.7]) == (pytest.approx(0.6), False)
+    assert math.isnan(median("ntk_condition", [math.nan])[0])
+
+
+def test_an_informed_method_that_never_acted_makes_no_arm_informed():
+    idle = {"methods": {"fire": {"boundary": "informed", "acts": False}}}
+    assert of_methods(idle) == ("agnostic", ("fire",))
+    assert of_methods({}) == ("", ())
 
 
 def test_unfinished_and_failed_cells_are_shown_as_such(grid, tmp_path):
