@@ -89,7 +89,8 @@ class Study:
     def arm_cell(self, arm: str, *sequences: str) -> Cell:
         """Returns an arm's name for a table on `sequences` (default: all), marked where a method of it never acted."""
         runs = [run for name in sequences or self.sequences for run in self._by_place.get((name, arm), [])]
-        return Cell(self.marked(arm, *sequences), detail=never_acted(sorted({name for run in runs for name in run.idle})))
+        idle = sorted({name for run in runs for name in run.idle})
+        return Cell(self.marked(arm, *sequences), detail=never_acted(idle))
 
     def ranks(self, sequence: str, arms: Sequence[str]) -> dict[str, int]:
         """Returns the rank of each of `arms` on a sequence by the headline, from 1; arms without a value have none."""

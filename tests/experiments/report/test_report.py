@@ -13,11 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from isorl.experiments.grid.cell import State, beside
-from isorl.experiments.report import charts
+from isorl.experiments.report import charts, network_sections, result_sections
 from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
 from isorl.experiments.report.estimates import median
 from isorl.experiments.report.find_runs import find_runs
-from isorl.experiments.report.formatting import format_count, format_duration, format_number
+from isorl.experiments.report.formatting import format_count, format_duration, format_number, format_p_value
+from isorl.experiments.report.prediction import Prediction
 from isorl.experiments.report.render import to_html, to_markdown
 from isorl.experiments.report.runs import of_methods
 from isorl.experiments.report.study import Study
@@ -74,6 +75,21 @@ def test_page_says_what_was_lost(written):
     ):
         assert f"## {part}" in text
     assert "python train.py -m" in text
+    assert "Least-squares slope per visit of the seeds' mean ratio to fresh" in text
+    assert "Of the network that acts, at the end of each visit; median over seeds." in text
+    assert text.index("## Is plasticity lost?") < text.index("## How it was made")
+
+
+def test_sections_show_which_colour_is_which_arm(written):
+    text = (written / "report.html").read_text()
+    sections = re.findall(r'<section id="s\d+">(.*?)</section>', text, flags=re.DOTALL)
+    titled = {re.search(r"<h2>(.*?)</h2>", section)[1]: section for section in sections}
+    for title in ("Results", "The state of the networks"):
+        legend = re.search(r'<div class="legend">(.*?)</div>', titled[title])[1]
+        assert re.findall(r'--arm(\d)\)"></i>(\w+)<', legend) == [("0", "keeps"), ("1", "loses")]
+    assert '<div class="legend">' not in titled["Is plasticity lost?"]
+    assert titled["How it was made"].startswith("<details><summary><h2>How it was made</h2></summary>")
+    assert titled["Results"].startswith("<h2>Results</h2>")
 
 
 def test_page_against_another_arm_by_another_metric(grid, tmp_path):
@@ -95,9 +111,17 @@ def test_numbers_are_written_as_csv(written):
 
 
 def test_report_made_twice_is_the_same(grid, written, tmp_path):
+    tmp_path = tmp_path / "a" / "new" / "folder"
     write_report([grid], tmp_path)
     for name in ("report.html", "report.md", "runs.csv"):
         assert (tmp_path / name).read_text() == (written / name).read_text()
+
+
+def test_predictors_are_shaded_by_their_strength_from_minus_one_to_one():
+    found = [Prediction(correlation=0.3, within=-0.4, auroc=0.9, pairs=9), Prediction(0.1, math.nan, 0.2, 9)]
+    cells = network_sections._prediction_cells(found)
+    assert [cell.shade for cell in cells] == [-0.4, None, 0.3, 0.1, pytest.approx(0.8)]
+    assert cells[-1].text == "0.90"
 
 
 @pytest.mark.parametrize(
@@ -422,3 +446,19 @@ def test_decisions_of_the_control_loop_are_shown(tmp_path):
     text = (write_report([folder])[1]).read_text()
     assert "| sequence 0: loses | gram | 2 | 10 | 4 | 2 | 0.10 | 0.40 | 0.20 |" in text
     assert "strength over the run, loses on sequence 0" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(math.nan, "\N{EN DASH}"), (0.0009, "< 0.001"), (0.001, "0.001"), (0.25, "0.250")]
+)
+def test_p_values_as_they_are_shown(value, text):
+    assert format_p_value(value) == text
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((-2.0, -1.0), "loses plasticity"), ((1.0, 2.0), "gains on fresh agents"), ((-1.0, 1.0), "no trend beyond chance"),
+     ((0.0, 1.0), "no trend beyond chance"), ((-1.0, 0.0), "no trend beyond chance")],
+)  # fmt: skip
+def test_a_trend_is_named_where_its_interval_leaves_out_zero(interval, verdict):
+    assert result_sections._verdict(*interval) == verdict
