@@ -119,7 +119,7 @@ def _load(name: str) -> SequenceConfig:
 
 def _section(name: str) -> str:
     lines = (FOLDER / "sequence" / f"{name}.yaml").read_text().splitlines()
-    comment = " ".join(line[1:].strip() for line in lines if line.startswith("#"))
+    comment = " ".join(line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line)
     text = f"## {name}\n\n{comment}\n\nSource: {_load(name).source}."
     drawn = (PICTURES / f"{name}.png").exists()
     return f"{text}\n\n![{name}](img/sequences/{name}.png)" if drawn else text

@@ -49,8 +49,8 @@ def test_optimizer_yaml_has_every_option(name):
 
 @pytest.mark.parametrize("name", groups()["network"])
 def test_network_yaml_is_a_network(name):
-    widths = {"widths": [64, 64]}  # in the file they follow the sequence's family
-    assert typed(NetworkSpec, {**read("network", name), **widths}).widths == (64, 64)
+    of_family = {"widths": [64, 64], "body": "auto"}  # in the file they follow the sequence's family
+    assert typed(NetworkSpec, {**read("network", name), **of_family}).widths == (64, 64)
 
 
 def test_every_method_has_its_yaml_with_its_defaults():
