@@ -48,7 +48,9 @@ def test_what_is_played_makes_sequences_not_arms(tmp_path):
     assert {cell.sequence for cell in made} == {
         f"env env={env} agent_steps={steps}" for env in ("CartPole-v1", "Acrobot-v1") for steps in (64, 128)
     }
-    cycles = cells(requests_of_sweep(["sequence=control_cycle", "sequence.cycles=1,2"]), (), tmp_path, Composer())
+    cycles = cells(
+        requests_of_sweep(["sequence=control_cycle", "sequence.cycles=1,2"]), (), tmp_path, Composer()
+    )
     assert {(cell.sequence, cell.arm) for cell in cycles} == {
         (f"control_cycle sequence.cycles={number}", "") for number in (1, 2)
     }
