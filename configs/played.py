@@ -27,7 +27,7 @@ FAMILIES = {
     "minatar": "MinAtar/",
     "dmc": "dm_control/",
     "nine_rooms": "isorl/NineRooms",
-    "falling": "isorl/(Catch|Rain)",
+    "falling": "isorl/(Catch|Rain|Forager)",
     "digits": "isorl/Digits",
     "mnist": "isorl/(Fashion)?MNIST",
     "cifar": "isorl/CIFAR",

@@ -11,7 +11,9 @@ from torch.distributions import Categorical
 import isorl.envs  # noqa: F401  registers isorl/Stream-v0
 
 
-def main(sequence: str = "catch_permuted", num_envs: int = 8, num_steps: int = 8, gamma: float = 0.95) -> dict:
+def main(
+    sequence: str = "catch_permuted", num_envs: int = 8, num_steps: int = 8, gamma: float = 0.95
+) -> dict:
     """Learns the whole sequence; returns the mean raw return of each visit's episodes."""
     torch.manual_seed(0)
     vectorised = {"num_envs": num_envs, "vectorization_mode": "vector_entry_point"}
