@@ -90,7 +90,8 @@ def _colour(sequence: Sequence, task: Task) -> tuple[float, ...]:
 def _frame(task: Task) -> np.ndarray | None:
     """The agent's own view of an image task, else the environment's drawing; None where it cannot draw here."""
     env = TaskEnv(task, 1)
-    is_image = len(env.observation_space.shape) == 3
+    space = env.observation_space
+    is_image = len(space.shape) == 3 and (space.shape[0] == 1 or space.high.max() > 1)  # else planes of objects
     if not is_image:
         env.close()
         try:
