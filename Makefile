@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: train demo test slow faults audit lint format tensorboard docs clean
+.PHONY: train demo test slow faults mutants audit lint format tensorboard docs clean
 
 train: $(READY)            ## the default experiment: PPO, AEI network and AdamO on nine rooms
 	$(BIN)/python train.py
@@ -21,6 +21,9 @@ slow: $(READY)             ## the tests that take longer
 
 faults: $(READY)           ## kills, full disks, damaged files, random command lines, a soak: hours
 	$(BIN)/python -m tests.faults --kills 200 --writes --mutations 10000 --fuzz 100000 --fuzz-run 200 --soak 3600
+
+mutants: $(READY)          ## 300 small changes of the code, one at a time: which do no tests notice? Hours; goes on where it stopped
+	$(BIN)/python -m tests.mutants --mutants 300 --seed 0
 
 audit: $(READY)            ## known vulnerabilities of the versions in constraints.txt; needs the network
 	@.ci/audit

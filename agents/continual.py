@@ -82,7 +82,7 @@ class Continual(BaseAlgorithm):
             self._start_methods(self.policy)
 
     def _start_methods(self, policy: Any) -> None:
-        if policy.network.isometry == "projected":
+        if policy.network.is_projected:
             self.methods = Methods({**self.methods.by_name, "projection": Projection()})
         generator = torch.Generator().manual_seed(self.seed if self.seed is not None else 0)
         self.learner = Learner(
@@ -93,6 +93,7 @@ class Continual(BaseAlgorithm):
             policy.targets(),
             generator,
             self.LABELLED,
+            self.methods.by_name,
         )
         self.methods.start(self.learner)
 

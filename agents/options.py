@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import isorl.agents
 from isorl.agents import Agent, ContinualClassifier, ContinualDQN, ContinualPPO
 from isorl.configs import RunConfig, UserError, nearest, typed
+from isorl.envs.sequence import Sequence
 from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.diagnostics import METRICS
 from isorl.plasticity.methods import METHODS, Method
@@ -197,10 +198,25 @@ class AdamOOptions(AdamOptions):
 
     name: str = "adamo"
     weight_decay: float = 0.0
-    iso_lambda: float = 0.1
+    iso_lambda: float | None = None
+    iso_half_life: float | None = None
+    """The strength as updates that halve a deviation from isometry; below 1: as a share of a visit's updates."""
     iso_lr: float | None = None
     iso_target: float | None = None
     iso_every: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.iso_lambda is not None and self.iso_half_life is not None:
+            raise UserError(
+                f"'optimizer.iso_lambda' ({self.iso_lambda:g}) and 'optimizer.iso_half_life' ({self.iso_half_life:g}) "
+                "both give the strength of the isometry step. Leave one out."
+            )
+        if self.iso_half_life is not None and not 0 < self.iso_half_life < math.inf:
+            raise UserError(
+                f"'optimizer.iso_half_life' is {self.iso_half_life:g}; it must be a number of updates, or between 0 "
+                "and 1 a share of a visit. iso_lambda=0 turns the step off."
+            )
 
 
 AGENTS: Registry[tuple[type[Agent], type]] = Registry("agent")
@@ -263,7 +279,16 @@ def optimizer_arguments(
         kwargs["decoupled_weight_decay"] = True
         if options.iso_target is None:
             kwargs["iso_target"] = (network.orthogonal_gain or math.sqrt(2)) ** 2
+        if options.iso_half_life is not None and options.iso_half_life < 1:
+            kwargs["iso_half_life"] = options.iso_half_life * _updates_of_a_visit(config)
     return optimizer, kwargs
+
+
+def _updates_of_a_visit(config: RunConfig) -> float:
+    """Returns the mean number of optimizer steps that are planned for a visit."""
+    options = agent_options(config)
+    visits = Sequence.from_config(config.sequence, config.seed, options.n_envs).visits
+    return sum(options.planned_updates(visit.agent_steps) for visit in visits) / len(visits)
 
 
 def make_agent(config: RunConfig, env: VecEnv) -> Agent:

@@ -22,11 +22,12 @@ import gymnasium
 import numpy as np
 import torch
 from stable_baselines3.common.env_util import make_vec_env
+from torch.optim import Adam, Optimizer
 
 from isorl.agents import ContinualClassifier, ContinualDQN, ContinualPPO
 from isorl.configs import SequenceConfig, TaskConfig
 from isorl.envs import Sequence, SwitchingVecEnv
-from isorl.plasticity import NetworkSpec
+from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.methods import METHODS, Method
 
 ROUNDS = 7
@@ -56,11 +57,10 @@ class Noise(gymnasium.Env):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
-def agent(setting: str, methods: dict[str, Method]) -> Agent:
+def agent(setting: str, methods: dict[str, Method], optimizer: type[Optimizer] = Adam) -> Agent:
     """An agent with data to train on."""
-    common: dict[str, Any] = dict(
-        policy_kwargs={"network": NetworkSpec(activation="relu")}, methods=methods, seed=0, device="cpu"
-    )
+    policy = {"network": NetworkSpec(activation="relu"), "optimizer_class": optimizer}
+    common: dict[str, Any] = dict(policy_kwargs=policy, methods=methods, seed=0, device="cpu")
     if setting.startswith("classifier"):
         config = SequenceConfig("digits", [TaskConfig("isorl/Digits-v0", agent_steps=1_000_000)])
         stream = SwitchingVecEnv(Sequence.from_config(config, 0, 64), 64, 0)
@@ -84,7 +84,8 @@ def seconds(trained: Agent, setting: str) -> float:
 
 def ratio(setting: str, name: str) -> float:
     """Time of an update with the method over one without."""
-    agents = agent(setting, {}), agent(setting, {name: METHODS[name]()})
+    optimizer = AdamO if name == "adaptive_isometry" else Adam  # whose strength it controls
+    agents = agent(setting, {}, optimizer), agent(setting, {name: METHODS[name]()}, optimizer)
     for one in agents:
         seconds(one, setting)  # warms up
     rounds = [[seconds(one, setting) for one in agents] for _ in range(ROUNDS)]

@@ -1,6 +1,6 @@
 """What the plasticity library costs, as ratios measured in one run.
 
-    python -m benchmarks.plasticity [--gpu] [--write]
+    python -m benchmarks.plasticity [--gpu] [--json FILE] [--write]
 
 Every ratio compares two ways of doing the same thing in interleaved rounds; the fastest of each
 counts, as other processes only ever slow things down.
@@ -10,9 +10,11 @@ counts, as other processes only ever slow things down.
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from isorl.plasticity import (
     parameter_groups,
     project_,
 )
+from isorl.plasticity.diagnostics import DEFAULT_METRICS
 from isorl.plasticity.diagnostics.spectra import masked_singular_values
 
 DOCS = Path(__file__).parents[1] / "docs" / "plasticity.md"
@@ -43,18 +46,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpu", action="store_true", help="measure on CUDA instead of one CPU thread")
     parser.add_argument("--write", action="store_true", help="write the table into docs/plasticity.md")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows are kept")
     arguments = parser.parse_args()
     device = torch.device("cuda" if arguments.gpu else "cpu")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows: list[Row] = []
     with threadpool_limits(1, "blas"):  # numpy's
-        for section in (kernels, spectra, optimizer, orthogonality, default_diagnostics):
-            for row in section(device):
+        for section in SECTIONS:
+            for row in attempted(section, device):
                 print(" | ".join(row), flush=True)
                 rows.append(row)
+                if arguments.json:
+                    arguments.json.write_text(json.dumps({"where": where(device), "rows": rows}))
     if arguments.write:
-        write(rows, device)
+        write(rows, device.type, where(device))
+
+
+def attempted(section: Callable[[torch.device], list[Row]], device: torch.device) -> list[Row]:
+    """Returns the rows of a section; one that says why, where it fails: the others are measured all the same."""
+    try:
+        return section(device)
+    except Exception as error:
+        return [(section.__name__, "-", f"failed: {str(error).splitlines()[0]}", "-")]
 
 
 def kernels(device: torch.device) -> list[Row]:
@@ -180,6 +194,41 @@ def default_diagnostics(device: torch.device) -> list[Row]:
     ]
 
 
+def on_the_device(device: torch.device) -> list[Row]:
+    """Spectra, dormant units and NTK of an Atari network where it trains, against the same on the CPU."""
+    spectra_of_layers = ("layer_jacobian_min", "layer_jacobian_max", "layer_jacobian_spectrum")
+    cases: dict[str, tuple[Sequence[str], int, str]] = {
+        "all layers' spectra, 256 samples": (spectra_of_layers, 256, "50 ms, 1e-3"),
+        "default metrics, 256 samples": (DEFAULT_METRICS, 256, "-, 1e-3"),
+        "the NTK's spectrum, 512 samples": (("ntk_spectrum",), 512, "-, 1e-3"),
+    }
+    here = shared_cnn(torch.device("cpu"))["actor"]
+    there = copy.deepcopy(here).to(device)
+    rows = []
+    for name, (metrics, samples, goal) in cases.items():
+        x = torch.rand(samples, *IMAGE)
+        measure = partial(diagnose, {"actor": there}, x.to(device), metrics)
+        differ = largest_difference(measure(), diagnose({"actor": here}, x, metrics))
+        seconds = min(lasted(measure) for _ in range(3))
+        rows.append(
+            (f"`diagnose`, Nature CNN, {name}", "the CPU", f"{ms(seconds)}, equal to {differ:.0e}", goal)
+        )
+    return rows
+
+
+def largest_difference(found: Mapping[str, float | Tensor], expected: Mapping[str, float | Tensor]) -> float:
+    """Returns the largest difference of two measurements, each relative to the largest number of its spectrum."""
+    pairs = [(torch.as_tensor(found[name]), torch.as_tensor(value)) for name, value in expected.items()]
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-6)) for a, b in pairs)
+
+
+def lasted(function: Callable[[], object]) -> float:
+    """Returns the seconds that a call takes."""
+    start = clock()
+    function()
+    return clock() - start
+
+
 def diagnose_row(name: str, networks: nn.ModuleDict, x: Tensor, batch: int) -> Row:
     """One call on 256 samples against one update of the actor."""
     actor = networks["actor"]
@@ -277,17 +326,23 @@ def ms(seconds: float) -> str:
     return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def write(rows: list[Row], device: torch.device) -> None:
-    """Replaces the table between the markers of its device in docs/plasticity.md."""
-    where = torch.cuda.get_device_name() if device.type == "cuda" else "one CPU thread"
-    lines = [f"Measured on {where}, torch {torch.__version__}.", ""]
+def where(device: torch.device) -> str:
+    """Returns what the rows were measured on."""
+    return f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'one CPU thread'}, torch {torch.__version__}"
+
+
+def write(rows: Sequence[Sequence[str]], device: str, place: str) -> None:
+    """Replaces the table between the markers of a device, "cpu" or "cuda", in docs/plasticity.md."""
+    lines = [f"Measured on {place}.", ""]
     lines += ["| what | against | measured | goal |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    start, end = f"<!-- benchmark {device.type} -->", f"<!-- end benchmark {device.type} -->"
+    start, end = f"<!-- benchmark {device} -->", f"<!-- end benchmark {device} -->"
     pattern = re.compile(f"{start}.*?{end}", re.DOTALL)
     table = "\n".join([start, *lines, end])
     DOCS.write_text(pattern.sub(lambda _: table, DOCS.read_text()))
 
+
+SECTIONS = (kernels, spectra, optimizer, orthogonality, default_diagnostics, on_the_device)
 
 if __name__ == "__main__":
     main()

@@ -1,16 +1,19 @@
 """How fast training is, beside stable-baselines3, CleanRL and LeanRL: ratios measured in one run.
 
-    python -m benchmarks.speed [CASE ...] [--rounds 5] [--cleanrl PATH] [--leanrl PATH] [--gpu] [--write]
+    python -m benchmarks.speed [CASE ...] [--rounds 5] [--cleanrl PATH] [--leanrl PATH] [--gpu] [--json FILE] [--write]
 
 Every contender trains in a process of its own with one torch thread. The processes take turns: each trains for one
 chunk of environment steps and waits until all others have done theirs, so that whatever else the machine does falls
 on all alike. What counts is the CPU time of the process, all threads together (on a GPU the wall clock); the first
-chunks, with imports and compilation, are left out and shown apart. --write puts the tables into docs/performance.md.
+chunks, with imports and compilation, are left out and shown apart. --json keeps the rates after every round, --write
+puts the tables into docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import platform
 import re
@@ -19,11 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "performance.md"
@@ -110,6 +115,7 @@ CASES = {
     ),
 }  # fmt: skip
 PARTS = ("environment alone", "network alone")
+BEGAN = time.perf_counter()
 WARM_UP = 2
 """Chunks before the first measured one."""
 
@@ -119,7 +125,7 @@ class Metronome:
 
     def __init__(self, chunk: int, gpu: bool) -> None:
         self.chunk, self.gpu = chunk, gpu
-        self.steps, self.began = 0, 0.0
+        self.steps, self.began = 0, BEGAN if gpu else 0.0
         self.out, sys.stdout = sys.stdout, sys.stderr  # what the contender prints is not for us
 
     def __call__(self, steps: int) -> None:
@@ -142,31 +148,51 @@ class Metronome:
 
 
 @dataclass
-class Contender:
-    """A contender's process and its measured rates."""
+class Result:
+    """What was measured of a contender.
+
+    Attributes:
+        name: of the contender.
+        rates: environment steps per second, one for each round.
+        start_up: seconds until the end of the first chunk.
+        peak: of its memory, MiB.
+        failed: why it does not run here; None where it does.
+    """
 
     name: str
+    rates: list[float] = field(default_factory=list)
+    start_up: float = 0.0
+    peak: float = 0.0
+    failed: str | None = None
+
+
+@dataclass
+class Contender:
+    """A contender's process and what was measured of it."""
+
+    result: Result
     process: subprocess.Popen[str]
     log: Path
 
-    def __post_init__(self) -> None:
-        self.rates: list[float] = []  # environment steps per second
-        self.start_up = 0.0  # seconds until the end of the first chunk
-        self.peak = 0.0  # MiB
-
     def turn(self) -> tuple[float, float] | None:
         """(steps, seconds) of one chunk; None where the process has ended."""
+        self.begin()
+        return self.end()
+
+    def begin(self) -> None:
+        """Lets the contender train its next chunk."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
+        with suppress(BrokenPipeError):
             self.process.stdin.write("\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            return None
+
+    def end(self) -> tuple[float, float] | None:
+        """Waits for the end of the chunk: what `turn` returns."""
+        assert self.process.stdout is not None
         line = self.process.stdout.readline().split()
         if not line:
             return None
-        self.peak = float(line[2])
+        self.result.peak = float(line[2])
         return float(line[0]), float(line[1])
 
     def last_words(self) -> str:
@@ -175,23 +201,43 @@ class Contender:
         return lines[-1] if lines else f"exit code {self.process.wait()}"
 
 
-def measure(case: str, names: Sequence[str], options: argparse.Namespace) -> list[Contender]:
-    """Lets the contenders of a case take turns; those that cannot run are left out with a word."""
+def measure(
+    case: str,
+    names: Sequence[str],
+    options: argparse.Namespace,
+    keep: Callable[[list[Result]], None] = lambda results: None,
+) -> list[Result]:
+    """Lets the contenders of a case take turns for so many rounds, fewer where `options.seconds` are over.
+
+    Args:
+        case: a name in CASES.
+        names: of contenders.
+        options: of the command line.
+        keep: is called after every round.
+    """
+    ends = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory() as logs:
         contenders = [launch(case, name, options, Path(logs) / f"{i}.log") for i, name in enumerate(names)]
+        results, taking_turns = [contender.result for contender in contenders], list(contenders)
         for number in range(-WARM_UP, options.rounds):
-            for contender in list(contenders):
-                turn = contender.turn()
+            if number > 0 and time.monotonic() > ends:
+                break
+            for contender in list(taking_turns):
+                # all start up side by side; from then on each has the machine to itself
+                turn = contender.end() if number == -WARM_UP else contender.turn()
+                result = contender.result
                 if turn is None:
-                    print(f"{contender.name} does not run here: {contender.last_words()}", flush=True)
-                    contenders.remove(contender)
+                    result.failed = contender.last_words()
+                    print(f"{result.name} does not run here: {result.failed}", flush=True)
+                    taking_turns.remove(contender)
                 elif number >= 0:
-                    contender.rates.append(turn[0] / turn[1])
+                    result.rates.append(turn[0] / turn[1])
                 elif number == -WARM_UP:
-                    contender.start_up = turn[1]
+                    result.start_up = turn[1]
+            keep(results)
         for contender in contenders:
             contender.process.kill()
-    return contenders
+    return results
 
 
 def launch(case: str, name: str, options: argparse.Namespace, log: Path) -> Contender:
@@ -205,7 +251,7 @@ def launch(case: str, name: str, options: argparse.Namespace, log: Path) -> Cont
     process = subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=log.open("w"), text=True, cwd=ROOT, env=env
     )
-    return Contender(name, process, log)
+    return Contender(Result(name), process, log)
 
 
 def contend(case: str, name: str, options: argparse.Namespace) -> None:
@@ -229,9 +275,12 @@ def contend(case: str, name: str, options: argparse.Namespace) -> None:
         contenders.run(case, name, "cuda" if options.gpu else "cpu", tick)
 
 
-def table(case: str, contenders: Sequence[Contender], gpu: bool) -> list[str]:
+def table(case: str, results: Sequence[Result], gpu: bool) -> list[str]:
     """Lines of Markdown: rates, and ratios to the first contender paired round by round."""
-    first, by_name = contenders[0], {contender.name: contender for contender in contenders}
+    results = [result for result in results if result.failed is None and result.rates]
+    if not results:
+        return []
+    first, by_name = results[0], {result.name: result for result in results}
     unit = "second" if gpu else "CPU-second"
     head = [
         "",
@@ -241,10 +290,10 @@ def table(case: str, contenders: Sequence[Contender], gpu: bool) -> list[str]:
         "memory, MiB",
     ]
     lines = [f"### {CASES[case].title}", "", "| " + " | ".join(head) + " |", "|---|---|---|---|---|"]
-    for contender in contenders:
-        ratios = [ours / theirs for ours, theirs in zip(contender.rates, first.rates, strict=True)]
-        row = [contender.name, f"{median(contender.rates):,.0f}", spread(ratios)]
-        row += [f"{contender.start_up:.1f}", f"{contender.peak:,.0f}"]
+    for result in results:
+        ratios = [ours / theirs for ours, theirs in zip(result.rates, first.rates, strict=True)]
+        row = [result.name, f"{median(result.rates):,.0f}", spread(ratios)]
+        row += [f"{result.start_up:.1f}", f"{result.peak:,.0f}"]
         lines.append("| " + " | ".join(row) + " |")
     if {"fast", *PARTS} <= by_name.keys():
         parts = zip(*(by_name[name].rates for name in ("fast", *PARTS)), strict=True)
@@ -293,21 +342,32 @@ def main() -> None:
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="a case's rounds end then; default: never"
+    )
     parser.add_argument("--only", nargs="*", help="contenders beside the first; default: all")
     parser.add_argument("--cleanrl", type=Path, help="checkout of vwxyzjn/cleanrl")
     parser.add_argument("--leanrl", type=Path, help="checkout of pytorch-labs/LeanRL")
     parser.add_argument("--gpu", action="store_true", help="train on CUDA")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the rates are kept")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/performance.md")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
         return contend(options.cases[0], options.contender, options)
-    text = provenance(options.gpu) + "\n"
+    where = provenance(options.gpu)
+    text, measured = where + "\n", dict[str, Any]()
     for case in options.cases or CASES:
         first, *others = CASES[case].contenders
         others += CASES[case].on_gpu if options.gpu else ()
         names = [first, *(name for name in others if not options.only or name in options.only)]
-        lines = table(case, measure(case, names, options), options.gpu)
+
+        def keep(results: list[Result], case: str = case) -> None:
+            measured[case] = [asdict(result) for result in results]
+            if options.json:
+                options.json.write_text(json.dumps({"provenance": where.strip(), "cases": measured}))
+
+        lines = table(case, measure(case, names, options, keep), options.gpu)
         print("\n".join(lines), flush=True)
         text += "\n".join(lines) + "\n"
     if options.write:

@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +30,8 @@ COMMANDS = ("resume", "play", "dry_run", "reference", "benchmark", "pack", "toge
 """What the program should do; not part of a run."""
 ALONE = ("resume", "play")
 """They take everything from an existing run folder, `imports` aside."""
+GROWS = "sequence.cycles"
+"""What `resume` may be given besides: a run goes on with more cycles than it was planned with."""
 PATHS = (*ALONE, "run_dir")
 """Keys whose values are quoted for Hydra where it would stumble over a character."""
 own_folders: list[str] = []
@@ -36,12 +39,15 @@ own_folders: list[str] = []
 
 
 def register_resolvers() -> None:
-    """Makes ${tuned:KEY,DEFAULT}, ${command:WHAT} and those of configs/played.py known to OmegaConf.
+    """Makes ${tuned:KEY,DEFAULT}, ${tuned:KEY,DEFAULT,OTHER}, ${command:WHAT} and those of configs/played.py known.
 
-    The first is the sequence's value of KEY for the chosen agent, else DEFAULT; the second how to type a command.
+    The first is the sequence's value of KEY for the chosen agent, else DEFAULT; null where the value OTHER beside it is
+    given instead. ${command:...} is how to type a command.
     """
 
-    def tuned(key: str, default: Any, *, _root_: DictConfig) -> Any:
+    def tuned(key: str, default: Any, other: str = "", *, _root_: DictConfig, _parent_: DictConfig) -> Any:
+        if other and _parent_[other] is not None:
+            return None
         value = OmegaConf.select(_root_, f"sequence.tuning.{_root_.agent.name}.{key}", default=default)
         return OmegaConf.create(value) if isinstance(value, list) else value  # as OmegaConf wants lists
 
@@ -140,10 +146,12 @@ def check_overrides(arguments: list[str]) -> list[str]:
         _check_option(override)
     keys = [override.key_or_group for override in overrides]
     for alone in ALONE:
-        others = [key for key in keys if key not in (alone, "imports") and not key.startswith("hydra")]
+        may = (alone, "imports", *([GROWS] if alone == "resume" else []))
+        others = [key for key in keys if key not in may and not key.startswith("hydra")]
         if alone in keys and others:
+            more = f" Only '{GROWS}' may grow." if alone == "resume" else ""
             raise UserError(
-                f"'{alone}' takes everything from the run folder; it cannot be combined with '{others[0]}'."
+                f"'{alone}' takes everything from the run folder; it cannot be combined with '{others[0]}'.{more}"
             )
     _check_launcher(overrides)
     many = "-m" in flags or "--multirun" in flags
@@ -297,6 +305,7 @@ def _search_path() -> list[str]:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
+    Plugins.instance()  # now: the configurations of some plugins are stored at their first import alone
     before = Singleton.get_state()
     GlobalHydra.instance().clear()
     try:

@@ -46,6 +46,11 @@ def named() -> list[str]:
     return list(_named.values())
 
 
+def modules() -> list[ModuleType]:
+    """Returns the modules that the user has named."""
+    return [sys.modules[name] for name in _named]
+
+
 def take(entries: Iterable[str]) -> None:
     """Imports modules and files that the user of this process named; each once.
 

@@ -59,7 +59,8 @@ def _of_run(what: str) -> Callable[[list[str]], None]:
     return command
 
 
-WITH_RUN = {"resume": "continues the run in RUN_DIR from its newest checkpoint.",
+WITH_RUN = {"resume": "continues the run in RUN_DIR from its newest checkpoint; sequence.cycles=N\n"
+                      "plans more cycles for it, also where it is finished.",
             "play": "records a video of the agent in RUN_DIR on each of its tasks."}  # fmt: skip
 
 

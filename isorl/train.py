@@ -12,7 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from isorl.configs.command_line import check_overrides, imports_in, prepared, register_resolvers, resolve
+from isorl.configs.command_line import (
+    GROWS,
+    check_overrides,
+    imports_in,
+    prepared,
+    register_resolvers,
+    resolve,
+)
 from isorl.configs.errors import Interrupted, RunStopped, UserError
 from isorl.configs.program import name, run_command
 from isorl.experiments.grid.sweeper import register
@@ -54,7 +61,7 @@ def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
             print(file)
         return None
     if composed.resume:
-        run_dir, content = composed.resume, experiment.resume(composed.resume)
+        run_dir, content = composed.resume, experiment.resume(composed.resume, _cycles(composed))
     else:
         config = references.referred(resolve(composed), composed.reference)
         if composed.dry_run:
@@ -68,6 +75,20 @@ def _dispatch(composed: DictConfig) -> dict[str, Any] | None:
     if any(Path(run_dir).glob("events.*")):
         print(f"Watch it with: tensorboard --logdir {run_dir}")
     return content
+
+
+def _cycles(composed: DictConfig) -> int | None:
+    """Returns the cycles that the command line gives a run that is resumed; None where it gives none."""
+    from isorl.experiments.grid.cell import CELLS
+
+    if not any(word.startswith(f"{GROWS}=") for word in HydraConfig.get().overrides.task):
+        return None
+    if Path(composed.resume).absolute().parent.parent.name == CELLS:
+        raise UserError(
+            f"'{composed.resume}' is a cell of a grid, which knows it by its configuration. Copy the folder to "
+            f"another place, and resume the copy with {GROWS}={composed.sequence.cycles}."
+        )
+    return int(composed.sequence.cycles)
 
 
 def _refuse(error: UserError) -> NoReturn:

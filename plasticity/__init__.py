@@ -3,7 +3,7 @@
 Depends on torch alone.
 """
 
-from isorl.plasticity.adamo import AdamO, isometry_half_life
+from isorl.plasticity.adamo import AdamO, isometry_half_life, isometry_lambda
 from isorl.plasticity.controller import AdaptiveStrength
 from isorl.plasticity.diagnostics import DEFAULT_METRICS, METRICS, diagnose, empirical_ntk, report, snapshot
 from isorl.plasticity.networks import NetworkSpec, build_mlp, build_nature_cnn, initialise_, project_
@@ -24,6 +24,7 @@ __all__ = [
     "gram_penalty",
     "initialise_",
     "isometry_half_life",
+    "isometry_lambda",
     "jacobian_penalty",
     "module_gram_penalty",
     "parameter_groups",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torch.optim import Adam
 
 from isorl.plasticity.linalg import as_matrix, isometry_descent
 
+DEFAULT_LAMBDA = 0.1
 _ISOMETRY_KEYS = ("isometric", "iso_lambda", "iso_lr", "iso_target", "iso_every", "iso_updates")
 
 
@@ -48,7 +49,10 @@ class AdamO(Adam):
         maximize: of Adam; the isometry penalty is minimised all the same.
         capturable: of Adam. The isometry step can be captured in a CUDA graph when iso_every is 1.
         fused: of Adam.
-        iso_lambda: strength lambda. What acts is a = iso_lr * iso_lambda; 1e-4 to 1e-3 is useful.
+        iso_lambda: strength lambda, 0.1 unless it or `iso_half_life` is given. What acts is
+            a = iso_lr * iso_lambda; 1e-4 to 1e-3 is useful.
+        iso_half_life: the same strength in updates, from which lambda follows by `isometry_lambda` at the
+            first iso_lr; like every lambda it follows the schedule of the learning rate from there on.
         iso_lr: eta_iso; None follows the group's current lr and so every schedule.
         iso_target: s, the squared singular value aimed at: 1, or 2 for ReLU (which zeroes half the signal).
         iso_every: k: the step is taken at every k-th update with k-fold strength, at a k-th of the cost.
@@ -68,16 +72,19 @@ class AdamO(Adam):
         maximize: bool = False,
         capturable: bool = False,
         fused: bool | None = None,
-        iso_lambda: float = 0.1,
+        iso_lambda: float | None = None,
+        iso_half_life: float | None = None,
         iso_lr: float | None = None,
         iso_target: float = 1.0,
         iso_every: int = 4,
     ):
         params = params if isinstance(params, Tensor) else list(params)  # torch refuses a bare tensor itself
         stated = any(isinstance(group, dict) and "isometric" in group for group in params)
+        _check_given_once({"iso_lambda": iso_lambda, "iso_half_life": iso_half_life})
         self._isometry_defaults = {
             "isometric": not stated,
-            "iso_lambda": iso_lambda,
+            "iso_lambda": DEFAULT_LAMBDA if iso_lambda is None else iso_lambda,
+            "iso_half_life": iso_half_life,
             "iso_lr": iso_lr,
             "iso_target": iso_target,
             "iso_every": iso_every,
@@ -97,19 +104,27 @@ class AdamO(Adam):
             decoupled_weight_decay=decoupled_weight_decay,
         )
         self.defaults.update(self._isometry_defaults)
-        if not stated and iso_lambda > 0:
+        if not stated and iso_lambda != 0:
             _warn_about_flat_list(self.param_groups)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; keys of the isometry step it does not state take the optimizer's defaults."""
         stated = not isinstance(param_group, dict) or "isometric" in param_group
         if isinstance(param_group, dict):
-            param_group = {**self._isometry_defaults, **param_group}
+            _check_given_once(param_group)
+            own = {"iso_half_life": None} if param_group.get("iso_lambda") is not None else {}
+            param_group = {**self._isometry_defaults, **own, **param_group}
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        half_life = group.pop("iso_half_life", None)
         if not stated:
             group["isometric"] &= any(theta.ndim >= 2 for theta in group["params"])
         try:
+            if half_life is not None:
+                rate = group["lr"] if group["iso_lr"] is None else group["iso_lr"]
+                group["iso_lambda"] = isometry_lambda(
+                    half_life, rate, group["iso_target"], group["iso_every"]
+                )
             _check_group(group, self.isometric_weights(group))
         except ValueError:
             self.param_groups.pop()
@@ -213,6 +228,42 @@ def isometry_half_life(
     if planned_updates is not None and life > planned_updates:
         _warn_about_weak_step(life, planned_updates)
     return life
+
+
+def isometry_lambda(
+    half_life: float, lr: float | Tensor, iso_target: float = 1.0, iso_every: int = 1
+) -> float:
+    """Returns the iso_lambda with which a deviation from isometry halves in `half_life` updates.
+
+    The inverse of `isometry_half_life`. An application, at every k-th update, multiplies the deviation by
+    1 - 8 k a s, so (1 - 8 k a s)^(h / k) = 1/2 gives
+
+        lambda = (1 - 2^(-k / h)) / (8 k s eta_iso)
+
+    Exact to first order in sigma^2 / s - 1, without a task gradient. Further off, where small steps follow
+    du/dt = -8 a s u (u - 1) with u = sigma^2 / s, |u - 1| halves from u in log2((1 + u) / u) half-lives: 0.58
+    from u = 2, 1.58 from u = 1/2, and ever more towards u = 0.
+
+    Raises:
+        ValueError: a half-life shorter than iso_every, which one application would overshoot, or no rate.
+    """
+    if not (math.isfinite(half_life) and half_life >= iso_every):
+        raise ValueError(
+            f"iso_half_life is {half_life:g} updates; it must be finite and at least iso_every={iso_every}, "
+            "for the step is taken no more often"
+        )
+    if not float(lr) > 0:
+        raise ValueError(f"iso_half_life needs a learning rate above 0, got {float(lr):g}; use iso_lambda")
+    return -math.expm1(-math.log(2) * iso_every / half_life) / (8 * iso_every * iso_target * float(lr))
+
+
+def _check_given_once(options: Mapping[str, Any]) -> None:
+    iso_lambda, half_life = options.get("iso_lambda"), options.get("iso_half_life")
+    if iso_lambda is not None and half_life is not None:
+        raise ValueError(
+            f"iso_lambda={iso_lambda:g} and iso_half_life={half_life:g} both give the strength of the isometry "
+            "step; leave one out"
+        )
 
 
 def _unhooked(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Adaptive isometry strength: watch an index, double lambda when plasticity declines, verify the effect.
+"""Adaptive isometry strength: watch an index, double the strength when plasticity declines, verify the effect.
 
 The loop of arXiv 2606.09762's summaries, made safe: the strength has bounds, it rises and falls at different
 levels of the index (hysteresis), a rise waits for its effect before the next, and every decision is logged.
@@ -12,9 +12,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch.optim import Optimizer
+
+
+class Penalty(Protocol):
+    """Describes a penalty of the loss that has a strength, such as the methods `gram` and `jacobian`."""
+
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -31,13 +37,13 @@ class Decision:
 
 @dataclass
 class AdaptiveStrength:
-    """Sets iso_lambda of the isometric groups from an index that rises as plasticity declines.
+    """Sets the strength of an isometry penalty from an index that rises as plasticity declines.
 
     The baseline is the lowest index seen since `rebase` (a task switch changes the index by itself).
 
     Args:
-        optimizer: an AdamO; its isometric groups start at `start`.
-        start: lambda at first.
+        penalty: an AdamO, of whose isometric groups iso_lambda is set; or anything with a `strength`.
+        start: the strength at first.
         minimum: never below.
         maximum: never above.
         factor: of a rise or a fall.
@@ -47,7 +53,7 @@ class AdaptiveStrength:
         log: every decision.
     """
 
-    optimizer: Optimizer
+    penalty: Optimizer | Penalty
     start: float = 0.01
     minimum: float = 0.01
     maximum: float = 10.0
@@ -69,7 +75,7 @@ class AdaptiveStrength:
                 f"factor={self.factor}, patience={self.patience}, decline={self.decline}, "
                 f"recovery={self.recovery}"
             )
-        if not self._groups():
+        if isinstance(self.penalty, Optimizer) and not isometric_groups(self.penalty):
             raise ValueError(
                 "the optimizer has no isometric group; build it with AdamO(parameter_groups(...))"
             )
@@ -79,8 +85,8 @@ class AdaptiveStrength:
 
     @property
     def strength(self) -> float:
-        """Returns the present lambda."""
-        return self._groups()[0]["iso_lambda"]
+        """Returns the present strength."""
+        return strength_of(self.penalty)
 
     def update(self, index: float, dormant: float = math.nan) -> Decision:
         """Takes one measurement, an index that rises with decline and the dormant share, and decides."""
@@ -135,9 +141,19 @@ class AdaptiveStrength:
     def _raised(self, now: float) -> float:
         return min(now * self.factor, self.maximum)
 
-    def _groups(self) -> list[dict[str, Any]]:
-        return [group for group in self.optimizer.param_groups if group.get("isometric")]
-
     def _apply(self, strength: float) -> None:
-        for group in self._groups():
-            group["iso_lambda"] = strength
+        if isinstance(self.penalty, Optimizer):
+            for group in isometric_groups(self.penalty):
+                group["iso_lambda"] = strength
+        else:
+            self.penalty.strength = strength
+
+
+def isometric_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Returns the parameter groups that an isometry step acts on; none but for AdamO."""
+    return [group for group in optimizer.param_groups if group.get("isometric")]
+
+
+def strength_of(penalty: Optimizer | Penalty) -> float:
+    """Returns iso_lambda of the first isometric group of an optimizer, or the strength of a penalty."""
+    return isometric_groups(penalty)[0]["iso_lambda"] if isinstance(penalty, Optimizer) else penalty.strength

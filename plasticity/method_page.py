@@ -58,8 +58,8 @@ def _line(cells: list[str]) -> str:
 
 def _section(name: str, method: type[Method]) -> str:
     paper = (importlib.import_module(method.__module__).__doc__ or "").splitlines()[0]
-    text, _, attributes = inspect.cleandoc(method.__doc__ or "").partition("\n\nAttributes:\n")
-    explained = _explanations(attributes)
+    text = inspect.cleandoc(method.__doc__ or "").partition("\n\nAttributes:\n")[0]
+    explained = explanations(method)
     options = [
         f"- `{field.name}` = `{field.default}`: {explained[field.name]}"
         for field in dataclasses.fields(method)  # type: ignore[arg-type]
@@ -70,10 +70,14 @@ def _section(name: str, method: type[Method]) -> str:
     return "\n\n".join([*parts, "\n".join(options)] if options else parts) + "\n"
 
 
-def _explanations(attributes: str) -> dict[str, str]:
-    """Attribute -> its text, from the lines `name: text` and their continuations."""
-    joined = re.sub(r"\n {8}\s*", " ", attributes)
-    return dict(re.findall(r"^ {4}(\w+): (.*)$", joined, re.MULTILINE))
+def explanations(method: type[Method]) -> dict[str, str]:
+    """Returns attribute -> what the section `Attributes` of the class says of it, or that of the class it is from."""
+    found: dict[str, str] = {}
+    for cls in reversed(method.__mro__):
+        attributes = inspect.cleandoc(cls.__dict__.get("__doc__") or "").partition("\nAttributes:\n")[2]
+        joined = re.sub(r"\n {8}\s*", " ", attributes)
+        found |= dict(re.findall(r"^ {4}(\w+): (.*)$", joined, re.MULTILINE))
+    return found
 
 
 if __name__ == "__main__":

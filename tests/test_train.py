@@ -72,6 +72,11 @@ REFUSED = {
     "unknown activation": (["network.activation=rely"], "Did you mean 'relu'?"),
     "minibatch above rollout": (["agent.batch_size=100000"], "fewer than"),
     "negative isometry": (["optimizer.iso_lambda=-1"], "iso_lambda"),
+    "two strengths of isometry": (
+        ["optimizer.iso_lambda=1", "optimizer.iso_half_life=300"],
+        "Leave one out",
+    ),
+    "a half-life below iso_every": (["optimizer.iso_half_life=2"], "at least iso_every=4"),
     "negative method strength": (["method=[l2_init]", "method.l2_init.strength=-1"], "strength"),
     "no such device": (["device=gpu"], "There is no device 'gpu'"),
     "nothing to resume": (["resume=/nowhere"], "does not exist"),

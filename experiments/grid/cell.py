@@ -17,6 +17,8 @@ from typing import Any
 from isorl.configs import RunConfig
 from isorl.experiments.run.folder import file_name
 
+CELLS = "cells"
+"""Name of the folder of all cells, beside `grids`."""
 NOT_PART_OF_A_CELL = ("run_dir", "device", "threads", "checkpoint", "logger", "imports")
 """Options that say where and how a run is made, not what it computes."""
 CANDIDATE = " | "
@@ -73,10 +75,7 @@ def folder_of(config: RunConfig, root: str | Path) -> Path:
     """Returns where the cell of `config` lives under `root`: a readable path, unique by its identity."""
     name = "-".join(re.sub(r"[^\w.+]", "_", part) for part in [*learner(config), *config.method])
     return (
-        Path(root)
-        / "cells"
-        / file_name(config.sequence.name)
-        / f"{name}-seed{config.seed}-{identity(config)}"
+        Path(root) / CELLS / file_name(config.sequence.name) / f"{name}-seed{config.seed}-{identity(config)}"
     )
 
 

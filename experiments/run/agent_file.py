@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 import isorl.agents  # noqa: F401  (its policies become subclasses of BasePolicy)
-from isorl.configs import UserError
+from isorl.configs import UserError, imports
 from isorl.experiments.terminal import explain
 from isorl.plasticity.networks import ACTIVATIONS, MaxMin, NetworkSpec
 
@@ -72,7 +72,7 @@ class AgentFile:
 
     @property
     def unknown_activation(self) -> str | None:
-        """What the file calls the activation, where that is none of torch's and ours."""
+        """What the file calls the activation, where that is none of torch's, ours or `imports`'s."""
         given = self._policy_kwargs().get("activation_fn")
         return None if given is None or _class_named(given) in _activations() else str(given)
 
@@ -354,9 +354,12 @@ def _network_spec(text: Any, path: Path) -> NetworkSpec:
 
 
 def _activations() -> dict[str, type[nn.Module]]:
-    torchs = [cls for cls in vars(nn.modules.activation).values() if inspect.isclass(cls)]
-    modules = [cls for cls in torchs if issubclass(cls, nn.Module)]
-    return {_name_of(cls): cls for cls in (*modules, nn.Identity, MaxMin)}
+    """Returns torch's activations, ours, and those of modules that the user has named with imports=[...]."""
+    named = [vars(module).values() for module in (nn.modules.activation, *imports.modules())]
+    classes = [
+        cls for values in named for cls in values if inspect.isclass(cls) and issubclass(cls, nn.Module)
+    ]
+    return {_name_of(cls): cls for cls in (*classes, nn.Identity, MaxMin)}
 
 
 def _name_of(cls: type) -> str:

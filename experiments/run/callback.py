@@ -87,6 +87,7 @@ class RunCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         """Between two rollouts the agent is whole: the moment to save, to log and to stop."""
         step = self.model.num_timesteps
+        self._record_notes(step)
         if self._is_due("log", step, self.config.log_every):
             self._record_returns(step)
             self.model.dump_logs()
@@ -114,6 +115,8 @@ class RunCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         step = self.model.num_timesteps
+        self._record_notes(step)
+        self.checkpoints.write()  # the latest from before the end: a run with more cycles goes on from there
         self._end_visit(step, min(step, self.visit.end))
         self.save()
         self._note_engine()  # again: a run whose kernels disagree with its modules goes on by the modules
@@ -220,6 +223,13 @@ class RunCallback(BaseCallback):
             self.recorder.record(
                 {f"return/{self.visit.task.name}": mean, "task/index": self.visit.task.index}, step
             )
+
+    def _record_notes(self, step: int) -> None:
+        """What methods have measured or decided since the last rollout."""
+        for name, note in self._agent.methods.take_notes():
+            self.recorder.record({f"method/{name}/{key}": value for key, value in note.values.items()}, step)
+            if note.said:
+                LOG.info("%s: %s", name, note.said)
 
     def _is_due(self, what: str, step: int, every: int) -> bool:
         if not every or step < self._due[what]:

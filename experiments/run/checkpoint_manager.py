@@ -56,6 +56,7 @@ class CheckpointManager:
         self._kept: list[dict[str, Any] | None] = []  # the replay of each checkpoint, newest first
         self._next = 0.0
         self.warnings: list[str] = []  # of `load`
+        self.outgrown: list[Path] = []  # passed over by `load`: they end a plan that has grown since
         self.saved_at: int | None = None
         """Agent step of the newest checkpoint that this process has written or read."""
 
@@ -106,7 +107,11 @@ class CheckpointManager:
         paths = self.paths()
         for number, path in enumerate(paths):
             try:
-                replay = self._restore(checkpoint_file.read(path, self.agent.device), run)
+                state = checkpoint_file.read(path, self.agent.device)
+                if self._is_outgrown(state):
+                    self.outgrown.append(path)
+                    continue
+                replay = self._restore(state, run)
             except UserError as error:
                 refused.append(f"The checkpoint '{path}' cannot be used. {error}")
                 continue
@@ -118,6 +123,15 @@ class CheckpointManager:
         if refused:
             raise UserError(refused[0])
         return False
+
+    def _is_outgrown(self, state: dict[str, Any]) -> bool:
+        """Tells whether the last visit of its plan had been closed, with an evaluation, and is not the last of ours."""
+        try:
+            visits = self.agent.env.unwrapped.sequence.visits  # type: ignore[union-attr]
+            closed = len(state["run"]["diagnostics"])
+            return state["environment"]["visit"][0] < closed < len(visits)
+        except Exception as error:
+            raise UserError(f"It does not fit this run: {type(error).__name__}: {error}") from error
 
     def _restore(self, state: dict[str, Any], run: RunState) -> dict[str, Any] | None:
         replay = state.pop("replay", None)

@@ -23,7 +23,7 @@ from isorl.agents.replay import FrameReplay
 from isorl.configs import RunConfig
 from isorl.envs.sequence import Sequence, Visit
 from isorl.experiments import terminal
-from isorl.experiments.run.experiment import Parts, build
+from isorl.experiments.run.experiment import Parts, build, isometry_step
 from isorl.experiments.run.replay_log import SEGMENTS
 from isorl.plasticity.networks import describe_body
 
@@ -90,6 +90,8 @@ def _length(visit: Visit) -> str:
 def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
     options, sequence, common = agent_options(config), parts.sequence, parts.switching.common
     speed = agent_steps_per_second([parts])
+    updates = options.planned_updates(sequence.agent_steps)
+    isometry, _ = isometry_step(parts.agent.policy.optimizer, updates)
     at_most = "at most " if any(task.may_end_early for task in sequence.tasks) else ""
     return {
         "observations": common.observation,
@@ -97,7 +99,8 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "switch": f"at {sequence.switch.replace('_', ' ')}, {'announced' if common.announced else 'hidden'}",
         "environment copies": options.n_envs,
         "agent steps": f"{at_most}{sequence.agent_steps:,}",
-        "optimizer steps": f"{options.planned_updates(sequence.agent_steps):,}",
+        "optimizer steps": f"{updates:,}",
+        **({"isometry": isometry} if isometry else {}),
         "network": describe_body(common.observation.shape, network_spec(config)),
         "parameters": f"{sum(p.numel() for p in parts.agent.policy.parameters()):,}",
         "memory": _memory(parts.agent),

@@ -22,7 +22,7 @@ from isorl.envs import Sequence, SwitchingVecEnv
 from isorl.envs.failures import Failures
 from isorl.envs.normalize import TaskNormalize
 from isorl.experiments import plugins
-from isorl.experiments.run import dashboard, summary
+from isorl.experiments.run import dashboard, longer, summary
 from isorl.experiments.run.callback import RunCallback
 from isorl.experiments.run.checkpoint_manager import CheckpointManager
 from isorl.experiments.run.divergence import DivergenceMonitor
@@ -97,17 +97,31 @@ def start(config: RunConfig) -> dict[str, Any]:
         return _train(config, folder, parts, RunState(Returns(parts.sequence.visits)), keeper)
 
 
-def resume(run_dir: str) -> dict[str, Any]:
-    """Continues the run in `run_dir` from its newest checkpoint; returns the summary."""
-    folder = RunFolder.existing(run_dir, "resume")
+def resume(run_dir: str, cycles: int | None = None) -> dict[str, Any]:
+    """Continues the run in `run_dir` from its newest checkpoint; returns the summary.
+
+    Args:
+        run_dir: the folder of the run.
+        cycles: the cycles of its sequence from now on, more than before; the run, finished or not, ends as if it had
+            been planned so from the start. None: as it was planned.
+
+    Raises:
+        UserError: no run, a finished one, or one that cannot go on.
+    """
+    folder = RunFolder.existing(run_dir)
     with folder.locked():
         config = plugins.recorded(folder)
+        if cycles is not None:
+            config = longer.lengthened(config, cycles)
         parts = build(config)
         state, keeper = (
             RunState(Returns(parts.sequence.visits)),
             CheckpointManager(folder, config.checkpoint, parts.agent),
         )
-        if not keeper.load(state):
+        is_restored = keeper.load(state)
+        if cycles is not None:
+            longer.note(folder, config, keeper)
+        if not is_restored:
             parts = build(config)  # it stopped before its first checkpoint: from the beginning
             keeper = CheckpointManager(folder, config.checkpoint, parts.agent)
         if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
@@ -195,17 +209,28 @@ def _announce(config: RunConfig, parts: Parts) -> None:
     updates = agent_options(config).planned_updates(sequence.agent_steps)
     for message in parts.agent.methods.silent(updates, switches=len(sequence.visits) - 1):
         _warn(message)
-    optimizer = parts.agent.policy.optimizer
-    if isinstance(optimizer, AdamO):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            half_life = optimizer.half_life(planned_updates=updates)
-        acts = "never" if math.isinf(half_life) else f"in {half_life:,.0f}"
-        message = f"AdamO halves a deviation from isometry {acts} of {updates:,} planned updates"
+    message, warned = isometry_step(parts.agent.policy.optimizer, updates)
+    if message:
         LOG.info(message)
         say(message)
-        for warning in caught:
-            _warn(str(warning.message))
+    for warning in warned:
+        _warn(warning)
+
+
+def isometry_step(optimizer: torch.optim.Optimizer, updates: int) -> tuple[str, list[str]]:
+    """Returns the strength and the half-life of AdamO's step in words, and warnings; nothing for other optimizers."""
+    if not isinstance(optimizer, AdamO):
+        return "", []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        half_life = optimizer.half_life(planned_updates=updates)
+    strengths = sorted({group["iso_lambda"] for group in optimizer.param_groups if group["isometric"]})
+    acts = "never" if math.isinf(half_life) else f"in {half_life:,.0f}"
+    given = ", ".join(f"{strength:.3g}" for strength in strengths) or "no isometric weight"
+    message = (
+        f"AdamO halves a deviation from isometry {acts} of {updates:,} planned updates (iso_lambda {given})"
+    )
+    return message, [str(warning.message) for warning in caught]
 
 
 def _warn(message: str) -> None:

@@ -84,7 +84,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def existing(cls, path: str | Path, option: str) -> RunFolder:
+    def existing(cls, path: str | Path) -> RunFolder:
         """Returns the folder of an earlier run.
 
         Raises:
@@ -97,7 +97,7 @@ class RunFolder:
                 if folder.path.exists()
                 else "does not exist"
             )
-            raise UserError(f"{option}={path}: '{path}' {reason}.")
+            raise UserError(f"'{path}' {reason}.")
         return folder
 
     def check_empty(self) -> None:

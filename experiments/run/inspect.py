@@ -7,8 +7,9 @@ A run folder says everything itself: its newest checkpoint is looked at on its o
 in. Of a zip the JSON part and the weights are read, and nothing in it can run code: stable-baselines3 builds the
 policy that the file describes (agents of stable-baselines3 and ours), and what it does not describe is refused by
 name. An agent that learned with VecNormalize needs the statistics, --vec-normalize.
-An activation of somebody's own is asked for, --activation; without it the figures of the weights alone are given. So
-are those of a state dict, which is taken for a chain of linear layers if its names are those of one.
+An activation of somebody's own comes with its module, imports=[MODULE], or is asked for, --activation; without
+either, the figures of the weights alone are given. So are those of a state dict, which is taken for a chain of linear
+layers if its names are those of one.
 `--trust ALGORITHM` loads the zip with stable-baselines3 instead, which unpickles it.
 """
 
@@ -138,7 +139,7 @@ def inspect(
     if activation is None and note:
         metrics, note = (
             WEIGHT_METRICS,
-            f"{note} Figures that need the activation are absent; --activation adds them.",
+            f"{note} Figures that need the activation are absent; --activation or imports=[MODULE] adds them.",
         )
     inputs: Any = preprocess_obs(torch.as_tensor(batch), space, normalize_images=scaled)
     return _reports(networks, inputs, metrics, [note] if note else [])
@@ -201,7 +202,7 @@ def inspect_run(path: Path) -> dict[str, Report]:
     Raises:
         UserError: no run, or no checkpoint in it.
     """
-    folder = RunFolder.existing(path, "inspect")
+    folder = RunFolder.existing(path)
     config = replace(plugins.recorded(folder), device="cpu")
     parts = restored(folder, config)
     sequence, common, task = parts.sequence, parts.switching.common, parts.switching.visit.task

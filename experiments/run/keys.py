@@ -18,6 +18,9 @@ KEYS = {
     "eval/matrix": "picture of eval/<task>; after the last visit and, in at most 1 % of the time, after 1, 2, 4, ...",
     "eval/table": "the same as text",
     "dashboard/returns": "picture: every training episode of the run so far, switches as lines; drawn as often",
+    "method/adaptive_isometry/strength/<penalty>": "strength that adaptive_isometry has set: adamo, gram or jacobian",
+    "method/adaptive_isometry/index/<penalty>": "index on which it decided, which rises as plasticity declines",
+    "method/adaptive_isometry/dormant_units/<penalty>": "share of dormant units that it saw",
     "faults/restarts": "copies of environments that failed and were made anew so far (faults.environment=restart)",
     "faults/numbers": "observations and rewards that were not finite and became 0 so far (faults.numbers=skip)",
     "faults/updates": "updates left out so far because a gradient was not finite (faults.numbers=skip)",
@@ -43,14 +46,14 @@ KEYS = {
     "train/explained_variance": "SB3, PPO: share of the returns' variance that the value explains; 1 is perfect",
     "train/std": "SB3, PPO with continuous actions: standard deviation of the policy",
 }
-"""Maps each key to what it is. `<task>` stands for a task's name."""
+"""Maps each key to what it is. `<task>` stands for a task's name, `<penalty>` for a penalty's."""
 
 
 def explained(key: str) -> bool:
     """Returns whether the page explains `key`."""
     if key.startswith("plasticity/"):
         return key.split("/")[1] in METRICS
-    return any(re.fullmatch(re.escape(known).replace("<task>", "[^/]+"), key) for known in KEYS)
+    return any(re.fullmatch(re.sub("<[a-z]+>", "[^/]+", re.escape(known)), key) for known in KEYS)
 
 
 def page() -> str:
@@ -69,14 +72,8 @@ def page() -> str:
         "",
         "`plasticity/<metric>/<network>` is measured on the task's fixed probe batch for each network: `actor` and",
         "`critic`, or `q`; `plasticity/<metric>/<network>/<layer>` is the same for one layer. A measurement that",
-        "fails is NaN, never 0.",
-        "",
-        "| metric | formula | range | healthy | cost | source |",
-        "|---|---|---|---|---|---|",
+        "fails is NaN, never 0. [metrics.md](metrics.md#of-networks) has every metric.",
     ]
-    for name, metric in METRICS.items():
-        cells = (metric.formula, metric.range, metric.healthy, metric.cost, metric.paper)
-        lines.append(f"| `{name}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -66,7 +66,7 @@ def load(
     Raises:
         UserError: no run, no such checkpoint, a damaged one, or a module that cannot be found.
     """
-    return _load(RunFolder.existing(run_dir, "load"), checkpoint, imports, device)
+    return _load(RunFolder.existing(run_dir), checkpoint, imports, device)
 
 
 def _load(folder: RunFolder, number: int | None, entries: Iterable[str], device: str) -> LoadedRun:

@@ -28,7 +28,7 @@ def play(run_dir: str) -> list[Path]:
     Raises:
         UserError: no run or no checkpoint there, or an environment that cannot draw itself.
     """
-    folder = RunFolder.existing(run_dir, "play")
+    folder = RunFolder.existing(run_dir)
     config = plugins.recorded(folder)
     parts = restored(folder, config)
     videos = folder.path / "videos"

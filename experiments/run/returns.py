@@ -84,9 +84,9 @@ class Returns:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned."""
+        """Takes over what `state_dict` returned, of this plan or of one with fewer visits."""
         self.recent = list(state["recent"])
-        saved = zip(state["at"], state["returns"], state["spans"], strict=True)
-        for visit, (at, returns, (start, end)) in zip(self.by_visit, saved, strict=True):
+        saved = list(zip(state["at"], state["returns"], state["spans"], strict=True))
+        for visit, (at, returns, (start, end)) in zip(self.by_visit[: len(saved)], saved, strict=True):
             visit.at, visit.returns = list(at), list(returns)
             visit.visit = replace(visit.visit, start=start, end=end)

@@ -57,7 +57,7 @@ def metric(
 
 
 def describe() -> str:
-    """Returns all metrics by name as a Markdown table; docs/plasticity.md holds it and a test compares."""
+    """Returns all metrics by name as a Markdown table; docs/metrics.md holds it."""
     rows = [
         [f"`{m.key}`", m.formula, m.range, m.healthy, m.cost, m.paper] for _, m in sorted(METRICS.items())
     ]

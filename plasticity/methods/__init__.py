@@ -4,7 +4,7 @@ A new one needs `plasticity/methods/<name>.py` with a dataclass under `@METHODS.
 `configs/method/<name>.yaml` with its options for the command line. docs/methods.md is written from these files.
 """
 
-from isorl.plasticity.methods.base import FirstEffect, Method, PeriodicMethod
+from isorl.plasticity.methods.base import FirstEffect, Method, Note, PeriodicMethod
 from isorl.plasticity.methods.composition import Methods
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
@@ -12,4 +12,4 @@ from isorl.plasticity.registry import import_modules
 
 import_modules(__name__, __path__)
 
-__all__ = ["METHODS", "Batch", "FirstEffect", "Learner", "Method", "Methods", "PeriodicMethod"]
+__all__ = ["METHODS", "Batch", "FirstEffect", "Learner", "Method", "Methods", "Note", "PeriodicMethod"]

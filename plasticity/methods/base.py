@@ -8,20 +8,28 @@ A learner calls them in this order, for the methods in the order in which they w
     loss(batch)                 per minibatch, before backward: a term to add to the loss
     after_update(batch)         per minibatch, after optimizer.step()
     on_switch()                 when the task has switched, before the first update on the new task
+    take_notes()                now and then: what it has measured or decided, for the run's log
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from isorl.plasticity.diagnostics.spectra import effective_rank, singular_values
 from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.structure import body
 from isorl.plasticity.networks.spec import NetworkSpec
+
+Boundary = Literal["informed", "agnostic"]
+"""Whether a method is told when the task switches, or goes by what it sees alone."""
 
 
 class FirstEffect(NamedTuple):
@@ -29,6 +37,18 @@ class FirstEffect(NamedTuple):
 
     update: float = 1
     switch: int = 0
+
+
+class Note(NamedTuple):
+    """Says what a method has measured or decided, for the run's loggers and its log.
+
+    Attributes:
+        values: numbers by key; logged as method/<method>/<key>.
+        said: a line for the log; "" for none.
+    """
+
+    values: Mapping[str, float]
+    said: str = ""
 
 
 class Method:
@@ -50,6 +70,11 @@ class Method:
 
     relies_on: ClassVar[frozenset[str]] = frozenset()
     """What it needs left as it is: a method that claims one of these cannot combine with this one."""
+
+    @property
+    def boundary(self) -> Boundary:
+        """Returns whether it uses the knowledge that the task has switched: "informed", or "agnostic"."""
+        return "agnostic" if type(self).on_switch is Method.on_switch else "informed"
 
     @property
     def claims(self) -> frozenset[str]:
@@ -83,6 +108,10 @@ class Method:
     def on_switch(self) -> None:
         """Acts on the weights at a task switch."""
 
+    def take_notes(self) -> list[Note]:
+        """Returns what it has measured or decided since it was last asked, oldest first."""
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the tensors and plain values that a resumed run needs."""
         return {name: getattr(self, name) for name in self.saved}
@@ -95,42 +124,76 @@ class Method:
 
 @dataclass
 class PeriodicMethod(Method):
-    """Acts now and then: at each task switch, or at every N-th update.
+    """Acts now and then: at each task switch, at every N-th update, or at one of those where rank has fallen.
 
     Attributes:
         every: 0 acts at each task switch; N acts at every N-th update instead, for tasks without known ends.
+        rank_drop: above 0: act at an N-th update only where the features' effective rank has fallen by this share.
+            Below the highest of the N-th updates since the last act; 0 acts at each of them.
     """
 
     every: int = 0
+    rank_drop: float = 0.0
 
-    saved: ClassVar[tuple[str, ...]] = ("_updates",)
+    saved: ClassVar[tuple[str, ...]] = ("_updates", "_highest_rank")
 
     def __post_init__(self) -> None:
-        check(self, every=self.every >= 0 or "a number of updates, at least 0")
+        check(
+            self,
+            every=self.every >= 0 or "a number of updates, at least 0",
+            rank_drop=(0 <= self.rank_drop < 1 or "at least 0 and below 1")
+            if self.every
+            else (self.rank_drop == 0 or "0 without `every`, the updates between two looks at the rank"),
+        )
+
+    @property
+    def boundary(self) -> Boundary:
+        """Returns "informed" where it acts at switches."""
+        return "agnostic" if self.every else "informed"
 
     def start(self, learner: Learner) -> None:
         """Begins to count updates."""
         self.learner = learner
         self._updates = 0
+        self._highest_rank = 0.0
 
     def first_effect(self) -> FirstEffect:
-        """Returns the N-th update or the first switch."""
-        return FirstEffect(update=self.every) if self.every else FirstEffect(switch=1)
+        """Returns the N-th update, the second look at the rank, or the first switch."""
+        if not self.every:
+            return FirstEffect(switch=1)
+        return FirstEffect(update=2 * self.every if self.rank_drop else self.every)
 
     def act(self) -> None:
         """Does what the method is for."""
         raise NotImplementedError
 
     def after_update(self, batch: Batch) -> None:
-        """Acts at every N-th update."""
+        """Acts at every N-th update, where rank has fallen if that was asked for."""
         self._updates += 1
-        if self.every and self._updates % self.every == 0:
+        if self.every and self._updates % self.every == 0 and self._is_due(batch):
             self.act()
 
     def on_switch(self) -> None:
         """Acts at a switch."""
         if not self.every:
             self.act()
+
+    def _is_due(self, batch: Batch) -> bool:
+        if not self.rank_drop:
+            return True
+        rank = feature_rank(self.learner, batch)
+        is_due = rank < (1 - self.rank_drop) * self._highest_rank
+        self._highest_rank = 0.0 if is_due else max(rank, self._highest_rank)
+        return is_due
+
+
+@torch.no_grad()
+def feature_rank(learner: Learner, batch: Batch) -> float:
+    """Returns the effective rank of the features of a minibatch, the mean over networks; 0 where it is not finite."""
+    features = [body(network)(batch.inputs) for network in learner.networks.values()]
+    ranks = torch.stack([effective_rank(singular_values(phi)) for phi in features])
+    rank = float(ranks.mean())
+    return rank if math.isfinite(rank) else 0.0
 
 
 def check(method: Method, **conditions: bool | str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from isorl.plasticity.methods.base import Method
+from isorl.plasticity.methods.base import Method, Note
 from isorl.plasticity.methods.learner import Batch, Learner
+from isorl.plasticity.methods.structure import NoChainError
 from isorl.plasticity.networks.spec import NetworkSpec
 
 
@@ -66,14 +67,18 @@ class Methods:
         """Shows every method the networks.
 
         Raises:
-            ValueError: a method learns from labels, and this learner has none.
+            ValueError: a method learns from labels, and this learner has none; or it acts layer by layer, and the
+                network is no chain of layers.
         """
         for name, method in self.by_name.items():
             if method.needs_labels and not learner.labelled:
                 raise ValueError(
                     f"Method '{name}' learns from labels, which only agent=classifier is given. Leave it out."
                 )
-            method.start(learner)
+            try:
+                method.start(learner)
+            except NoChainError as error:
+                raise ValueError(f"Method '{name}' {error}") from None
 
     def silent(self, updates: int, switches: int) -> list[str]:
         """Returns a sentence for each method that so many updates and task switches are too few for."""
@@ -92,6 +97,8 @@ class Methods:
 
     def add_loss(self, loss: Tensor, batch: Batch) -> Tensor:
         """Returns `loss` plus every method's term."""
+        if self.by_name:
+            batch.task_loss = loss.detach()
         for method in self:
             term = method.loss(batch)
             if term is not None:
@@ -107,6 +114,10 @@ class Methods:
         """Lets every method act after a task switch."""
         for method in self:
             method.on_switch()
+
+    def take_notes(self) -> list[tuple[str, Note]]:
+        """Returns (method, note) of everything noted since the last call."""
+        return [(name, note) for name, method in self.by_name.items() for note in method.take_notes()]
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Returns the state of every method by name."""

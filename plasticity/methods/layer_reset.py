@@ -8,8 +8,9 @@ from typing import ClassVar
 from torch import nn
 
 from isorl.plasticity.methods.base import PeriodicMethod, check
+from isorl.plasticity.methods.learner import Learner
 from isorl.plasticity.methods.registry import METHODS
-from isorl.plasticity.methods.structure import NORMS, WEIGHTED, leaves
+from isorl.plasticity.methods.structure import NORMS, WEIGHTED, check_chain, leaves
 
 
 @METHODS.register("layer_reset")
@@ -30,6 +31,12 @@ class LayerReset(PeriodicMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, layers=self.layers >= 1 or "at least 1")
+
+    def start(self, learner: Learner) -> None:
+        """Refuses networks whose last layers are not in a chain."""
+        super().start(learner)
+        for network in learner.networks.values():
+            check_chain(network)
 
     @property
     def claims(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,8 @@ class Batch:
     ) -> None:
         self._inputs = inputs
         self.labels, self.allowed = labels, allowed
+        self.task_loss = torch.zeros(())
+        """The learner's own loss of this minibatch, 0-d and without a graph, while methods add to it."""
 
     @cached_property
     def inputs(self) -> Tensor:
@@ -51,6 +54,7 @@ class Learner:
         targets: network name -> its slowly following copy ("q" for DQN, none for PPO).
         generator: randomness for methods, apart from the agent's own stream.
         labelled: whether its batches carry labels, as a classifier's do.
+        methods: all methods of the run by name, for one that acts on another's options.
     """
 
     networks: Mapping[str, nn.Sequential]
@@ -60,6 +64,7 @@ class Learner:
     targets: Mapping[str, nn.Sequential] = field(default_factory=dict)
     generator: torch.Generator = field(default_factory=torch.Generator)
     labelled: bool = False
+    methods: Mapping[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yields (name, parameter) of every parameter of the trained networks, shared ones once."""

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from isorl.plasticity.methods.base import FirstEffect, Method, check
+from isorl.plasticity.methods.base import Boundary, FirstEffect, Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
-from isorl.plasticity.methods.structure import CHAIN, WEIGHTED, head
+from isorl.plasticity.methods.structure import CHAIN, WEIGHTED, check_chain, head
 from isorl.plasticity.methods.surgery import add_parameters, forget, replace_module
 
 
@@ -49,12 +49,19 @@ class PlasticityInjection(Method):
         """Claims the chain of layers, which the tail is not any more, and the head."""
         return frozenset({CHAIN, "when the head is drawn anew"})
 
+    @property
+    def boundary(self) -> Boundary:
+        """Returns "informed" where it acts at a switch."""
+        return "agnostic" if self.at_update else "informed"
+
     def start(self, learner: Learner) -> None:
         """Gives every network, and its target, room for the new tail."""
         self._learner = learner
         self._updates = self._switches = 0
         self._injected = False
         names = {id(parameter): name for name, parameter in learner.root.named_parameters()}
+        for network in learner.networks.values():
+            check_chain(network)
         self._triples = _branch(learner.root, list(learner.networks.values()))
         _branch(learner.root, list(learner.targets.values()))
         self._names = [[names[id(p)] for p in triple.old.parameters()] for triple in self._triples]

@@ -1,4 +1,4 @@
-"""The projected form of isometric layers: Newton-Schulz after every optimizer step. Not an option of its own."""
+"""Layers that are brought back after every optimizer step: isometric and unit-norm ones. Not an option of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isorl.plasticity.networks import project_
 
 @dataclass
 class Projection(Method):
-    """Keeps the layers that were built with isometry="projected" on the orthogonal manifold."""
+    """Keeps layers with isometry="projected" on the orthogonal manifold, and those of SimbaV2 on the sphere."""
 
     def start(self, learner: Learner) -> None:
         """Remembers the networks."""

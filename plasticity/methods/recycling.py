@@ -71,8 +71,7 @@ class Recycler:
         """
         layer, optimizer = self.layers[index], self.learner.optimizer
         weight = layer.maker.weight
-        drawn = torch.rand((len(units), *weight.shape[1:]), generator=self.learner.generator)
-        rows = ((2 * drawn - 1) * self.bounds[index]).to(weight)
+        rows = self._fresh(index, len(units))
 
         def redraw(tensor: Tensor, is_weight: bool) -> None:
             tensor.index_copy_(0, units, rows if is_weight else torch.zeros_like(rows))
@@ -82,6 +81,21 @@ class Recycler:
             edit(optimizer, parameter, partial(_fill_units, units=units, value=initial))
         for reader in layer.readers:
             edit(optimizer, reader.weight, lambda t, _: layer.columns(t).index_fill_(2, units, 0))
+
+    @torch.no_grad()
+    def blend(self, index: int, share: Tensor) -> None:
+        """Replaces of each unit a `share` (U,) of its incoming weights by fresh ones, of its outgoing ones by none."""
+        layer = self.layers[index]
+        weight = layer.maker.weight
+        weight.lerp_(self._fresh(index, layer.units), share.view(-1, *[1] * (weight.ndim - 1)))
+        for reader in layer.readers:
+            layer.columns(reader.weight).mul_(1 - share[:, None])
+
+    def _fresh(self, index: int, count: int) -> Tensor:
+        """Draws the incoming weights of `count` units."""
+        weight = self.layers[index].maker.weight
+        drawn = torch.rand((count, *weight.shape[1:]), generator=self.learner.generator)
+        return ((2 * drawn - 1) * self.bounds[index]).to(weight)
 
 
 def _fill_units(tensor: Tensor, is_weight: bool, units: Tensor, value: float) -> None:

@@ -32,7 +32,7 @@ class ShrinkAndPerturb(PeriodicMethod):
 
     resets: ClassVar[str] = "a share 1 - shrink of every weight; moments stay"
     relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
-    saved: ClassVar[tuple[str, ...]] = ("_updates", "_scale")
+    saved: ClassVar[tuple[str, ...]] = (*PeriodicMethod.saved, "_scale")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -70,6 +70,24 @@ def leaves(network: nn.Sequential, path: str = "") -> Iterator[tuple[str, nn.Mod
             yield here, module
 
 
+class NoChainError(ValueError):
+    """Says what of a network is no chain of layers; `Methods` puts the method's name before it."""
+
+
+def check_chain(network: nn.Sequential) -> None:
+    """Refuses a network that has layers inside blocks, where methods that go layer by layer would not find them.
+
+    Raises:
+        NoChainError: names the block.
+    """
+    for path, module in leaves(network):
+        if any(isinstance(inner, WEIGHTED) for inner in module.modules() if inner is not module):
+            raise NoChainError(
+                f"acts on hidden layers one by one, but {type(module).__name__} ({path}) is a block of several. "
+                "Use network=relu, or leave the method out."
+            )
+
+
 CHAIN = "the chain of hidden layers"
 """What methods that look at hidden layers rely on, and plasticity injection changes."""
 
@@ -88,9 +106,10 @@ def head(network: nn.Sequential) -> nn.Linear:
 
 
 def hidden_layers(networks: Mapping[str, nn.Sequential]) -> list[HiddenLayer]:
-    """Returns the hidden layers of all networks in order, shared ones once."""
+    """Returns the hidden layers of all networks in order, shared ones once; see `check_chain`."""
     layers: dict[int, HiddenLayer] = {}
     for network_name, network in networks.items():
+        check_chain(network)
         below: HiddenLayer | None = None
         for path, module in leaves(network):
             if isinstance(module, WEIGHTED):
@@ -128,6 +147,14 @@ def unit_outputs(
     networks: Mapping[str, nn.Sequential], layers: list[HiddenLayer], inputs: Tensor
 ) -> list[Tensor]:
     """Returns outputs (S, U) of each hidden layer for `inputs` (B, ...), by one pass; shared layers run once."""
+    outputs = layer_outputs(networks, layers, inputs)
+    return [layer.by_unit(h) for layer, h in zip(layers, outputs, strict=True)]
+
+
+def layer_outputs(
+    networks: Mapping[str, nn.Sequential], layers: list[HiddenLayer], inputs: Tensor
+) -> list[Tensor]:
+    """Returns what each hidden layer's activation gives for `inputs`, (B, c U) or (B, c U, H, W), by one pass."""
     owner = {id(layer.activation or layer.norm or layer.maker): layer for layer in layers}
     found: dict[int, Tensor] = {}
     seen: dict[int, Tensor] = {}
@@ -139,4 +166,4 @@ def unit_outputs(
             x = seen[id(module)]
             if id(module) in owner:
                 found[id(owner[id(module)])] = x
-    return [layer.by_unit(found[id(layer)]) for layer in layers]
+    return [found[id(layer)] for layer in layers]

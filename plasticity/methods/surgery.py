@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
-"""Per-weight averages of gradients, in the weight's shape, as torch's optimizers name them."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "utility")
+"""Per-weight averages of what gradients say, in the weight's shape, as optimizers name them."""
 
 
 def forget(optimizer: Optimizer, parameter: nn.Parameter) -> None:

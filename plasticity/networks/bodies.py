@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from isorl.plasticity.networks.hypersphere import Embedder, LerpBlock, UnitRows
 from isorl.plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift
 from isorl.plasticity.networks.spec import NetworkSpec
 from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
@@ -65,6 +66,8 @@ def build_body(in_shape: tuple[int, ...], spec: NetworkSpec) -> Body:
 
 def build_mlp(in_features: int, spec: NetworkSpec) -> Body:
     """Returns an MLP (B, in_features) -> (B, spec.widths[-1]); without widths, the identity."""
+    if spec.architecture == "simba_v2":
+        return _finish(Body(*_simba(in_features, spec.widths[0], spec)), spec.widths[0], spec)
     layers: list[nn.Module] = []
     width = in_features
     for out_features in spec.widths:
@@ -115,6 +118,8 @@ def _build_cnn(
     layers = [*convolutions(in_shape[0], spec), nn.Flatten()]
     with torch.no_grad():
         flat = nn.Sequential(*layers)(torch.zeros(1, *in_shape)).shape[1]
+    if spec.architecture == "simba_v2":
+        return _finish(Body(*layers, *_simba(flat, features, spec)), features, spec)
     units = features // spec.unit.copies
     layers += [_linear(flat, units, spec), *_unit(units, spec, dim=-1)]
     return _finish(Body(*layers), features, spec)
@@ -133,6 +138,8 @@ def initialise_(body: nn.Module, spec: NetworkSpec) -> None:
             nn.init.orthogonal_(layer.weight, spec.orthogonal_gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        if isinstance(layer, UnitRows):
+            layer.project_()
 
 
 def _nature_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
@@ -172,6 +179,11 @@ def _isometric_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]
     return layers
 
 
+def _simba(in_features: int, width: int, spec: NetworkSpec) -> list[nn.Module]:
+    blocks = len(spec.widths) - 1
+    return [Embedder(in_features, width), *(LerpBlock(width, blocks) for _ in range(blocks))]
+
+
 def _linear(in_features: int, out_features: int, spec: NetworkSpec) -> nn.Linear:
     if spec.isometry in ("projected", "hard"):
         return IsometricLinear(in_features, out_features, spec.isometry, _gain(spec))
@@ -198,6 +210,6 @@ def _gain(spec: NetworkSpec) -> float:
 def _finish(body: Body, out_features: int, spec: NetworkSpec) -> Body:
     body.out_features = out_features
     # A plain body keeps torch's initialisation: drawing again would shift the random stream of its caller.
-    if spec.isometry != "none":
+    if spec.isometry != "none" or spec.architecture != "plain":
         initialise_(body, spec)
     return body

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isorl.plasticity.linalg import newton_schulz_, orthogonalise
+from isorl.plasticity.networks.hypersphere import UnitRows
 from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear, spectral_weight
 
 
@@ -93,11 +94,13 @@ def effective_weight(layer: nn.Module) -> Tensor:
 
 
 def project_(module: nn.Module, iterations: int | None = None) -> None:
-    """Pulls every layer of `module` built with isometry="projected" back to its orthogonal manifold.
+    """Pulls every layer built with isometry="projected" back to its orthogonal manifold, and unit rows to norm one.
 
-    Learners call it after each optimizer step; where there is no such layer it does nothing. See
+    Learners call it after each optimizer step; where there is no such layer in `module` it does nothing. See
     `newton_schulz_` for how near it comes and for `iterations`.
     """
     for layer in module.modules():
-        if getattr(layer, "isometry", None) == "projected":
+        if isinstance(layer, UnitRows):
+            layer.project_()
+        elif getattr(layer, "isometry", None) == "projected":
             newton_schulz_(layer.weight, layer.gain, iterations)  # type: ignore[arg-type]

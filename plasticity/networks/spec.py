@@ -9,6 +9,7 @@ from isorl.plasticity.networks.activations import ACTIVATIONS, Activation
 from isorl.plasticity.registry import Registry, unknown_name
 
 ISOMETRIES = ("none", "soft", "projected", "hard")
+ARCHITECTURES = ("plain", "simba_v2")
 BODIES = ("auto", "mlp", "small_cnn", "nature_cnn")
 
 
@@ -26,6 +27,9 @@ class NetworkSpec:
             after). None: the activation's own for an isometric body; a plain body keeps torch's
             initialisation, for the caller to decide.
         spectral_norm: every weight is divided by its largest singular value; for plain bodies.
+        architecture: plain: a chain of layers. simba_v2: features and weights on the sphere (hypersphere.py), a layer
+            of the first width and a block for each further one, all of one width; after the convolutions of the
+            Nature CNN for images.
         body: mlp (images are flattened), small_cnn, nature_cnn, or auto: an MLP for vectors, for images the
             Nature CNN from 36 x 36 pixels on and the small CNN below (`body_for`).
     """
@@ -36,6 +40,7 @@ class NetworkSpec:
     isometry: str = "none"
     gain: float | None = None
     spectral_norm: bool = False
+    architecture: str = "plain"
     body: str = "auto"
 
     def __post_init__(self) -> None:
@@ -57,6 +62,31 @@ class NetworkSpec:
                 f"layer_norm=True undoes isometry={self.isometry!r}: LayerNorm rescales each sample, so the "
                 "body would not be 1-Lipschitz; use isometry='soft' or layer_norm=False"
             )
+        if self.architecture not in ARCHITECTURES:
+            raise unknown_name("architecture", self.architecture, list(ARCHITECTURES))
+        if self.architecture == "simba_v2":
+            self._check_simba()
+
+    def _check_simba(self) -> None:
+        """Refuses what the body has of its own, or cannot have."""
+        plain = NetworkSpec(widths=self.widths, gain=self.gain)
+        for name in ("activation", "layer_norm", "isometry", "spectral_norm"):
+            value, own = getattr(self, name), getattr(plain, name)
+            if value != own:
+                raise ValueError(
+                    f"architecture='simba_v2' and {name}={value!r} cannot combine: the body holds norms and weights "
+                    f"on the sphere itself, with ReLU; use {name}={own!r}, or network=relu"
+                )
+        if len(set(self.widths)) != 1:
+            raise ValueError(
+                f"architecture='simba_v2' has features of one width, got widths {list(self.widths)}; "
+                f"use for example {[*self.widths[:1], *self.widths[:1]] or [64, 64]}"
+            )
+
+    @property
+    def is_projected(self) -> bool:
+        """Returns whether its weights are brought back by `project_` after each update."""
+        return self.isometry == "projected" or self.architecture == "simba_v2"
 
     @property
     def unit(self) -> Activation:
@@ -66,7 +96,7 @@ class NetworkSpec:
     @property
     def orthogonal_gain(self) -> float | None:
         """Returns the gain of the orthogonal initialisation; None where the body keeps torch's own."""
-        if self.gain is None and self.isometry != "none":
+        if self.gain is None and (self.isometry != "none" or self.architecture != "plain"):
             return self.unit.gain
         return self.gain
 

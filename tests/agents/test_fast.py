@@ -16,6 +16,7 @@ from isorl.agents.fast_policies import FastActorCritic, MixedPrecisionMixin
 from isorl.agents.rollout import Rollout
 from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.methods import METHODS
+from tests.agents.methods.conftest import needs
 from tests.agents.test_parity import DQN_ARGUMENTS, PPO_ARGUMENTS, cartpole, pendulum, pictures
 from tests.conftest import waiting_for_the_device_raises
 
@@ -72,7 +73,7 @@ def test_fast_ppo_computes_the_same_with_options(options):
 def test_every_method_works_on_fast_networks(agent, method):
     if METHODS[method].requires is not None:
         pytest.importorskip(METHODS[method].requires)
-    model = trained(agent, pictures, False, 96, [method])
+    model = trained(agent, pictures, False, 96, [method], **needs(method))
     model.methods.on_switch()
     model.learn(64)
     assert weights(model).isfinite().all()

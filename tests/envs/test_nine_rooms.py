@@ -91,6 +91,28 @@ def test_copies_are_independent_and_restart_at_once():
     assert (observations.sum(axis=1) == 1).all()
 
 
+def test_the_picture_shows_walls_goal_and_agent():
+    """Of every cell its own 4 x 4 pixels, y upwards; a wall is the last line of the lower or left of two cells."""
+    env = NineRooms(2, goal=(0, 1))
+    env.reset(seed=0)
+    env.cells[1] = 14 * 15 + 14
+    image = env.draw(1, scale=8)
+    assert image.shape == (120, 120, 3)
+    upwards = image[::-1].transpose(1, 0, 2)  # [x, y]
+    for x in range(15):
+        for y in range(15):
+            patch = upwards[8 * x : 8 * x + 8, 8 * y : 8 * y + 8]
+            inner = {(0, 1): (46, 160, 67), (14, 14): (31, 111, 235)}.get((x, y), (235, 235, 235))
+            assert (patch[2:-2, 2:-2] == inner).all()
+            assert (patch[:2, :-1] == 235).all()
+            open_to = list(twin_neighbours(x, y))
+            wall_right = x < 14 and (x + 1, y) not in open_to
+            wall_up = y < 14 and (x, y + 1) not in open_to
+            assert (patch[-1, :-1] == 60).all() == wall_right
+            assert (patch[:-1, -1] == 60).all() == wall_up
+            assert (patch[-2, :2] == 235).all()
+
+
 def test_goals_lie_where_they_may_and_are_different_while_they_last():
     cells = goal_cells()
     assert len(cells) == 125

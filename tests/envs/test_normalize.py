@@ -41,6 +41,30 @@ def test_one_task_is_vecnormalize(switching):
     assert ours.ret_rms.mean == theirs.ret_rms.mean
 
 
+def test_in_an_evaluation_statistics_stay_as_they_are(switching):
+    env = TaskNormalize(switching(NEAR, FAR))
+    play(env, 4)
+    before = [(rms.mean.copy(), rms.count, returns.var) for rms, returns in env.by_task]
+    env.training = False
+    observations, _, _, _ = env.step(np.array([1]))
+    for (rms, returns), (mean, count, var) in zip(env.by_task, before, strict=True):
+        np.testing.assert_array_equal(rms.mean, mean)
+        assert (rms.count, returns.var) == (count, var)
+    rms = env.by_task[0][0]
+    raw = env.get_original_obs()
+    np.testing.assert_allclose(
+        observations, np.clip((raw - rms.mean) / np.sqrt(rms.var + env.epsilon), -10, 10), rtol=1e-6
+    )
+
+
+def test_observations_that_are_not_normalised_stay_and_rewards_are(switching):
+    ours = TaskNormalize(switching(NEAR), norm_obs=False)
+    theirs = VecNormalize(switching(NEAR), norm_obs=False)
+    (seen, results), (expected, steps) = play(ours, 5), play(theirs, 5)
+    np.testing.assert_array_equal(np.stack(seen), np.stack(expected))
+    np.testing.assert_array_equal([r[1] for r in results], [s[1] for s in steps])
+
+
 def test_a_look_through_another_tasks_statistics(switching):
     env = TaskNormalize(switching(NEAR, FAR))
     play(env, 3)

@@ -53,6 +53,21 @@ def test_mixed_float_types_become_float32():
     assert apply(common.from_task(vector(2, np.float64), 1), np.ones((1, 2))).dtype == np.float32
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_bytes_and_float32_become_float32_of_any_size(order):
+    pairs = [(spaces.Box(0, 255, (2,), np.uint8), SWITCH), (vector(3), SWITCH)]
+    common = unified(*pairs[::order])
+    assert common.observation == vector(3)
+    seen = apply(common.from_task(pairs[0][0], 0), np.array([[255, 1]], np.uint8))
+    np.testing.assert_array_equal(seen, [[255, 1, 0]])
+    assert seen.dtype == np.float32
+
+
+def test_vectors_of_bytes_stay_bytes():
+    common = unified((spaces.Box(0, 255, (2,), np.uint8), SWITCH), (spaces.Box(0, 9, (3,), np.uint8), SWITCH))
+    assert common.observation == spaces.Box(0, 255, (3,), np.uint8)
+
+
 def test_images_are_resized_to_the_largest():
     common = unified((image(3, 40, 60), SWITCH), (image(3, 50, 50), SWITCH))
     assert common.observation.shape == (3, 50, 60)
@@ -206,6 +221,22 @@ def test_images_with_channels_last_are_turned():
     env = TaskEnv(Task(0, "screen", "toy/Screen-v0", 1, {"shape": (40, 50, 3)}), 2)
     assert env.observation_space.shape == (3, 40, 50)
     assert env.reset(0).shape == (2, 3, 40, 50)
+
+
+@pytest.mark.parametrize("shape", [(4, 84, 84), (1, 9, 4)])
+def test_stacks_with_channels_first_stay(shape):
+    env = TaskEnv(Task(0, "screen", "toy/Screen-v0", 1, {"shape": shape}), 2)
+    assert env.observation_space == image(*shape)
+    assert env.reset(0).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 7])
+def test_channels_are_moved_to_the_front(channels):
+    images = np.arange(2 * 5 * 6 * channels).reshape(2, 5, 6, channels).astype(np.uint8)
+    space, steps = image_of(image(5, 6, channels), "last", "game")
+    assert space.shape == (channels, 5, 6)
+    np.testing.assert_array_equal(steps[0](images), images.transpose(0, 3, 1, 2))
+    assert image_of(SWITCH, None, "game") == (SWITCH, [])
 
 
 def test_dict_observations_are_flattened_by_gymnasium():

@@ -1,3 +1,4 @@
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -193,6 +194,22 @@ def test_same_seed_same_stream(switching, n_envs):
 
     np.testing.assert_array_equal(stream(1), stream(1))
     assert not np.array_equal(stream(1), stream(2))
+
+
+def test_a_seed_given_later_is_as_one_given_at_first(switching):
+    """stable-baselines3 hands over the agent's; copy i takes seed + i."""
+    tasks = [dict(env="CartPole-v1", agent_steps=9), dict(env="CartPole-v1", agent_steps=9)]
+    early, late = switching(*tasks, n_envs=3, seed=7), switching(*tasks, n_envs=3, seed=5)
+    assert late.seed(7) == [7, 8, 9] == early.seed() == early.seed(None)
+    first = late.reset()
+    np.testing.assert_array_equal(first, early.reset())
+    for copy, observation in enumerate(first):
+        np.testing.assert_array_equal(observation, gymnasium.make("CartPole-v1").reset(seed=7 + copy)[0])
+    for _ in range(6):  # beyond the switch
+        np.testing.assert_array_equal(late.step(np.ones(3, int))[0], early.step(np.ones(3, int))[0])
+    late.seed(0)
+    late.reset()
+    assert not np.array_equal(late.step(np.ones(3, int))[0], early.step(np.ones(3, int))[0])
 
 
 def test_the_second_visit_to_a_task_begins_other_episodes(switching):

@@ -1,4 +1,5 @@
 import math
+import types
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def test_it_doubles_when_plasticity_declines_and_waits_for_the_effect():
         "waiting for the last change to act",
         "plasticity declines",
     ]
-    assert control.optimizer.param_groups[0]["iso_lambda"] == 0.04
+    assert control.penalty.param_groups[0]["iso_lambda"] == 0.04
 
 
 def test_it_verifies_that_dormant_units_fall():
@@ -98,3 +99,11 @@ def test_bad_options(options, message):
 def test_an_optimizer_without_isometric_groups():
     with pytest.raises(ValueError, match="no isometric group"):
         AdaptiveStrength(torch.optim.Adam(nn.Linear(2, 2).parameters()))
+
+
+def test_a_penalty_of_the_loss_is_controlled_alike():
+    penalty = types.SimpleNamespace(strength=1.0)
+    control = AdaptiveStrength(penalty, start=0.5, minimum=0.1, patience=1)
+    assert penalty.strength == 0.5
+    control.update(1.0, 0.2)
+    assert control.update(2.0, 0.2).after == penalty.strength == control.strength == 1.0

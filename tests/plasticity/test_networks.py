@@ -325,6 +325,36 @@ def test_an_odd_width_names_the_nearest():
         build_nature_cnn((4, 84, 84), NetworkSpec(activation="groupsort"), features=510)
 
 
+@pytest.mark.parametrize(
+    ("activation", "group", "nearest"),
+    [("maxmin", 2, {1: 2, 3: 4, 33: 34}), ("groupsort", 4, {1: 4, 5: 4, 6: 8, 7: 8, 9: 8, 510: 512})],
+)
+def test_the_nearest_width_is_a_multiple_and_no_other_is_nearer(activation, group, nearest):
+    for width, expected in nearest.items():
+        assert abs(expected - width) == min(abs(k * group - width) for k in range(1, 200))
+        with pytest.raises(ValueError, match=rf"sorts groups of {group} .* nearest that fits is {expected}$"):
+            NetworkSpec((width,), activation)
+        NetworkSpec((expected,), activation)
+
+
+def test_gains_keep_the_scale_of_what_is_positive_and_negative_alike():
+    """sqrt(2 / (1 + slope^2)) by torch's own rule (He et al. 2015, eq. 15), with the slopes of torch's modules."""
+    for name, slope in (
+        ("relu", 0.0),
+        ("leaky_relu", nn.LeakyReLU().negative_slope),
+        ("prelu", nn.PReLU().weight.item()),
+    ):
+        gain = nn.init.calculate_gain("leaky_relu", slope)
+        assert ACTIVATIONS[name].gain == pytest.approx(gain, rel=1e-6)
+        layer = build_mlp(64, NetworkSpec((64,), name, isometry="soft"))[0]
+        torch.testing.assert_close(
+            torch.linalg.svdvals(layer.weight.detach()), torch.full((64,), gain), rtol=1e-5, atol=0
+        )
+        z = torch.randn(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+        scale = gain**2 * ACTIVATIONS[name].build(-1).double()(z).square().mean()
+        assert scale.item() == pytest.approx(1, rel=0.02)
+
+
 BAD = [
     ({"body": "small_cn"}, "Did you mean 'small_cnn'"),
     ({"activation": "rleu"}, "unknown activation 'rleu'. Did you mean 'relu'"),

@@ -252,6 +252,14 @@ def test_a_network_without_parameters_has_a_kernel_of_zeros():
     assert not empirical_ntk(nn.Flatten(), torch.randn(3, 2, 2)).any()
 
 
+def test_numbers_that_are_counted_have_no_gradient_and_no_part_in_the_kernel():
+    network = nn.Sequential(nn.Linear(4, 2), nn.Tanh()).double()
+    x = torch.randn(3, 4, dtype=torch.double)
+    K = empirical_ntk(network, x)
+    network[0].seen = nn.Parameter(torch.tensor([5]), requires_grad=False)
+    torch.testing.assert_close(empirical_ntk(network, x), K, rtol=1e-12, atol=1e-12)
+
+
 def test_complex_parameters_have_no_kernel():
     network = Calls(lambda self, x: (x * self.w).abs(), w=(4,))
     network.w = nn.Parameter(torch.randn(4, dtype=torch.complex64))

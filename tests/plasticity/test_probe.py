@@ -184,3 +184,16 @@ def test_integer_batches_are_converted():
 def test_a_network_of_several_outputs_is_refused():
     with pytest.raises(ValueError, match="returns one tensor, got tuple"):
         _ = Probe(nn.GRU(3, 3), torch.zeros(2, 4, 3)).record
+
+
+@pytest.mark.parametrize("samples", [1, 2, 63, 64, 65])
+@pytest.mark.parametrize("outputs", [1, 4, 5, 256, 257])
+def test_the_kernel_is_of_as_many_first_samples_as_its_size_allows(samples, outputs):
+    """min(64, 256 / C), and one at least: here of f(x) = W x, whose kernel is (x x^T + 1) for each output."""
+    x = torch.randn(samples, 3, dtype=torch.double)
+    network = nn.Linear(3, outputs).double()
+    probe = Probe(network, x)
+    n = min(samples, 64, max(1, 256 // outputs))
+    expected = torch.linalg.eigvalsh(torch.kron(x[:n] @ x[:n].T + 1, torch.eye(outputs, dtype=torch.double)))
+    torch.testing.assert_close(probe.ntk_eigenvalues, expected.clamp(min=0), atol=1e-9, rtol=1e-9)
+    assert probe.input_singular_values.shape == (n, min(outputs, 3))

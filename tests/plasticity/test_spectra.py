@@ -74,3 +74,10 @@ def test_a_zero_matrix_has_rank_zero_and_a_broken_one_none():
 
 def test_condition_is_bounded_by_what_is_resolved():
     assert spectra.condition(torch.tensor([0.0, 1.0])) == pytest.approx(1 / (2 * 2**-23), rel=1e-5)
+
+
+def test_of_many_matrices_only_the_broken_one_has_no_eigenvalues():
+    G = torch.diag_embed(torch.tensor([[0.0, 0.5, 2.0], [1.0, torch.inf, 1.0], [-1e-9, 0.25, 0.5]]))
+    found = spectra.eigenvalues(G)
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[[0, 2]], torch.tensor([[0.0, 0.5, 2.0], [0.0, 0.25, 0.5]]).double())

@@ -12,15 +12,33 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from isorl.agents.options import AGENTS, agent_arguments
 from isorl.configs.schema import SwitchConfig
-from isorl.plasticity import NetworkSpec
+from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.methods import METHODS
 
 ACTS_SOON = {
     "redo": {"every": 2, "tau": 0.9},
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.1},
+    "regrama": {"every": 2, "tau": 0.9},
+    "cpr": {"every": 2, "rate": 0.5},
+    "hare_and_tortoise": {"every": 2, "momentum": 0.9},
+    "weight_clipping": {"scale": 0.5},
     "self_normalised_resets": {"prior": 2, "threshold": 0.9, "every": 1},
+    "adaptive_isometry": {
+        "index": "feature_effective_rank",
+        **{"every": 1, "patience": 1, "decline": 1.05, "recovery": 1.0, "highest": 8.0},
+    },
 }
 """Options of methods whose defaults would not act within the few updates of a test."""
+
+ADAMO = {"optimizer_class": AdamO, "optimizer_kwargs": {"iso_lambda": 1.0, "iso_every": 1}}
+NEEDS = {"adaptive_isometry": {"policy_kwargs": ADAMO}}
+"""Options of an agent without which a method is refused; the agent that it is compared with has them, too."""
+
+
+def needs(name):
+    """A copy of what NEEDS has for a method."""
+    return copy.deepcopy(NEEDS.get(name, {}))
+
 
 ROUNDS = {"trac": 20}
 """How often a test repeats its updates: TRAC's scale starts at 1e-8 and has to grow before weights move."""
@@ -85,7 +103,7 @@ def with_method(agent, body, name, seed=3, **options):
         with pytest.raises(ValueError, match=f"'{name}' learns from labels, which only agent=classifier"):
             build(agent, body, {name: method})
         pytest.skip("refused, as it should be: this agent has no labels")
-    made = build(agent, body, {name: method}, seed=seed)
+    made = build(agent, body, {name: method}, seed=seed, **needs(name))
     made.rounds = ROUNDS.get(name, 1)
     return made
 

@@ -4,18 +4,32 @@ import copy
 import dataclasses
 import functools
 import io
+import math
 
 import pytest
 import torch
 
 from isorl.plasticity.methods import METHODS, PeriodicMethod
-from tests.agents.methods.conftest import build, functions, parameters, switch, updates, with_method
+from tests.agents.methods.conftest import (
+    NEEDS,
+    build,
+    functions,
+    needs,
+    parameters,
+    switch,
+    updates,
+    with_method,
+)
 
 
 @functools.cache
-def plain(agent_name, body):
-    """The functions of an agent without methods after the same life."""
-    return functions(lived(build(agent_name, body, {})))
+def _plain(agent_name, body, name):
+    return functions(lived(build(agent_name, body, {}, **needs(name))))
+
+
+def plain(agent_name, body, name):
+    """The functions of an agent without methods, but with what the method `name` needs, after the same life."""
+    return _plain(agent_name, body, name if name in NEEDS else "")
 
 
 def lived(agent):
@@ -35,7 +49,7 @@ def name(request):
 def test_it_changes_learning_and_stays_finite(name, agent_name, body):
     changed = functions(lived(with_method(agent_name, body, name)))
     assert all(torch.isfinite(output).all() for output in changed.values())
-    for network, output in plain(agent_name, body).items():
+    for network, output in plain(agent_name, body, name).items():
         assert not torch.allclose(changed[network], output, rtol=0, atol=1e-7), network
 
 
@@ -100,8 +114,12 @@ def load(agent, content):
 WAITS = {
     "redo": {"every": 3, "tau": 0.9},
     "continual_backprop": {"maturity": 1, "replacement_rate": 0.05},
+    "regrama": {"every": 3, "tau": 0.9},
+    "cpr": {"every": 3},
+    "hare_and_tortoise": {"every": 3},
     "self_normalised_resets": {"every": 3},
     "plasticity_injection": {"at_update": 3},
+    "adaptive_isometry": {"every": 2, "index": "gram_deviation"},
     **{name: {"every": 3} for name, method in METHODS.items() if issubclass(method, PeriodicMethod)},
 }
 """Options with which a method waits for the third update, self-normalised resets for the 45th."""
@@ -123,15 +141,17 @@ def test_before_its_first_effect_a_method_does_nothing(name):
         f"Method '{name}' does nothing in this run: it first acts at update {first}, of {first - 1} planned ones."
     ]
     assert agent.methods.silent(first, 0) == []
-    assert torch.equal(life(agent, first - 1), life(build("classifier", "mlp", {}), first - 1))
+    plain_one = build("classifier", "mlp", {}, **needs(name))
+    assert torch.equal(life(agent, first - 1), life(plain_one, first - 1))
 
 
-# that of self-normalised resets is the earliest possible one: here no unit falls silent
-@pytest.mark.parametrize("name", sorted(set(WAITS) - {"self_normalised_resets"}))
+# of these it is the earliest possible one: here no unit falls silent, and no index declines
+@pytest.mark.parametrize("name", sorted(set(WAITS) - {"self_normalised_resets", "adaptive_isometry"}))
 def test_at_its_first_effect_a_method_does_something(name):
     agent = with_method("classifier", "mlp", name, **WAITS[name])
     first = agent.methods.by_name[name].first_effect().update
-    assert not torch.equal(life(agent, first), life(build("classifier", "mlp", {}), first))
+    plain_one = build("classifier", "mlp", {}, **needs(name))
+    assert not torch.equal(life(agent, first), life(plain_one, first))
 
 
 WAIT_FOR_A_SWITCH = [name for name, method in METHODS.items() if issubclass(method, PeriodicMethod)]
@@ -164,12 +184,20 @@ def test_what_waits_for_a_switch_does_nothing_before_it(name, agent_name):
 
 
 STRENGTHS = [n for n, method in METHODS.items() if "strength" in [f.name for f in dataclasses.fields(method)]]
+OFF = {
+    **{name: {"strength": 0.0} for name in STRENGTHS},
+    "l2_er": {"weight_decay": 0.0, "rank_rate": 0.0},
+    "cpr": {"rate": 0.0},
+    "hare_and_tortoise": {"momentum": 0.0, "every": 1},
+    "weight_clipping": {"scale": math.inf},
+}
+"""Options with which a method is there and does nothing."""
 
 
-@pytest.mark.parametrize("strength", STRENGTHS)
-def test_without_strength_it_is_plain_bit_for_bit(strength, agent_name):
-    off = functions(lived(with_method(agent_name, "mlp", strength, strength=0.0)))
-    for network, output in plain(agent_name, "mlp").items():
+@pytest.mark.parametrize("name", OFF)
+def test_turned_off_it_is_plain_bit_for_bit(name, agent_name):
+    off = functions(lived(with_method(agent_name, "mlp", name, **OFF[name])))
+    for network, output in plain(agent_name, "mlp", name).items():
         assert torch.equal(off[network], output)
 
 
@@ -182,4 +210,4 @@ def test_a_method_leaves_the_agents_random_stream_alone(name):
         return torch.random.get_rng_state()
 
     with_it = stream_after_a_switch_and_updates(with_method("ppo", "mlp", name))
-    assert torch.equal(with_it, stream_after_a_switch_and_updates(build("ppo", "mlp", {})))
+    assert torch.equal(with_it, stream_after_a_switch_and_updates(build("ppo", "mlp", {}, **needs(name))))

@@ -38,6 +38,21 @@ def test_injection_freezes_the_old_tail_and_trains_the_new_one(agent_name, body)
         assert all(torch.equal(before[n], after[n]) is not moves for n in found)
 
 
+def test_a_target_network_takes_over_that_the_injection_has_happened():
+    agent = with_method("dqn", "mlp", "plasticity_injection")
+    agent.learn(32)
+    switch(agent)
+    source, target = agent.policy.q_net, agent.policy.q_net_target
+    target.load_state_dict(source.state_dict())
+    flags = [module.active for module in target.modules() if hasattr(module, "twin")]
+    assert flags
+    assert all(flags)
+    x = some_inputs(agent)
+    torch.testing.assert_close(target(x), source(x), rtol=0, atol=0)
+    idle = with_method("dqn", "mlp", "plasticity_injection")
+    assert not any(module.active for module in idle.policy.q_net_target.modules() if hasattr(module, "twin"))
+
+
 def test_injection_happens_once():
     agent = with_method("dqn", "mlp", "plasticity_injection", at_switch=2)
     agent.learn(32)

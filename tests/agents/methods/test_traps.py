@@ -118,11 +118,18 @@ def test_11_and_12_utilities_ages_and_references_survive_a_save(name):
     assert ours == theirs
 
 
+ONCE_ALL_UNITS_ACT = {("adaptive_isometry", "recovery"), ("adaptive_isometry", "lowest")}
+"""Options that mean something in a healthy network alone: test_adaptive_isometry.py."""
 OPTIONS = [(name, f.name) for name, method in METHODS.items() for f in dataclasses.fields(method)]
+OPTIONS = [option for option in OPTIONS if option not in ONCE_ALL_UNITS_ACT]
 OTHERWISE = {
     ("redo", "tau"): 0.5,
     ("gram", "target"): 1.0,
     ("jacobian", "samples"): 8,
+    ("adaptive_isometry", "index"): "ntk_index",
+    ("adaptive_isometry", "samples"): 4,
+    ("adaptive_isometry", "factor"): 3.0,
+    ("adaptive_isometry", "decline"): 2.0,
     ("self_normalised_resets", "threshold"): 1e-9,
     ("self_normalised_resets", "prior"): 100,
 }

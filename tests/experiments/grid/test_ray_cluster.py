@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -173,3 +174,21 @@ def test_killed_worker_and_killed_node_lose_no_cell(benchmark, local, cluster, t
     _, said = again.communicate(timeout=300)
     assert again.returncode == 0, said
     assert "nothing, every cell is finished" in said
+
+
+def test_workers_import_what_the_command_line_names(cluster, tmp_path):
+    """An environment, a method and a network of the user's own, from a folder that is nobody's package."""
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "examples" / "own_project", project)
+    grid = [sys.executable, "-m", "isorl", "train", "-m", "imports=[./corridor.py]", "--config-dir", "configs",
+            "sequence=corridor_turns", "method=[weight_clipping]", "network=small_tanh", "seed=0,1", "together=1",
+            "device=cpu"]  # fmt: skip
+    for runs, where in (("local", []), ("ray", ["hydra/launcher=ray_cluster"])):
+        env = {**os.environ, "RAY_ADDRESS": cluster.address}
+        words = [*grid, f"hydra.sweep.dir={tmp_path / runs}", *where]
+        run = subprocess.run(
+            words, cwd=project, env=env, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert run.returncode == 0, run.stderr
+    assert len(cells(tmp_path / "ray")) == 2
+    assert_same(tmp_path / "ray", tmp_path / "local")

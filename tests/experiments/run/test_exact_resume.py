@@ -1,11 +1,13 @@
 """A run that was interrupted and resumed ends bit for bit as one that was not."""
 
+import json
 import os
 import signal
 
 import pytest
 
 from isorl.configs.errors import Interrupted
+from isorl.envs import Sequence
 from isorl.experiments.run import experiment
 from isorl.experiments.run.callback import RunCallback
 from tests.faults.compare import differences
@@ -14,6 +16,9 @@ QUIET = ["diagnostics.every=0", "evaluation.episodes=0", "log_every=500", "check
 CASES = {
     "ppo-nine_rooms": ["sequence=nine_rooms-smoke"],
     "dqn-rain": ["sequence=rain_permuted-smoke", "agent=dqn"],
+    "classifier-adaptive": ["sequence=digits_random_labels-smoke", "agent=classifier", "method=[adaptive_isometry]",
+                            "method.adaptive_isometry.every=4", "method.adaptive_isometry.decline=1.02",
+                            "method.adaptive_isometry.recovery=1.01", "method.adaptive_isometry.index=dormant_units"],
     "ppo-offset-normalised": ["sequence=control_offset-smoke", "sequence.tasks.0.episodes=150",
                               "normalize.observations=true", "normalize.rewards=true",
                               "normalize.statistics=per_task"],
@@ -26,7 +31,13 @@ CASES = {
 }  # fmt: skip
 
 
-FAST = ("ppo-nine_rooms", "dqn-rain", "ppo-offset-normalised", "ppo-rewards-normalised")
+FAST = (
+    "ppo-nine_rooms",
+    "dqn-rain",
+    "classifier-adaptive",
+    "ppo-offset-normalised",
+    "ppo-rewards-normalised",
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +46,35 @@ FAST = ("ppo-nine_rooms", "dqn-rain", "ppo-offset-normalised", "ppo-rewards-norm
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, of its own parts
 def test_resumed_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
     assert not _differences_of_halves(configured, tmp_path, monkeypatch, [*CASES[case], *QUIET])
+
+
+LONGER = {
+    "ppo-nine_rooms": ["sequence=nine_rooms-smoke", "method=[redo,shrink_and_perturb]", "network=relu"],
+    "ppo-normalised": ["sequence=nine_rooms-smoke", "sequence.order=shuffled", "normalize.observations=true",
+                       "normalize.statistics=per_task"],
+    "dqn-rain": ["sequence=rain_permuted-smoke", "agent=dqn", "switch.replay=keep"],
+    "classifier": ["agent=classifier", "sequence=digits_permuted-smoke", "optimizer=adam"],
+    "episode_end": ["sequence=cartpole-smoke", "sequence.switch=episode_end"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in LONGER]
+)
+def test_a_finished_run_goes_on_as_if_planned_longer(configured, tmp_path, case):
+    """Evaluations and diagnostics of the end that was not one are made anew, too."""
+    words = [*LONGER[case], "log_every=500", "diagnostics.every=1500"]
+    first, last = (
+        configured(*words, f"sequence.cycles={cycles}", f"run_dir={tmp_path / name}")
+        for cycles, name in ((1, "grown"), (3, "whole"))
+    )
+    experiment.start(first), experiment.start(last)
+    steps = experiment.resume(str(tmp_path / "grown"), cycles=3)["agent_steps"]
+    assert steps == 3 * Sequence.from_config(first.sequence, 0, first.agent.get("n_envs", 1)).agent_steps
+    assert not differences(tmp_path / "whole", tmp_path / "grown")
+    config, facts = (tmp_path / "grown" / name for name in ("config.yaml", "run.json"))
+    assert "cycles: 3" in config.read_text()
+    assert "lengthened" in json.loads(facts.read_text())
 
 
 @pytest.mark.gpu

@@ -11,8 +11,10 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from isorl.experiments.run import keys
+from isorl.agents.options import agent_options
+from isorl.experiments.run import experiment, keys
 from isorl.experiments.run.play import play
+from isorl.plasticity import isometry_lambda
 
 RUNS = {
     "ppo nine rooms": ("agent=ppo", "sequence=nine_rooms-smoke"),
@@ -162,3 +164,45 @@ def test_a_run_too_short_for_its_method_says_so(run, overrides, said):
     _, folder = run("agent=ppo", "sequence=nine_rooms-smoke", "network=relu", *overrides)
     log = (folder / "run.log").read_text()
     assert said in log if said else "does nothing in this run" not in log
+
+
+def test_a_half_life_may_be_a_share_of_a_visit(configured):
+    words = ("sequence=nine_rooms-short", "optimizer=adamo", "agent.learning_rate=1e-3", "run_dir=x")
+    parts = experiment.build(configured(*words, "optimizer.iso_half_life=0.5"))
+    updates = agent_options(configured(*words)).planned_updates(parts.sequence.visits[0].agent_steps)
+    assert parts.agent.policy.optimizer.half_life() == pytest.approx(updates / 2)
+    message, warned = experiment.isometry_step(parts.agent.policy.optimizer, updates // 4)
+    assert message.startswith(
+        f"AdamO halves a deviation from isometry in {updates / 2:,.0f} of {updates // 4:,}"
+    )
+    assert message.endswith(f"(iso_lambda {isometry_lambda(updates / 2, 1e-3, 1.0, 4):.3g})")
+    assert "cannot act" in warned[0]
+
+
+def test_a_family_gives_lambda_unless_a_half_life_is_given(configured):
+    words = ("sequence=nine_rooms-short", "optimizer=adamo", "run_dir=x")
+    by_family, by_user = (
+        configured(*words).optimizer,
+        configured(*words, "optimizer.iso_half_life=300").optimizer,
+    )
+    assert (by_family["iso_lambda"], by_family["iso_half_life"]) == (1.0, None)
+    assert (by_user["iso_lambda"], by_user["iso_half_life"]) == (None, 300)
+
+
+def test_what_a_method_decides_is_in_the_log_and_in_every_record(run):
+    loop = [
+        f"method.adaptive_isometry.{option}"
+        for option in ("every=4", "decline=1.01", "recovery=1.0", "samples=8")
+    ]
+    _, folder = run("sequence=nine_rooms-smoke", "method=[adaptive_isometry]", *loop)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    strengths = [r["value"] for r in records if r["key"] == "method/adaptive_isometry/strength/adamo"]
+    assert len(strengths) > 10
+    assert max(strengths) > strengths[0]
+    assert all(keys.explained(r["key"]) for r in records)
+    raised = [line for line in (folder / "run.log").read_text().splitlines() if "strength of adamo" in line]
+    changes = sum(after != before for before, after in zip([1.0, *strengths], strengths, strict=False))
+    assert len(raised) == changes
+    assert "plasticity declines" in "".join(raised)
+    shown = EventAccumulator(str(folder)).Reload().Scalars("method/adaptive_isometry/strength/adamo")
+    assert [event.value for event in shown] == pytest.approx(strengths)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 import zipfile
 
 import gymnasium
@@ -19,7 +20,7 @@ from torch import nn
 from isorl.agents import ContinualDQN, ContinualPPO
 from isorl.agents.policies import preprocess
 from isorl.agents.sb3 import networks_of
-from isorl.configs import UserError
+from isorl.configs import UserError, imports
 from isorl.experiments.run.agent_file import chain_of_linears, read_agent, read_normalizer, read_state_dict
 from isorl.experiments.run.inspect import WEIGHT_METRICS, inspect, main, probe_batch
 from isorl.plasticity import NetworkSpec
@@ -266,6 +267,25 @@ def test_an_unknown_activation_is_asked_for_or_its_figures_are_absent(tmp_path):
     for found in named.values():
         found.notes.clear()
     assert_live_figures(model, named, "CartPole-v1")
+
+
+def test_an_activation_of_a_named_module_is_known(tmp_path, monkeypatch):
+    """A zip calls it `<class 'my_activation.Leaky'>`; with imports=[./my_activation.py] it is that class."""
+    text = "from torch import nn\nclass Leaky(nn.LeakyReLU):\n    def __init__(self):\n        super().__init__(0.3)\n"
+    (tmp_path / "my_activation.py").write_text(text)
+    monkeypatch.setattr(imports, "_named", {})
+    monkeypatch.setattr(imports, "_current_folder", [])
+    imports.take([str(tmp_path / "my_activation.py")])
+    try:
+        own = sys.modules["my_activation"].Leaky
+        model, path = saved(tmp_path, PPO, policy_kwargs={"activation_fn": own})
+        assert_live_figures(model, inspect(path, "CartPole-v1", size=16), "CartPole-v1")
+        imports._named.clear()
+        found = inspect(path, "CartPole-v1", size=16)["actor"]
+        assert set(found.values) == set(WEIGHT_METRICS)
+        assert "imports=[MODULE]" in found.notes[0]
+    finally:
+        del sys.modules["my_activation"]
 
 
 def test_a_known_activation_is_not_overruled(tmp_path):

@@ -109,6 +109,40 @@ def test_checkpoint_of_another_network_is_refused(configured, tmp_path):
     experiment.start(
         configured("sequence=cartpole-smoke", "network.widths=[8,8]", f"run_dir={tmp_path / 'b'}")
     )
-    (tmp_path / "b" / "checkpoint.pt").write_bytes((tmp_path / "a" / "checkpoint.pt").read_bytes())
+    for name in ("checkpoint.pt", "checkpoint-1.pt"):
+        (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
     with pytest.raises(UserError, match="cannot be used"):
         experiment.resume(str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("words", "cycles", "reason"),
+    [
+        ([], 1, "the run has 1 already"),
+        (
+            ["agent.learning_rate_final=0"],
+            2,
+            r"the learning rate falls over the whole run \(switch.learning_rate",
+        ),
+        (["agent=dqn", "switch.exploration=run"], 2, "epsilon falls over the whole run"),
+        (["checkpoint.keep=1"], 2, r"no checkpoint from before its end.*checkpoint.keep=1"),
+    ],
+)
+def test_what_cannot_be_made_longer_is_refused_and_left_as_it_is(configured, tmp_path, words, cycles, reason):
+    folder = tmp_path / "run"
+    experiment.start(configured("sequence=cartpole-smoke", "log_every=64", *words, f"run_dir={folder}"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match=reason):
+        experiment.resume(str(folder), cycles=cycles)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_longer_run_that_was_killed_at_once_is_resumed_as_a_longer_one(configured, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    experiment.start(configured("sequence=nine_rooms-smoke", f"run_dir={folder}"))
+    with monkeypatch.context() as patched:
+        patched.setattr(experiment, "_train", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            experiment.resume(str(folder), cycles=2)
+    assert not (folder / "summary.json").exists()
+    assert len(experiment.resume(str(folder))["returns"]) == 4

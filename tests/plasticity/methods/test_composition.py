@@ -90,6 +90,8 @@ BAD = {
     "strength": -1.0, "shrink": 0.0, "noise": -1.0, "every": -1, "layers": 0, "tau": -0.1, "maturity": -1, "decay": 1.5,
     "replacement_rate": 2.0, "threshold": 0.0, "prior": 1, "heads": 0, "projections": -1, "samples": 0, "beta": 1.0,
     "momentum": 1.0, "at_switch": 0, "at_update": -1, "target": 0.0, "size": 0,
+    "index": "ntk", "factor": 1.0, "decline": 1.0, "recovery": 9.0, "patience": 0,
+    "lowest": 2.0, "highest": 0.5,
 }  # fmt: skip
 
 
@@ -100,5 +102,5 @@ BAD = {
 def test_every_number_has_bounds(name, option):
     if option in ("decoupled", "scale"):
         return  # any value means something
-    with pytest.raises(ValueError, match=rf"{name}\.{option} is {BAD[option]}; it must be"):
+    with pytest.raises(ValueError, match=rf"{name}\.{option} is {BAD[option]!r}; it must be"):
         METHODS[name](**{option: BAD[option]})
