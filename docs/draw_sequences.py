@@ -91,7 +91,9 @@ def _frame(task: Task) -> np.ndarray | None:
     """The agent's own view of an image task, else the environment's drawing; None where it cannot draw here."""
     env = TaskEnv(task, 1)
     space = env.observation_space
-    is_image = len(space.shape) == 3 and (space.shape[0] == 1 or space.high.max() > 1)  # else planes of objects
+    is_image = len(space.shape) == 3 and (
+        space.shape[0] == 1 or space.high.max() > 1
+    )  # else planes of objects
     if not is_image:
         env.close()
         try:
