@@ -35,6 +35,28 @@ def test_sweep_makes_every_combination(tiny, tmp_path):
     assert {cell.agent_steps for cell in made} == {128}
 
 
+def test_what_is_played_makes_sequences_not_arms(tmp_path):
+    words = [
+        "sequence=env",
+        "env=CartPole-v1,Acrobot-v1",
+        "agent_steps=64,128",
+        "agent.gamma=0.9,0.99",
+        "seed=0,1",
+    ]
+    made = cells(requests_of_sweep(words), (), tmp_path, Composer())
+    assert len({cell.id for cell in made}) == len({cell.folder for cell in made}) == 16
+    assert {cell.arm for cell in made} == {"agent.gamma=0.9", "agent.gamma=0.99"}
+    assert {cell.sequence for cell in made} == {
+        f"env env={env} agent_steps={steps}" for env in ("CartPole-v1", "Acrobot-v1") for steps in (64, 128)
+    }
+    cycles = cells(
+        requests_of_sweep(["sequence=control_cycle", "sequence.cycles=1,2"]), (), tmp_path, Composer()
+    )
+    assert {(cell.sequence, cell.arm) for cell in cycles} == {
+        (f"control_cycle sequence.cycles={number}", "") for number in (1, 2)
+    }
+
+
 def test_benchmark_adds_each_reference_once(suite, tmp_path):
     made = cells(requests_of_benchmark(suite, []), suite.references, tmp_path, Composer())
     kinds = [cell.kind for cell in made]
