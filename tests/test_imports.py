@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 RUN = [
     "--config-dir", "configs", "sequence=corridor_turns", "network=small_tanh", "optimizer=adam",
-    "method=[weight_clipping]", "method.weight_clipping.bound=2", "evaluation.episodes=1", "device=cpu",
+    "method=[bounded_weights]", "method.bounded_weights.bound=2", "evaluation.episodes=1", "device=cpu",
     "diagnostics.metrics=[weight_max]", "sequence.cycles=1",
 ]  # fmt: skip
 EVIL = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\n"
@@ -50,7 +50,7 @@ def isorl(folder: Path, *words: str, **environment: str) -> subprocess.Completed
 def test_a_run_measures_and_records_what_was_imported(project):
     config = yaml.safe_load((project / "runs" / "one" / "config.yaml").read_text())
     assert config["imports"] == [str(project / "corridor.py")]
-    assert config["method"] == {"weight_clipping": {"bound": 2}}
+    assert config["method"] == {"bounded_weights": {"bound": 2}}
     assert '"plasticity/weight_max/actor"' in (project / "runs" / "one" / "metrics.jsonl").read_text()
 
 
@@ -114,10 +114,10 @@ MISTAKES = {
     "a module that raises": (["imports=[agents]"], "RuntimeError"),
     "another module's name": (["imports=[./json.py]"], "would take the name"),
     "unknown option": (
-        ["imports=[corridor]", "method=[weight_clipping]", "method.weight_clipping.bond=1"],
+        ["imports=[corridor]", "method=[bounded_weights]", "method.bounded_weights.bond=1"],
         "bound'?",
     ),
-    "unknown method": (["imports=[corridor]", "method=[weight_cliping]"], "Did you mean 'weight_clipping'?"),
+    "unknown method": (["imports=[corridor]", "method=[bounded_weihts]"], "Did you mean 'bounded_weights'?"),
     "unknown own sequence": (["--config-dir", "configs", "sequence=coridor_turns"], "'corridor_turns'?"),
     "unknown own sequence in a grid": (
         ["-m", "--config-dir=configs", "sequence=coridor_turns"],
@@ -143,7 +143,7 @@ def test_mistakes_are_answered(project, words, expected):
 @pytest.mark.slow
 def test_lists_name_what_is_registered(project):
     methods = isorl(project, "list", "methods", "imports=[./corridor.py]").stdout
-    assert "weight_clipping" in methods
+    assert "bounded_weights" in methods
     assert "shrink_and_perturb" in methods
     assert "corridor_turns" in isorl(project, "list", "sequences", "--config-dir", "configs").stdout
     assert "weight_max" in isorl(project, "list", "metrics", "imports=[./corridor.py]").stdout

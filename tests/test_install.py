@@ -120,9 +120,9 @@ def test_the_wheel_does_everything_in_a_folder_with_clashing_names(python, proje
     _python(python, LOOP, cwd=project)
     _python(python, CALLBACK, cwd=project)
 
-    assert "weight_clipping" in _isorl(python, project, "list", "methods", "imports=[./corridor.py]")
+    assert "bounded_weights" in _isorl(python, project, "list", "methods", "imports=[./corridor.py]")
     words = ["imports=[./corridor.py]", "--config-dir", "configs", "sequence=corridor_turns", "network=small_tanh",
-             "method=[weight_clipping]", "diagnostics.metrics=[weight_max]", "device=cpu"]  # fmt: skip
+             "method=[bounded_weights]", "diagnostics.metrics=[weight_max]", "device=cpu"]  # fmt: skip
     said = _isorl(python, project, "train", *words, "run_dir=runs/one")
     assert "right" in said
     assert "Did you mean 'sequence'?" in _isorl(python, project, "train", *words[:-1], "sequenc=x", code=2)

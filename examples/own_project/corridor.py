@@ -61,9 +61,9 @@ class Corridor(gymnasium.Env):
 gymnasium.register("Corridor-v0", entry_point=Corridor, max_episode_steps=50)
 
 
-@METHODS.register("weight_clipping")
+@METHODS.register("bounded_weights")
 @dataclass
-class WeightClipping(Method):
+class BoundedWeights(Method):
     """Keeps every weight within `bound` times its largest initial one (Elsayed et al. 2024, arXiv 2407.01704).
 
     Attributes:
