@@ -26,7 +26,7 @@ from isorl.configs.schema import RunConfig
 from isorl.configs.typed import typed
 
 FOLDER = Path(__file__).parent
-COMMANDS = ("resume", "play", "dry_run", "reference", "benchmark", "pack", "together")
+COMMANDS = ("resume", "play", "dry_run", "reference", "references", "benchmark", "pack", "together")
 """What the program should do; not part of a run."""
 ALONE = ("resume", "play")
 """They take everything from an existing run folder, `imports` aside."""

@@ -91,8 +91,11 @@ class SequenceConfig:
     """Describes a list of tasks, visited `cycles` times."""
 
     name: str
+    """Names the sequence in tables and folders."""
     tasks: list[TaskConfig]
+    """Lists the tasks."""
     cycles: int = 1
+    """Says how many times the list is gone through; `isorl resume` can raise it."""
     order: str = "fixed"
     """Orders the visits: fixed, as listed | shuffled, each cycle in a new random order | sampled, every visit drawn
     from the other tasks, `cycles` times as many visits as tasks."""
@@ -147,7 +150,9 @@ class NormalizeConfig:
     """Configures running normalisation by stable-baselines3's VecNormalize."""
 
     observations: bool = False
+    """Normalises observations to mean 0 and variance 1."""
     rewards: bool = False
+    """Divides rewards by the standard deviation of the discounted return."""
     statistics: str = "shared"
     """Says whether all tasks share the statistics: shared | per_task."""
 
@@ -230,11 +235,16 @@ class RunConfig:
     """Describes one training run. The parts without a class here are checked by what they configure."""
 
     agent: dict[str, Any]
+    """Names the learner, `agent=NAME`, and holds its options."""
     network: dict[str, Any]
+    """Describes the body of the networks, `network=NAME`."""
     optimizer: dict[str, Any]
+    """Names the optimizer, `optimizer=NAME`, and holds its options."""
     sequence: SequenceConfig
     run_dir: str
+    """Names the folder that the run writes, which must not exist or be empty."""
     method: dict[str, Any] = field(default_factory=dict)
+    """Names the plasticity methods, `method=[A,B]`, in the order in which they act, and holds their options."""
     switch: SwitchConfig = field(default_factory=SwitchConfig)
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
@@ -242,7 +252,9 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     seed: int = 0
+    """Seeds everything that is drawn: weights, actions, environments, tasks where the sequence has no seed."""
     device: str = "auto"
+    """Says where the networks live: auto | cpu | cuda."""
     threads: int = 1
     """Gives the number of torch threads; one is fastest for small networks and on busy machines."""
     log_every: int = 2_000

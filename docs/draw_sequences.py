@@ -34,16 +34,24 @@ INTRODUCTION = (DOCS / "sequences.in.md").read_text()
 
 def main(names: list[str]) -> None:
     """Draws the sequences `names`, or all, and writes the page."""
-    every = [name for name in groups()["sequence"] if not name.endswith("-smoke")]
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for name in names or every:
+    for name in names or sequences():
         try:
             picture(_load(name)).savefig(PICTURES / f"{name}.png", dpi=80)
         except UserError as error:  # data that is not on this machine
             print(f"{name} is not drawn: {error}", file=sys.stderr)
         plt.close("all")
-    page = [INTRODUCTION.rstrip(), *(_section(name) for name in every)]
-    (DOCS / "sequences.md").write_text("\n\n".join(page) + "\n")
+    (DOCS / "sequences.md").write_text(page())
+
+
+def sequences() -> list[str]:
+    """Returns the names of all sequences but the variants for tests."""
+    return [name for name in groups()["sequence"] if not name.endswith("-smoke")]
+
+
+def page() -> str:
+    """Returns the page in Markdown, with the pictures that are there."""
+    return "\n\n".join([INTRODUCTION.rstrip(), *(_section(name) for name in sequences())]) + "\n"
 
 
 def picture(config: SequenceConfig) -> plt.Figure:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 from isorl.configs import schema
@@ -37,15 +41,20 @@ CHOICES = ("agent", "network", "optimizer")
 """Groups whose files the page of configuration keys shows; sequences and methods have pages of their own."""
 
 
+@event_priority(100)  # before the plugin that makes pages of notebooks
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that do not lie in docs/."""
     made = {"reference/command_line.md": command_line(), "reference/configuration.md": configuration()}
     for source, page in ELSEWHERE.items():
-        text = (ROOT / source).read_text()
-        made[page] = text if page.endswith(".ipynb") else moved(text, source)
+        made[page] = moved((ROOT / source).read_text(), source)
     made["own_project.md"] += "".join(_file(ROOT / "examples" / "own_project", name) for name in SHOWN)
     for page, text in made.items():
-        files.append(File.generated(config, page, content=text))
+        if page.endswith(".ipynb"):  # its plugin reads it from the disk
+            folder = mkdtemp()
+            (Path(folder) / page).write_text(text)
+            files.append(File(page, folder, config.site_dir, config.use_directory_urls))
+        else:
+            files.append(File.generated(config, page, content=text))
     return files
 
 
@@ -58,13 +67,15 @@ def moved(text: str, source: str) -> str:
     """Returns the text of the file `source` of the repository with its links as they are on the site."""
 
     def link(match: re.Match[str]) -> str:
-        target, hash, anchor = match[2].partition("#")
+        text, (target, hash, anchor) = match[1], match[2].partition("#")
         path = os.path.normpath(f"{Path(source).parent}/{target}")
+        if path not in ELSEWHERE and not path.startswith("docs/"):
+            return f"[{text}](#files)" if target in (*SHOWN, "configs") else text  # not on the site
         page = ELSEWHERE.get(path, path.removeprefix("docs/"))
+        if source.endswith(".ipynb"):
+            page = page.replace(".md", ".html")  # what links there is HTML before MkDocs sees it
         here = Path(ELSEWHERE.get(source, source.removeprefix("docs/"))).parent
-        if target in SHOWN or target == "configs":
-            return f"[{match[1]}](#files)"
-        return f"[{match[1]}]({os.path.relpath(page, here)}{hash}{anchor})"
+        return f"[{text}]({os.path.relpath(page, here)}{hash}{anchor})"
 
     return re.sub(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)\s]+)\)", link, text)
 
@@ -120,10 +131,10 @@ def _table(kind: type, prefix: str) -> str:
 
 def _default(field: Any) -> str:
     if field.default_factory is not dataclasses.MISSING:
-        return f"`{field.default_factory()}`"
+        return f"`{json.dumps(field.default_factory())}`"
     if field.default is dataclasses.MISSING:
         return ""
-    return "`null`" if field.default is None else f"`{str(field.default).lower() or repr('')}`"
+    return f"`{json.dumps(field.default)}`"
 
 
 def _docstrings(kind: type) -> dict[str, str]:
@@ -133,7 +144,7 @@ def _docstrings(kind: type) -> dict[str, str]:
     )
     return {
         field.target.id: inspect.cleandoc(text.value.value).replace("\n", " ").replace("|", "\\|")
-        for field, text in zip(body, body[1:], strict=False)
+        for field, text in itertools.pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
         if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }

@@ -7,10 +7,11 @@ from omegaconf import OmegaConf
 
 from isorl.agents.options import AGENTS, OPTIMIZERS
 from isorl.configs import UserError, nearest, typed
-from isorl.configs.command_line import COMMANDS, FOLDER, groups
+from isorl.configs.command_line import COMMANDS, FOLDER, composed, groups, register_resolvers, resolve
 from isorl.configs.schema import RunConfig, SequenceConfig, SwitchConfig, TaskConfig
 from isorl.experiments import method_files
 from isorl.plasticity import NetworkSpec
+from isorl.plasticity.adamo import DEFAULT_LAMBDA
 from isorl.plasticity.methods import METHODS
 
 
@@ -37,20 +38,32 @@ def test_config_yaml_has_every_value_of_a_run():
         assert given == dataclasses.asdict(schema()), f"defaults of '{name}' differ"
 
 
-@pytest.mark.parametrize("name", groups()["agent"])
-def test_agent_yaml_has_every_option(name):
-    assert set(read("agent", name)) == fields(AGENTS[name][1])
+def resolved(group, name):
+    """The file as it is where no sequence tunes anything."""
+    register_resolvers()
+    file = OmegaConf.load(FOLDER / group / f"{name}.yaml")
+    whole = OmegaConf.create({"agent": {"name": ""}, "sequence": {}} | {group: file})
+    return OmegaConf.to_container(whole, resolve=True)[group]
 
 
-@pytest.mark.parametrize("name", groups()["optimizer"])
-def test_optimizer_yaml_has_every_option(name):
-    assert set(read("optimizer", name)) == fields(OPTIMIZERS[name][1])
+CHOSEN = [(group, name) for group in ("agent", "optimizer") for name in groups()[group]]
+
+
+@pytest.mark.parametrize(("group", "name"), CHOSEN)
+def test_yaml_has_every_option_with_its_default(group, name):
+    options = {"agent": AGENTS, "optimizer": OPTIMIZERS}[group][name][1]
+    expected = {
+        key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(options()).items()
+    }
+    given = resolved(group, name)
+    if name == "adamo":  # null, unless a half-life is given, is the number that the file names
+        expected["iso_lambda"] = DEFAULT_LAMBDA
+    assert given == expected
 
 
 @pytest.mark.parametrize("name", groups()["network"])
 def test_network_yaml_is_a_network(name):
-    of_family = {"widths": [64, 64], "body": "auto"}  # in the file they follow the sequence's family
-    assert typed(NetworkSpec, {**read("network", name), **of_family}).widths == (64, 64)
+    assert dataclasses.asdict(typed(NetworkSpec, resolved("network", name)))
 
 
 def test_every_method_has_its_yaml_with_its_defaults():
@@ -58,6 +71,15 @@ def test_every_method_has_its_yaml_with_its_defaults():
     for name, method in METHODS.items():
         assert read("method", name)[name] == dataclasses.asdict(method()), name
         assert OmegaConf.create(method_files.yaml(name))[name] == dataclasses.asdict(method()), name
+
+
+def test_heads_are_methods_with_their_defaults():
+    assert groups()["head"] == ["l2_init", "none", "normalised", "reset"]
+    for name in groups()["head"]:
+        methods = {} if name == "none" else {f"head_{name}": dataclasses.asdict(METHODS[f"head_{name}"]())}
+        assert resolve(composed([f"head={name}", "run_dir=x"])).method == methods
+    both = resolve(composed(["head=reset", "method=[redo]", "method.head_reset.every=5", "run_dir=x"])).method
+    assert (list(both), both["head_reset"]["every"]) == (["redo", "head_reset"], 5)
 
 
 @pytest.mark.parametrize(

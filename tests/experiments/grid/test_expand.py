@@ -11,6 +11,7 @@ from isorl.configs.suite import BenchmarkConfig, TuningConfig
 from isorl.experiments.grid import tuning
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark, requests_of_sweep
+from isorl.experiments.grid.halving import halving
 
 
 @pytest.fixture
@@ -111,6 +112,13 @@ def test_bad_value_in_any_cell_stops_the_grid_before_it_starts(tiny, tmp_path):
         cells(requests_of_sweep([*tiny, "agent.batch_size=16,1000"]), (), tmp_path, Composer())
 
 
+def first_round(suite):
+    """The requests of the trials with which tuning begins."""
+    proposals = {(s, arm): halving(suite.tuning, arm, bool) for s in suite.sequences for arm in suite.arms}
+    trials = [tuning.Trial(*key, *trial) for key, proposal in proposals.items() for trial in next(proposal)]
+    return [request for trial in trials for request in tuning.requests(suite, trial, [])]
+
+
 class TestTuning:
     space: dict = {"agent.learning_rate": [1e-4, 1e-3, 1e-2], "agent.gamma": [0.9, 0.99]}  # noqa: RUF012
 
@@ -122,11 +130,11 @@ class TestTuning:
 
     def test_every_arm_gets_the_same_number_on_the_tuning_seeds(self, suite):
         suite = self.of(suite, of_arm={"AEI": {"optimizer.iso_lambda": [0.01, 0.1, 1.0]}})
-        requests = tuning.requests(suite, [])
+        requests = first_round(suite)
         arms = [request.arm.partition(" | ")[0] for request in requests]
         assert {arm: arms.count(arm) for arm in suite.arms} == {arm: 4 * 2 for arm in suite.arms}
         assert {request.seed for request in requests} == {7, 8}
-        assert [request.overrides for request in tuning.requests(suite, [])] == [
+        assert [request.overrides for request in first_round(suite)] == [
             request.overrides for request in requests
         ]
 
@@ -136,7 +144,7 @@ class TestTuning:
 
     def test_space_below_the_budget_is_refused(self, suite):
         with pytest.raises(UserError, match="has 6 settings, fewer than the budget of 7"):
-            tuning.requests(self.of(suite, budget=7), [])
+            first_round(self.of(suite, budget=7))
 
     def test_chosen_settings_reach_the_cells_before_the_users_words(self, suite, tmp_path):
         suite = self.of(suite)
@@ -244,4 +252,4 @@ def test_suites_fit_their_schema(name):
     assert {composer(request.overrides).seed for request in some.values()} == set(suite.seeds)
     assert {request.arm for request in requests} == set(suite.arms)
     if suite.tuning is not None:
-        assert tuning.requests(suite, [])
+        assert first_round(suite)
