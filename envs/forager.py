@@ -79,7 +79,7 @@ class Forager(NumpyVectorEnv):
         found = self.field[at]
         self.field[at] = 0
         for copy in np.flatnonzero(found):
-            self._grow(copy, found[copy])
+            self._grow(int(copy), found[copy])
         return self._values[found], np.zeros(self.num_envs, dtype=bool)
 
     def _grow(self, copy: int, kind: int) -> None:
