@@ -170,6 +170,7 @@ class PlasticityCallback(BaseCallback):
         self.step = 0
         self._watched: Any = None
         self._reference: dict[str, Tensor] = {}
+        self._previous: dict[str, Tensor] = {}
         self._met: dict[bytes, np.ndarray] = {}
         self._due = 0
         self._steps_before = 0
@@ -189,7 +190,7 @@ class PlasticityCallback(BaseCallback):
         self._check_outputs()
 
     def _begin(self) -> None:
-        self._reference = snapshot(self.networks(self.model.policy))
+        self._reference = self._previous = snapshot(self.networks(self.model.policy))
         observations: Any = self.model._last_obs if self.probe is None else self.probe
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -210,13 +211,19 @@ class PlasticityCallback(BaseCallback):
                 self._take_probe()
         if self.probe is not None and self.step >= self._due:
             self._due = (self.step // self.every + 1) * self.every
-            self._write(self.measure())
+            self._record()
         return True
 
     def _on_training_end(self) -> None:
         if self.probe is None:
             self._take_probe()
-            self._write(self.measure())
+            self._record()
+
+    def _record(self) -> None:
+        """Measures and writes; churn is change since the last time."""
+        self._write(self.measure())
+        if any(name.startswith("churn") for name in self.metrics):
+            self._previous = snapshot(self.networks(self.model.policy))
 
     def measure(self) -> dict[str, float | Tensor]:
         """Returns the diagnostics now, by key, without writing them.
@@ -235,7 +242,11 @@ class PlasticityCallback(BaseCallback):
     def _measured(self, observations: np.ndarray) -> dict[str, float | Tensor]:
         policy = self.model.policy
         return diagnose(
-            self.networks(policy), preprocess(policy, observations), self.metrics, self._reference
+            self.networks(policy),
+            preprocess(policy, observations),
+            self.metrics,
+            self._reference,
+            previous=self._previous,
         )
 
     def _meet(self, observations: np.ndarray) -> None:

@@ -23,6 +23,8 @@ RUN_COLUMNS = (
     "seed",
     "kind",
     "state",
+    "boundary",
+    "never_acted",
     "agent_steps",
     "seconds",
     "mean_return",
@@ -37,7 +39,8 @@ class Results:
     """Holds three tables that share the column `run`.
 
     Attributes:
-        runs: one row per run: sequence, arm, seed, kind ("arm" or a reference), state, agent steps, seconds, the mean
+        runs: one row per run: sequence, arm, seed, kind ("arm" or a reference), state, whether its methods are told
+            of switches ("informed", "agnostic"), methods that it was too short for, agent steps, seconds, the mean
             over its visits of their mean raw return, folder.
         visits: one row per run and visit: task, first agent step, length, mean raw return, that of the last fifth,
             normalised score.
@@ -118,7 +121,8 @@ def _columns(names: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> dict[st
 def _run_row(run: Run, name: str) -> tuple[Any, ...]:
     mean = float(np.mean(run.online)) if run.visits else float("nan")
     place = (name, run.sequence, run.arm, run.seed, run.kind, str(run.state))
-    return (*place, run.agent_steps, run.seconds, mean, str(run.folder))
+    methods = (run.boundary, " ".join(run.idle))
+    return (*place, *methods, run.agent_steps, run.seconds, mean, str(run.folder))
 
 
 def _visit_rows(run: Run, name: str) -> Iterator[tuple[Any, ...]]:

@@ -21,6 +21,10 @@ Written by `python -m isorl.plasticity.method_page` from the modules in `plastic
 `python train.py method=[redo,l2_init] network=relu optimizer=adam method.redo.tau=0.1` combines methods. They act in
 the order in which they are given, which the run's log repeats; what cannot combine is refused with both names and the
 reason. A run that is too short for a method's first act says so when it starts: it equals a run without the method.
+*Boundary* says whether a method is told when the task switches (informed) or goes by what it sees (agnostic); tables
+and reports show it and rank agnostic arms among themselves, too. What the agent itself does at a switch, such as
+clearing its replay, is the same in all arms (`switch.*`). Methods that act at switches act at every N-th update with
+`every=N` instead, and with `rank_drop` only at those where the features' effective rank has fallen.
 Every method treats actor, critic and Q-network alike, MLP and CNN; its state is part of every checkpoint.
 AdamO, AdamW and AEI networks are choices of `optimizer=` and `network=`. Replay and EWC learn from labels and are for
 `agent=classifier` alone.
@@ -40,7 +44,7 @@ def page() -> str:
     settings: dict[str, str] = costs["settings"]
     where = f" ({costs['machine']}; `python -m benchmarks.methods`)" if settings else ""
     rows = [_row(name, costs) for name in sorted(METHODS)]
-    header = ["method", "resets", *settings.values()]
+    header = ["method", "boundary", "resets", *settings.values()]
     table = [_line(header), _line(["---"] * len(header)), *rows]
     sections = [_section(name, method) for name, method in sorted(METHODS.items())]
     return "\n".join([HEAD.format(costs=where), *table, "", *sections])
@@ -49,7 +53,13 @@ def page() -> str:
 def _row(name: str, costs: dict[str, Any]) -> str:
     ratios = costs["ratios"].get(name, {})
     measured = [f"{ratios[setting]:.2f}" if setting in ratios else "" for setting in costs["settings"]]
-    return _line([f"[{name}](#{name})", METHODS[name].resets, *measured])
+    return _line([f"[{name}](#{name})", boundary(METHODS[name]), METHODS[name].resets, *measured])
+
+
+def boundary(method: type[Method]) -> str:
+    """Returns whether a method is told of switches, and the option with which it goes without."""
+    default = method().boundary
+    return f"{default}; agnostic with {method.agnostic_form}" if method.agnostic_form else default
 
 
 def _line(cells: list[str]) -> str:

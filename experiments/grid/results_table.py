@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from isorl.experiments.grid.cell import Cell, State
+from isorl.experiments.report.runs import never_acted, of_methods
 
 MAX_ROWS = 60
 """Rows of the table; a larger grid is for report.py."""
@@ -19,13 +20,23 @@ MAX_ROWS = 60
 def table(cells: Sequence[Cell]) -> Table:
     """Returns a table with one row per sequence and arm: mean return of all visits and of the last, over its seeds."""
     scores: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    methods: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
     for cell in cells:
         if cell.state() is State.FINISHED:
             content = json.loads((cell.folder / "summary.json").read_text())
             scores[cell.sequence, cell.arm].append(_returns(content["returns"]))
+            methods[cell.sequence, cell.arm] = of_methods(content)
     result = Table(title="raw return of training episodes, mean over finished seeds")
-    for column in ("sequence", "arm", "seeds", "all visits", "lowest to highest seed", "last visit"):
-        is_name = column in ("sequence", "arm")
+    for column in (
+        "sequence",
+        "arm",
+        "boundary",
+        "seeds",
+        "all visits",
+        "lowest to highest seed",
+        "last visit",
+    ):
+        is_name = column in ("sequence", "arm", "boundary")
         result.add_column(
             column, justify="left" if is_name else "right", overflow="fold" if is_name else "ellipsis"
         )
@@ -35,7 +46,11 @@ def table(cells: Sequence[Cell]) -> Table:
     for key in order[:MAX_ROWS]:
         whole, last = np.array(scores[key]).T
         spread = f"{whole.min():.4g} to {whole.max():.4g}" if len(whole) > 1 else ""
-        result.add_row(*key, str(len(whole)), f"{whole.mean():.4g}", spread, f"{last.mean():.4g}")
+        (boundary, idle), (sequence, arm) = methods[key], key
+        marked = f"{arm} ({never_acted(idle)})" if idle else arm
+        result.add_row(
+            sequence, marked, boundary, str(len(whole)), f"{whole.mean():.4g}", spread, f"{last.mean():.4g}"
+        )
     if len(order) > MAX_ROWS:
         result.add_row("", f"... and {len(order) - MAX_ROWS} more")
     return result

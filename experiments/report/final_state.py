@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 
 from isorl.experiments.report.charts import DIAGNOSTICS
 from isorl.experiments.report.document import Cell, Table
-from isorl.experiments.report.estimates import iqm_over_seeds
-from isorl.experiments.report.formatting import format_number
+from isorl.experiments.report.estimates import iqm_over_seeds, median
+from isorl.experiments.report.formatting import format_bound, format_number
 from isorl.experiments.report.ridge_plots import spectra_of
 from isorl.experiments.report.runs import Run
 from isorl.experiments.report.study import Study
@@ -43,32 +43,35 @@ def table(study: Study, sequence: str) -> Table:
     ]
     if not columns:
         return Table((), [])
-    medians = {
-        key: [_median([r.get(key, math.nan) for r in readings[arm]]) for arm in scores] for key in columns
+    found = {
+        key: [median(key, [r.get(key, math.nan) for r in readings[arm]]) for arm in scores] for key in columns
     }
+    medians = {key: [value for value, _ in of_arms] for key, of_arms in found.items()}
     score = list(scores.values())
     rows = [
         [
-            Cell(arm),
+            study.arm_cell(arm, sequence),
+            Cell(study.boundary(arm) or "\N{EN DASH}"),
             Cell(format_number(score[row])),
-            *(Cell(format_number(medians[key][row])) for key in columns),
+            *(Cell(format_bound(*found[key][row])) for key in columns),
         ]
         for row, arm in enumerate(scores)
     ]
-    found = [_correlation(medians[key], score) for key in columns]
-    if not np.isnan(found).all():
-        shades = [None if math.isnan(value) else value for value in found]
-        cells = [Cell(format_number(value), shade) for value, shade in zip(found, shades, strict=True)]
-        rows.append([Cell("rank correlation"), Cell(""), *cells])
-    head = ("", *(key.replace("_", " ") for key in (study.headline, *columns)))
+    correlations = [_correlation(medians[key], score) for key in columns]
+    if not np.isnan(correlations).all():
+        shades = [None if math.isnan(value) else value for value in correlations]
+        cells = [Cell(format_number(value), shade) for value, shade in zip(correlations, shades, strict=True)]
+        rows.append([Cell("rank correlation"), Cell(""), Cell(""), *cells])
+    head = ("", "boundary", *(key.replace("_", " ") for key in (study.headline, *columns)))
     colours = [study.arms.index(arm) for arm in scores]
-    return Table(head, rows, caption=f"{sequence}, after the last visit", colours=colours)
+    return Table(head, rows, left=2, caption=f"{sequence}, after the last visit", colours=colours)
 
 
 def explained(study: Study) -> str:
     """Returns what the tables show."""
     return (
-        "Tables: medians over seeds after the last visit. σ: singular values of the hidden layers' Jacobians. Rank "
+        "Tables: medians over seeds after the last visit. σ: singular values of the hidden layers' Jacobians. A "
+        "condition number that rounding caps is given as a lower bound. Rank "
         f"correlation: Spearman's, of a column with {study.headline.replace('_', ' ')} across arms; it is no cause."
     )
 
@@ -78,11 +81,6 @@ def _reading(run: Run) -> dict[str, float]:
     known = {key: float(run.diagnostics[key][-1]) for key in DIAGNOSTICS if key in run.diagnostics}
     spectrum = np.array(spectra_of(run).get(run.visits - 1, ()))
     return known | {key: read(spectrum) for key, read in SPECTRUM.items() if spectrum.size}
-
-
-def _median(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.median(known)) if known else math.nan
 
 
 def _correlation(values: Sequence[float], scores: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from isorl.experiments.report import charts
 from isorl.experiments.report.continual_metrics import METRICS, first, last, trend
 from isorl.experiments.report.document import Cell, Section, Table
-from isorl.experiments.report.estimates import estimate_cell, iqm_over_seeds, rng
+from isorl.experiments.report.estimates import estimate_cell, iqm_over_seeds, rng, seeds_cell
 from isorl.experiments.report.formatting import format_number, format_p_value
 from isorl.experiments.report.panels import panels, present
 from isorl.experiments.report.statistics import (
@@ -32,8 +32,16 @@ def results(study: Study) -> Section:
     section.texts.append(
         "Interquartile means over seeds with 95 % intervals (bootstrap over seeds). The ratio sets a uniformly random "
         "agent to 0 and a fresh agent with the same network, optimizer and budget to 1. Best in bold; a bold number is "
-        "not a significant one."
+        "not a significant one. Fewer than five seeds have no interval: their values are given."
     )
+    section.texts.append(
+        f"Ranks are by {study.headline.replace('_', ' ')}. Informed arms have a method that is told when the task "
+        "switches; the others are ranked among themselves, too."
+    )
+    section.texts += [
+        f"\N{DAGGER} '{arm}' on '{sequence}' equals '{other}' digit for digit: what tells it apart did nothing there."
+        for (sequence, arm), other in study.idle.items()
+    ]
     shown = ("plasticity_ratio", "plasticity_trend", "worst_visit", "recovery_time", "average_performance",
              "start_performance", "end_performance", "final_performance", "forgetting",
              "zero_shot_transfer")  # fmt: skip
@@ -46,22 +54,29 @@ def results(study: Study) -> Section:
 
 def _result_table(study: Study, sequence: str, columns: Sequence[str]) -> Table:
     arms = [arm for arm in study.arms if study.finished(sequence, arm)]
-    found = {
-        (arm, key): iqm_over_seeds(list(study.by_seed(key, sequence, arm).values()))
-        for arm in arms
+    values = {(arm, key): list(study.by_seed(key, sequence, arm).values()) for arm in arms for key in columns}
+    best = {
+        key: _best([iqm_over_seeds(values[arm, key]).value for arm in arms], METRICS[key].better)
         for key in columns
     }
-    best = {key: _best([found[arm, key].value for arm in arms], METRICS[key].better) for key in columns}
+    ranks = study.ranks(sequence, arms)
+    among_agnostic = study.ranks(sequence, [arm for arm in arms if study.boundary(arm) == "agnostic"])
     rows = [
         [
-            Cell(arm),
+            study.arm_cell(arm, sequence),
+            Cell(study.boundary(arm) or "\N{EN DASH}"),
             Cell(str(len(study.finished(sequence, arm)))),
-            *(estimate_cell(found[arm, key], strong=found[arm, key].value == best[key]) for key in columns),
+            *(Cell(str(of.get(arm, "\N{EN DASH}"))) for of in (ranks, among_agnostic)),
+            *(
+                seeds_cell(values[arm, key], strong=iqm_over_seeds(values[arm, key]).value == best[key])
+                for key in columns
+            ),
         ]
         for arm in arms
     ]
-    head = ("", "seeds", *(key.replace("_", " ") for key in columns))
-    return Table(head, rows, caption=sequence, colours=[study.arms.index(arm) for arm in arms])
+    of_metrics = (key.replace("_", " ") for key in columns)
+    head = ("", "boundary", "seeds", "rank", "among agnostic", *of_metrics)
+    return Table(head, rows, left=2, caption=sequence, colours=[study.arms.index(arm) for arm in arms])
 
 
 def _best(values: Sequence[float], better: str) -> float:
@@ -86,7 +101,8 @@ def comparison(study: Study) -> Section | None:
             probability_of_improvement, study.matrix(study.headline, arm, scope), base, rng=rng()
         )
         rows.append([
-            Cell(arm),
+            study.arm_cell(arm, *scope),
+            Cell(study.boundary(arm) or "\N{EN DASH}"),
             estimate_cell(bootstrap(mean, gap[:, None], rng=rng())),
             Cell(f"{np.count_nonzero(gap > 0)} of {len(gap)}"),
             estimate_cell(better, 2 * (better.value - 0.5)),
@@ -94,7 +110,16 @@ def comparison(study: Study) -> Section | None:
             Cell(format_p_value(corrected.get(arm, math.nan)), strong=corrected.get(arm, 1.0) < 1 - LEVEL),
             Cell(f"{seeds_needed(gap):.0f}".replace("nan", "\N{EN DASH}")),
         ])  # fmt: skip
-    head = ("", "difference", "seeds above", "P(improvement)", "p", "p (Holm)", "seeds for a claim")
+    head = (
+        "",
+        "boundary",
+        "difference",
+        "seeds above",
+        "P(improvement)",
+        "p",
+        "p (Holm)",
+        "seeds for a claim",
+    )
     section = Section(f"Against {study.reference_arm}")
     names = ", ".join(f"'{sequence}'" for sequence in scope)  # they may hold commas
     least = 2.0 ** (1 - max(len(gap) for gap in gaps.values()))
@@ -103,7 +128,7 @@ def comparison(study: Study) -> Section | None:
         f"p: sign-flip test; with these seeds it cannot fall below {least:.3g}. Holm corrects for {len(gaps)} "
         "comparisons. Seeds for a claim: to find such a difference with 80 % power at 5 %, a rough guess from few."
     )
-    section.tables.append(Table(head, rows, colours=[study.arms.index(arm) for arm in gaps]))
+    section.tables.append(Table(head, rows, left=2, colours=[study.arms.index(arm) for arm in gaps]))
     section.pictures += present([charts.profile(study)])
     return section
 
@@ -112,9 +137,12 @@ def learning(study: Study) -> Section:
     """Shows learning curves with switches."""
     section = Section("Learning curves")
     section.texts.append(
-        "Raw return of training episodes; upright lines are switches. Solid: the arm with its 95 % interval. Dashed: "
-        f"{study.reference_arm}. Dotted: fresh agents of the same network and optimizer."
+        "Raw return of training episodes; upright lines are switches. First all arms over each other, their means over "
+        "seeds. Then each arm. Solid: its mean with a 95 % interval, or with every seed as a thin line where they are "
+        f"fewer than five. Dashed: {study.reference_arm}. Dotted: fresh agents of the same network and optimizer."
     )
+    section.legend = True
+    section.pictures += present([charts.overlay(study, sequence) for sequence in study.sequences])
     return panels(section, study, charts.learning_curve)
 
 
@@ -129,7 +157,7 @@ def visits(study: Study) -> Section:
             section.tables.append(_heat(study, sequence, rows))
     if not section.tables:
         section.texts = ["No ratios: these runs have no fresh and random references. `train.py -m` makes them for a "
-                         "benchmark, or by reference=fresh and reference=random."]  # fmt: skip
+                         "benchmark, and for any sweep with references=true."]  # fmt: skip
         return section
     return panels(section, study, charts.visit_bars)
 
@@ -144,7 +172,7 @@ def _heat(study: Study, sequence: str, rows: dict[str, np.ndarray]) -> Table:
     longest = max(len(values) for values in rows.values())
     table = [
         [
-            Cell(arm),
+            study.arm_cell(arm, sequence),
             *(
                 Cell(format_number(v), shade=None if np.isnan(v) else float(np.clip(v - 1, -1, 1)))
                 for v in values
@@ -167,7 +195,7 @@ def trends(study: Study) -> Section | None:
     for sequence in study.sequences:
         ratios = {arm: _mean_ratios(study, sequence, arm) for arm in study.arms}
         long = {arm: values for arm, values in ratios.items() if values is not None and len(values) >= 3}
-        rows = [_trend_row(arm, values) for arm, values in long.items()]
+        rows = [_trend_row(study.arm_cell(arm, sequence), values) for arm, values in long.items()]
         marks = [study.arms.index(arm) for arm in long]
         head = ("", "slope per visit", "", "first third", "last third")
         if rows:
@@ -175,13 +203,13 @@ def trends(study: Study) -> Section | None:
     return section if section.tables else None
 
 
-def _trend_row(arm: str, values: np.ndarray) -> list[Cell]:
+def _trend_row(arm: Cell, values: np.ndarray) -> list[Cell]:
     found = trend(values)
     slope = estimate_cell(
         Estimate(found.slope, found.low, found.high), float(np.clip(found.slope * len(values), -1, 1))
     )
     ends = [Cell(format_number(float(np.nanmean(part)))) for part in (first(values), last(values))]
-    return [Cell(arm), slope, Cell(_verdict(found.low, found.high)), *ends]
+    return [arm, slope, Cell(_verdict(found.low, found.high)), *ends]
 
 
 def _verdict(low: float, high: float) -> str:

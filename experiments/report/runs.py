@@ -26,6 +26,8 @@ class Run:
     Attributes:
         id: identity of the cell; its folder where it is none.
         fresh: id of its fresh reference; random: of its random one. "" for none.
+        boundary: "informed" where a method is told when the task switches, "agnostic" where none is; "": unknown.
+        idle: methods that it was too short for.
         notes: what cannot be shown of it, and why.
     """
 
@@ -51,6 +53,8 @@ class Run:
     curve: Array | None = None  # (V, P)
     evaluation: Array | None = None  # (V, T)
     diagnostics: dict[str, Array] = field(default_factory=dict)  # metric -> (V,), of the acting network
+    boundary: str = ""
+    idle: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -90,6 +94,7 @@ def from_summary(run: Run, content: Mapping[str, Any]) -> None:
     rows = content["returns"]
     run.agent_steps, run.seconds = rows[-1]["start"] + rows[-1]["agent_steps"], content["seconds"]
     run.runs_in_process = content.get("together")
+    run.boundary, run.idle = of_methods(content)
     run.task = np.array([row["task_index"] for row in rows])
     run.tasks = _names((row["task_index"], row["task"]) for row in rows)
     run.start, run.length = _numbers(rows, "start"), _numbers(rows, "agent_steps")
@@ -105,6 +110,21 @@ def from_summary(run: Run, content: Mapping[str, Any]) -> None:
     evaluation = np.array(content.get("evaluation", {}).get("after_visit", []), dtype=float)
     run.evaluation = evaluation if evaluation.size else None
     run.diagnostics = _main_network(content["diagnostics"])
+
+
+def of_methods(summary: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Returns `boundary` and `idle` of a run, see `Run`, from its summary."""
+    methods = summary.get("methods")
+    if methods is None:  # of an earlier version
+        return "", ()
+    acting = {name: method for name, method in methods.items() if method["acts"]}
+    informed = any(method["boundary"] == "informed" for method in acting.values())
+    return "informed" if informed else "agnostic", tuple(sorted(methods.keys() - acting.keys()))
+
+
+def never_acted(idle: Iterable[str]) -> str:
+    """Returns the mark of an arm whose methods `idle` a run was too short for; nothing where there is none."""
+    return "".join(f"{name} never acted; " for name in idle).rstrip("; ")
 
 
 def _names(pairs: Iterable[tuple[int, str]]) -> tuple[str, ...]:

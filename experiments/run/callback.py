@@ -26,7 +26,7 @@ from isorl.experiments.run.progress import ProgressBar
 from isorl.experiments.run.recording import Recorder
 from isorl.experiments.run.run_state import RunState
 from isorl.experiments.run.stopping import StopRequest
-from isorl.plasticity.diagnostics import DEFAULT_METRICS, diagnose
+from isorl.plasticity.diagnostics import DEFAULT_METRICS, diagnose, snapshot
 
 DRAWING_SHARE = 0.01
 """Share of the time that pictures may take before the last; one takes a tenth of a second."""
@@ -202,13 +202,18 @@ class RunCallback(BaseCallback):
         if normalizer is not None:
             with statistics_of(normalizer, self.visit.task.index):
                 observations = normalizer.normalize_obs(observations)
+        networks = self.model.policy.networks()  # type: ignore[operator]
+        metrics = self.config.diagnostics.metrics or DEFAULT_METRICS
         with random_streams_preserved():
             values = diagnose(
-                self.model.policy.networks(),  # type: ignore[operator]
+                networks,
                 preprocess(self.model.policy, observations),
-                metrics=self.config.diagnostics.metrics or DEFAULT_METRICS,
+                metrics=metrics,
                 reference=self.initial,
+                previous=self.state.previous,
             )
+        if any(name.startswith("churn") for name in metrics):  # churn is change since the last measurement
+            self.state.previous = snapshot(networks)
         self.recorder.record(values, step)
         self.state.measuring_seconds += time.monotonic() - begin
         return {key: float(value) for key, value in values.items() if not isinstance(value, Tensor)}

@@ -23,7 +23,7 @@ from isorl.agents.replay import FrameReplay
 from isorl.configs import RunConfig
 from isorl.envs.sequence import Sequence, Visit
 from isorl.experiments import terminal
-from isorl.experiments.run.experiment import Parts, build, isometry_step
+from isorl.experiments.run.experiment import Parts, build, isometry_step, methods_of
 from isorl.experiments.run.replay_log import SEGMENTS
 from isorl.plasticity.networks import describe_body
 
@@ -92,6 +92,10 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
     speed = agent_steps_per_second([parts])
     updates = options.planned_updates(sequence.agent_steps)
     isometry, _ = isometry_step(parts.agent.policy.optimizer, updates)
+    methods = ", ".join(
+        f"{name} ({of['boundary']}{'' if of['acts'] else ', never acts in this run'})"
+        for name, of in methods_of(config, parts).items()
+    )
     at_most = "at most " if any(task.may_end_early for task in sequence.tasks) else ""
     return {
         "observations": common.observation,
@@ -101,6 +105,7 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "agent steps": f"{at_most}{sequence.agent_steps:,}",
         "optimizer steps": f"{updates:,}",
         **({"isometry": isometry} if isometry else {}),
+        **({"methods": methods} if methods else {}),
         "network": describe_body(common.observation.shape, network_spec(config)),
         "parameters": f"{sum(p.numel() for p in parts.agent.policy.parameters()):,}",
         "memory": _memory(parts.agent),

@@ -130,9 +130,8 @@ def resume(run_dir: str, cycles: int | None = None) -> dict[str, Any]:
                     f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps. "
                     f"It goes on with more cycles: sequence.cycles={config.sequence.cycles + 1}"
                 )
-            return summary.write(
-                folder.summary, parts.sequence, state, 0.0, 1
-            )  # it died after its last checkpoint
+            methods = methods_of(config, parts)  # it died after its last checkpoint
+            return summary.write(folder.summary, parts.sequence, state, 0.0, 1, methods)
         cut_back(folder.path, state.records)
         return _train(config, folder, parts, state, keeper)
 
@@ -185,7 +184,8 @@ def _train(
         folder.stop_log()
         env.close()
     seconds = (time.monotonic() - began) / agent.num_runs_in_process
-    return summary.write(folder.summary, sequence, state, seconds, agent.num_runs_in_process)
+    together = agent.num_runs_in_process
+    return summary.write(folder.summary, sequence, state, seconds, together, methods_of(config, parts))
 
 
 def _save_what_is_held(keeper: CheckpointManager, error: BaseException) -> None:
@@ -208,7 +208,7 @@ def _announce(config: RunConfig, parts: Parts) -> None:
     )
     LOG.info("network: %s", describe_body(parts.switching.common.observation.shape, network_spec(config)))
     updates = agent_options(config).planned_updates(sequence.agent_steps)
-    for message in parts.agent.methods.silent(updates, switches=len(sequence.visits) - 1):
+    for message in _idle(config, parts).values():
         _warn(message)
     message, warned = isometry_step(parts.agent.policy.optimizer, updates)
     if message:
@@ -232,6 +232,18 @@ def isometry_step(optimizer: torch.optim.Optimizer, updates: int) -> tuple[str, 
         f"AdamO halves a deviation from isometry {acts} of {updates:,} planned updates (iso_lambda {given})"
     )
     return message, [str(warning.message) for warning in caught]
+
+
+def _idle(config: RunConfig, parts: Parts) -> dict[str, str]:
+    """Returns the methods that the planned run is too short for, each with a sentence that says so."""
+    updates = agent_options(config).planned_updates(parts.sequence.agent_steps)
+    return parts.agent.methods.idle(updates, switches=len(parts.sequence.visits) - 1)
+
+
+def methods_of(config: RunConfig, parts: Parts) -> dict[str, dict[str, Any]]:
+    """Returns by method its `boundary`, and whether the planned run is long enough for it: `acts`."""
+    made, idle = parts.agent.methods.by_name, _idle(config, parts)
+    return {name: {"boundary": made[name].boundary, "acts": name not in idle} for name in config.method}
 
 
 def _warn(message: str) -> None:

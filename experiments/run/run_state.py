@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from isorl.experiments.run.returns import Returns
 
 
@@ -18,6 +20,7 @@ class RunState:
     seconds: float = 0.0  # of training, in earlier parts of the run; its share where runs share a process
     measuring_seconds: float = 0.0
     records: dict[str, int] = field(default_factory=dict)  # file -> bytes of it that were written
+    previous: dict[str, Tensor] = field(default_factory=dict)  # weights at the last measurement, for churn
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: plain values."""
@@ -28,6 +31,7 @@ class RunState:
             "seconds": self.seconds,
             "measuring_seconds": self.measuring_seconds,
             "records": self.records,
+            "previous": self.previous,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -35,4 +39,5 @@ class RunState:
         self.returns.load_state_dict(state["returns"])
         self.evaluations, self.diagnostics = list(state["evaluations"]), list(state["diagnostics"])
         self.seconds, self.measuring_seconds = float(state["seconds"]), float(state["measuring_seconds"])
+        self.previous = dict(state.get("previous", {}))  # checkpoints of earlier versions have none
         self.records = {str(name): int(size) for name, size in state["records"].items()}

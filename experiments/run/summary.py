@@ -14,13 +14,16 @@ from isorl.experiments.run.returns import VisitReturns
 from isorl.experiments.run.run_state import RunState
 
 
-def write(path: Path, sequence: Sequence, state: RunState, seconds: float, together: int) -> dict[str, Any]:
+def write(
+    path: Path, sequence: Sequence, state: RunState, seconds: float, together: int, methods: dict[str, Any]
+) -> dict[str, Any]:
     """Writes and returns the summary of a finished run.
 
     `seconds`: of training; this run's share where `together`, as many runs, shared a process.
     `returns`: per visit, raw returns of the training episodes; `mean` over the visit, `end` over its last fifth,
     `curve` over each tenth of it (null where no episode ended).
     `scores`: their normalised averages (0: random agent, 1: reference; envs/scores.csv has the sources).
+    `methods`: by name, `boundary` (whether it is told of switches) and `acts` (whether the run was long enough for it).
     `evaluation`: `after_visit[v][t]` is the mean return of task t after visit v.
     """
     measured = max(state.seconds, seconds)
@@ -30,6 +33,7 @@ def write(path: Path, sequence: Sequence, state: RunState, seconds: float, toget
         "seconds": round(measured, 1),
         "together": together,
         "diagnostics_share_of_time": state.measuring_seconds / max(measured, 1e-9),
+        "methods": methods,
         "returns": [{**visit.row(), "curve": curve(visit)} for visit in state.returns.by_visit],
         "scores": _scores(state),
         "evaluation": {"tasks": [task.name for task in sequence.tasks], "after_visit": state.evaluations},

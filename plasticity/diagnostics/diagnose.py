@@ -39,6 +39,7 @@ def diagnose(
     metrics: Sequence[str] = DEFAULT_METRICS,
     reference: Mapping[str, Tensor] | None = None,
     say_what_is_left_out: bool = True,
+    previous: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float | Tensor]:
     """Measures networks; returns plasticity/<metric>/<network>[/<layer>] -> a float or a 1-D CPU spectrum.
 
@@ -52,13 +53,14 @@ def diagnose(
         metrics: names in METRICS; any that is not known is an error that suggests the nearest.
         reference: parameters by "network/parameter", from `snapshot`, for distances.
         say_what_is_left_out: whether to warn of layers without figures.
+        previous: parameters at the last measurement, as `reference`, for churn.
     """
     chosen = [METRICS[name] for name in metrics]
     cache: dict[int, Tensor] = {}
     values: dict[str, Tensor] = {}
     failures: list[str] = []
     for name, network in networks.items():
-        with Probe(network, batch, _of(reference, name), cache).undisturbed() as probe:
+        with Probe(network, batch, _of(reference, name), cache, _of(previous, name)).undisturbed() as probe:
             for metric in chosen:
                 prefix = f"plasticity/{metric.key}/{name}"
                 for layer, value in _measure(metric, probe, prefix, failures).items():

@@ -34,6 +34,7 @@ def ntk_spectrum(probe: Probe) -> Values:
     healthy="low",
     cost="shared with ntk_spectrum",
     paper=_PAPER,
+    at_cap=spectra.is_at_cap,
 )
 def ntk_condition(probe: Probe) -> Values:
     """Measures how unequal progress is in the worst case."""

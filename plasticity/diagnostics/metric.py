@@ -31,6 +31,7 @@ class Metric:
         cost: what it adds to the shared forward pass.
         paper: where the definition comes from.
         compute: from a probe to values by layer name; "" is the whole network. Scalars are 0-d, spectra 1-d.
+        at_cap: whether a value is as large as the measurement can tell, so that the true one is at least that.
     """
 
     key: str
@@ -40,18 +41,30 @@ class Metric:
     cost: str
     paper: str
     compute: Callable[[Probe], Values]
+    at_cap: Callable[[float], bool] | None = None
+
+    def is_bound(self, value: float) -> bool:
+        """Returns whether a value is a lower bound."""
+        return self.at_cap is not None and self.at_cap(value)
 
 
 METRICS: Registry[Metric] = Registry("metric")
 
 
 def metric(
-    key: str, *, formula: str, range: str, healthy: str, cost: str, paper: str
+    key: str,
+    *,
+    formula: str,
+    range: str,
+    healthy: str,
+    cost: str,
+    paper: str,
+    at_cap: Callable[[float], bool] | None = None,
 ) -> Callable[[Callable[[Probe], Values]], Metric]:
     """Registers a function from a probe to values as the metric `key`."""
 
     def register(compute: Callable[[Probe], Values]) -> Metric:
-        return METRICS.register(key)(Metric(key, formula, range, healthy, cost, paper, compute))
+        return METRICS.register(key)(Metric(key, formula, range, healthy, cost, paper, compute, at_cap))
 
     return register
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
@@ -43,6 +43,7 @@ class Probe:
         batch: (B, ...) on any device; it is moved to the network's device and number type.
         reference: earlier parameter values by name, for distances; see `snapshot`.
         cache: weight spectra by weight, to share between networks that share layers.
+        previous: parameter values by name at the last measurement, for churn.
     """
 
     def __init__(
@@ -51,12 +52,20 @@ class Probe:
         batch: Tensor,
         reference: Mapping[str, Tensor] | None = None,
         cache: MutableMapping[int, Tensor] | None = None,
+        previous: Mapping[str, Tensor] | None = None,
     ):
         self.network = getattr(network, "_orig_mod", network)  # what torch.compile wraps; it hides submodules
-        self.reference = reference
+        self.reference, self.previous = reference, previous
         self.batch = _prepared(self.network, batch)
         self._cache = {} if cache is None else cache
         self._is_set_up = False
+        self._known: dict[str, Tensor] = {}
+
+    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Returns what several metrics of one module read, computed at the first of them."""
+        if name not in self._known:
+            self._known[name] = compute()
+        return self._known[name]
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[Probe]:

@@ -43,8 +43,13 @@ class Report:
         return "\n".join(lines)
 
     def _row(self, key: str, row: Mapping[str, float | Tensor]) -> list[str]:
-        cells = [f"{row[layer]:.4g}" if layer in row else "" for layer in ("", *self.layers)]
+        cells = [shown(key, float(row[layer])) if layer in row else "" for layer in ("", *self.layers)]
         return [key, *cells, METRICS[key].healthy]
+
+
+def shown(metric: str, value: float) -> str:
+    """Writes a value in four digits; "at least" stands before one that is all that the measurement can tell."""
+    return f"at least {value:.4g}" if METRICS[metric].is_bound(value) else f"{value:.4g}"
 
 
 def report(

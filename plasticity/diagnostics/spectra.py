@@ -12,6 +12,9 @@ from torch import Tensor
 
 from isorl.plasticity.linalg import smaller_gram
 
+MOST_ROWS = 1e4
+"""Eigenvalues that a matrix with a condition number has at most."""
+
 
 def eigenvalues(G: Tensor) -> Tensor:
     """Returns those of a symmetric positive G (..., n, n), ascending; NaN throughout where G is not finite."""
@@ -80,6 +83,15 @@ def condition(values: Tensor) -> Tensor:
     """
     floor = len(values) * torch.finfo(torch.float32).eps * values.max()
     return values.max() / torch.maximum(values.min(), floor)
+
+
+def is_at_cap(condition: float) -> bool:
+    """Returns whether a condition number is what `condition` gives where it cannot see the smallest eigenvalue.
+
+    It is 1 / (n eps) then for a whole n; another number comes that near to one once in 1e7.
+    """
+    n = 1 / (condition * torch.finfo(torch.float32).eps) if condition > 0 else 0.0
+    return 0.5 < n < MOST_ROWS and abs(n - round(n)) < 1e-8
 
 
 def _zero_where_empty(rank: Tensor, sigma: Tensor) -> Tensor:

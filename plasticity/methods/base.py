@@ -68,6 +68,9 @@ class Method:
     needs_labels: ClassVar[bool] = False
     """Whether it learns from right answers, which only the classifier is given."""
 
+    agnostic_form: ClassVar[str] = ""
+    """The option with which a method that is told of switches goes without."""
+
     relies_on: ClassVar[frozenset[str]] = frozenset()
     """What it needs left as it is: a method that claims one of these cannot combine with this one."""
 
@@ -135,6 +138,7 @@ class PeriodicMethod(Method):
     every: int = 0
     rank_drop: float = 0.0
 
+    agnostic_form: ClassVar[str] = "every=N"
     saved: ClassVar[tuple[str, ...]] = ("_updates", "_highest_rank")
 
     def __post_init__(self) -> None:

@@ -82,17 +82,21 @@ class Methods:
 
     def silent(self, updates: int, switches: int) -> list[str]:
         """Returns a sentence for each method that so many updates and task switches are too few for."""
-        found = []
+        return list(self.idle(updates, switches).values())
+
+    def idle(self, updates: int, switches: int) -> dict[str, str]:
+        """Returns the names of those methods, each with the sentence."""
+        found = {}
         for name, method in self.by_name.items():
             first = method.first_effect()
             if math.isinf(first.update):
-                found.append(f"Method '{name}' never acts with these options.")
+                found[name] = f"Method '{name}' never acts with these options."
             elif first.update > updates:
                 when = f"at update {first.update:,.0f}, of {updates:,} planned ones"
-                found.append(f"Method '{name}' does nothing in this run: it first acts {when}.")
+                found[name] = f"Method '{name}' does nothing in this run: it first acts {when}."
             elif first.switch > switches:
                 when = f"at task switch {first.switch:,}, of {switches:,}"
-                found.append(f"Method '{name}' does nothing in this run: it first acts {when}.")
+                found[name] = f"Method '{name}' does nothing in this run: it first acts {when}."
         return found
 
     def add_loss(self, loss: Tensor, batch: Batch) -> Tensor:

@@ -33,7 +33,7 @@ class CPR(RecyclingMethod):
     Attributes:
         rate: largest share of a weight that one act replaces, in [0, 1]. 0.015, the authors' code.
         sharpness: at least 0. 16, the authors' code.
-        threshold: of u. 1, the authors' code: units below the layer's mean are reset by the full rate.
+        threshold: of u, above 0. 1, the authors' code: units below the layer's mean are reset by the full rate.
         decay: of u, in [0, 1). 0.99, the authors' code.
         every: N, at least 1. 1000, the authors' code.
     """
@@ -52,6 +52,7 @@ class CPR(RecyclingMethod):
             self,
             rate=0 <= self.rate <= 1 or "between 0 and 1",
             sharpness=self.sharpness >= 0 or "at least 0",
+            threshold=self.threshold > 0 or "above 0: utilities are about 1 on average",
             decay=0 <= self.decay < 1 or "at least 0 and below 1",
             every=self.every >= 1 or "at least 1",
         )

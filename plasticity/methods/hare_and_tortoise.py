@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from isorl.plasticity.methods.base import FirstEffect, Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
@@ -47,7 +48,10 @@ class HareAndTortoise(Method):
 
     def start(self, learner: Learner) -> None:
         """Puts the tortoise where the hare is."""
-        self._parameters = [*(parameter for _, parameter in learner.parameters()), *learner.outside()]
+        self._parameters: list[Tensor] = [
+            *(parameter for _, parameter in learner.parameters()),
+            *learner.outside(),
+        ]
         self._slow = [parameter.detach().clone() for parameter in self._parameters]
         self._updates = 0
 

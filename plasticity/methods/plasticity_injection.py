@@ -34,6 +34,7 @@ class PlasticityInjection(Method):
     at_switch: int = 1
     at_update: int = 0
 
+    agnostic_form: ClassVar[str] = "at_update=N"
     resets: ClassVar[str] = "nothing of the function; the new tail starts without moments"
     saved: ClassVar[tuple[str, ...]] = ("_updates", "_switches", "_injected")
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from isorl.plasticity.diagnostics.gradients import gradient_scores
 from isorl.plasticity.methods.base import FirstEffect, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.recycling import RecyclingMethod
@@ -65,5 +66,4 @@ class ReGraMa(RecyclingMethod):
 def gradient_score(weight: Tensor) -> Tensor:
     """Returns E|g_i| / mean_j E|g_j| (O,) over the gradient that a weight (O, ...) holds; 0 where all is 0."""
     assert weight.grad is not None, "an update leaves every trained weight a gradient"
-    magnitude = weight.grad.abs().flatten(1).mean(1)
-    return magnitude / (magnitude.mean() + 1e-8)
+    return gradient_scores(weight.grad.flatten(1))

@@ -27,7 +27,8 @@ class Reperturbation(PeriodicMethod):
     Read in the draft's code (ITADN-Lab/PLAST, plast_resnet.py), where every layer of a CNN but the first and the head
     is treated, *at each task switch*, though the text speaks of a deficit of rank: `every` with `rank_drop` is that.
     Here the first layer is treated as well, for an MLP has few. Confound: Adam without it is the draft's baseline, and
-    Adam with it is not shown; run `method=[reperturbation]` beside both.
+    Adam with it is not shown; run `method=[reperturbation]` beside both. Its Muon is its own (momentum 0.9,
+    steps of the size 3 lr); `muon` here is torch's.
 
     Attributes:
         fraction: of the units of a layer, in [0, 1]; at least one unit where it is above 0. 0.05 in the draft's code.

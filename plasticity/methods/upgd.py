@@ -26,8 +26,10 @@ class UPGD(Method):
     are perturbed. U is about 1/2 for most weights, which the factor 2 makes up for.
 
     Read in the authors' code (mohmdelsayed/upgd): this is the adaptive form that it runs with PPO, values included;
-    its supervised streams use the form without Adam's moments, theta - lr (1 - U) (g + noise). Confound: noise and
-    weight decay act without any utility; `decay` alone does not tell what the utility is worth.
+    its supervised streams use the form without Adam's moments, theta - lr (1 - U) (g + noise). It corrects u for its
+    start at 0, but not the maximum by which it divides, so that U is 0 or 1 for nearly all weights during the first
+    1 / (1 - decay) updates; here both are corrected. Confound: noise and weight decay act without any utility, and no
+    option turns the utility alone off.
 
     Attributes:
         noise: scale of the perturbation, at least 0. 0.001, the authors' PPO; 0.01 to 1 in their supervised sweeps.
@@ -66,8 +68,8 @@ class UPGD(Method):
                 raise ValueError(
                     f"Method 'upgd' replaces Adam and has no {name} of it; leave out optimizer.{name}={options[name]}."
                 )
-        kept = {name: options[name] for name in ("betas", "eps") if name in options}
-        own = {"noise": self.noise, "decay": self.decay, "weight_decay": self.weight_decay}
+        kept: dict[str, Any] = {name: options[name] for name in ("betas", "eps") if name in options}
+        own: dict[str, Any] = {"noise": self.noise, "decay": self.decay, "weight_decay": self.weight_decay}
         return PerturbedAdam, {**kept, **own}
 
     def start(self, learner: Learner) -> None:

@@ -48,11 +48,12 @@ def describe_body(in_shape: tuple[int, ...], spec: NetworkSpec) -> str:
     body = body_for(in_shape, spec)
     if body == "mlp":
         widths = "-".join(map(str, (math.prod(in_shape), *spec.widths)))
-        return f"MLP {widths}{' on flattened images' if len(in_shape) == 3 else ''}"
+        name = "SimbaV2" if spec.architecture == "simba_v2" else "MLP"
+        return f"{name} {widths}{' on flattened images' if len(in_shape) == 3 else ''}"
     name = "small CNN" if body == "small_cnn" else "Nature CNN"
-    return (
-        f"{name}{' in isometric form' if spec.isometry != 'none' else ''} on {' x '.join(map(str, in_shape))}"
-    )
+    form = " in isometric form" if spec.isometry != "none" else ""
+    form += " with SimbaV2 blocks" if spec.architecture == "simba_v2" else ""
+    return f"{name}{form} on {' x '.join(map(str, in_shape))}"
 
 
 def build_body(in_shape: tuple[int, ...], spec: NetworkSpec) -> Body:

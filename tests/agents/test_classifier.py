@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from torch.nn import functional as F
 
 from isorl.agents import ContinualClassifier
@@ -44,6 +45,31 @@ def test_it_is_a_plain_loop_bit_for_bit(parts, option, fused):
     for name, value in plain.state_dict().items():
         assert torch.equal(learned[name], value), name
     assert ours.agent._n_updates == 64
+
+
+def test_callbacks_are_called_as_stable_baselines3_calls_them(parts):
+    called = []
+
+    class Notes(BaseCallback):
+        def _on_training_start(self):
+            called.append("training")
+
+        def _on_rollout_start(self):
+            called.append("begin")
+
+        def _on_step(self):
+            called.append(self.num_timesteps)
+            return self.num_timesteps < 192
+
+        def _on_rollout_end(self):
+            called.append("end")
+
+        def _on_training_end(self):
+            called.append("over")
+
+    parts(RANDOM).agent.learn(10_000, callback=Notes())
+    rollouts = [entry for steps in (64, 128, 192) for entry in ("begin", steps, "end")]
+    assert called == ["training", *rollouts, "over"]
 
 
 def test_adamo_without_strength_is_adam(parts):

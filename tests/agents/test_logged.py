@@ -32,8 +32,8 @@ def logged_by(agent, steps):
     ("make", "options", "keys"),
     [(cartpole, {"ent_coef": 0.1, "n_epochs": 3}, set()),
      (pendulum, {"clip_range_vf": 0.1}, {"train/std", "train/clip_range_vf"}),
-     (pendulum, {"use_sde": True}, {"train/std"}),
-     (cartpole, {"clip_range": lambda progress: 0.01 * progress}, set()),
+     (pendulum, {"use_sde": True, "clip_range": 0.001}, {"train/std"}),
+     (cartpole, {"clip_range": lambda progress: 0.002 * (1 + progress)}, set()),
      (cartpole, {"batch_size": 24}, set())],
     ids=["discrete", "continuous", "state-dependent", "schedule", "minibatches of two sizes"],
 )  # fmt: skip
@@ -74,6 +74,19 @@ def test_target_kl_ends_the_epochs(kind):
     assert tight == 2, "one epoch of each of two rollouts"
     assert 2 <= held < 20
     assert near < far
+
+
+def test_target_kl_ends_the_epochs_where_it_ends_sb3s():
+    """Of several targets, so that 1.5 times each lies between other epochs' divergences."""
+
+    def updates(agent, policy, target_kl):
+        arguments = {**PPO_ARGUMENTS, "n_epochs": 10, "learning_rate": 1e-2, "target_kl": target_kl}
+        return agent(policy, cartpole(2), **arguments).learn(128)._n_updates
+
+    targets = [0.002 * 1.4**number for number in range(8)]
+    theirs = [updates(PPO, "MlpPolicy", target) for target in targets]
+    assert len(set(theirs)) > 3
+    assert [updates(ContinualPPO, "MlpPolicy", target) for target in targets] == theirs
 
 
 @pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])

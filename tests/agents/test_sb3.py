@@ -366,3 +366,17 @@ def test_one_callback_watches_one_agent(tmp_path):
         first.set_parameters(tmp_path / "model.zip")
         first.learn(64, callback=callback)
     assert callback.step == 128
+
+
+def test_churn_is_change_since_the_measurement_before(tmp_path):
+    key = "plasticity/churn_of_outputs/critic"
+    callback = PlasticityCallback(every=64, probe_size=8, metrics=["churn_of_actions", "churn_of_outputs"])
+    agent = PPO("MlpPolicy", "CartPole-v1", n_steps=64, device="cpu")
+    with logging(agent, tmp_path):
+        agent.learn(128, callback=callback)
+        assert callback.measure()[key] > 0  # an update came after the last measurement
+        callback._record()
+        assert callback.measure()[key] == 0
+        with torch.no_grad():
+            agent.policy.value_net.bias.add_(3.0)
+        assert callback.measure()[key] == pytest.approx(3, rel=1e-4)

@@ -49,6 +49,16 @@ def test_hints(words, said):
     assert "Exception" not in str(refused.value)
 
 
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_benchmark_and_several_values_need_the_flag_of_a_grid(flag):
+    words = ["+benchmark=control_quick", "seed=0,1"]
+    assert check_overrides(prepared([flag, *words])) == [flag, *words]
+    with pytest.raises(UserError, match="A benchmark is a grid of runs"):
+        check_overrides(prepared(words[:1]))
+    with pytest.raises(UserError):
+        check_overrides(prepared(words[1:]))
+
+
 def test_flags_keep_their_values():
     assert prepared(["seed=1", "--cfg", "job", "-m"]) == ["--cfg=job", "-m", "seed=1"]
 

@@ -33,6 +33,13 @@ def test_equals_gymnasiums():
     assert cuts > 5
 
 
+def test_a_list_of_seeds_counts_by_its_first():
+    ours = CartPoles(3)
+    expected = ours.reset(seed=7)[0]
+    np.testing.assert_array_equal(ours.reset(seed=[7, None, 2])[0], expected)
+    assert not np.array_equal(ours.reset()[0], expected), "without a seed the streams go on"
+
+
 def test_goes_on_where_it_was_saved():
     env, other = CartPoles(3), CartPoles(3)
     env.reset(seed=0)

@@ -67,6 +67,15 @@ def test_rain_falls_as_stated_and_is_truncated_after_60_steps():
     np.testing.assert_allclose(np.mean(entered, axis=0), [0.3, 0.3], atol=0.01)
 
 
+def test_what_enters_has_a_column_of_its_own_in_every_copy():
+    env = Rain(2000, size=5)
+    env.reset(seed=0)
+    env.step(np.full(2000, STAY))
+    columns = env.foods[:, 0].sum(0)
+    assert columns.sum() > 500
+    np.testing.assert_allclose(columns / columns.sum(), 1 / 5, atol=0.06)
+
+
 def test_a_random_players_return():
     """Rain: a food and a rock arrive at a random column equally often, so a random player expects nothing."""
     env = Rain(3000)
@@ -81,3 +90,4 @@ def test_a_random_players_return():
 def test_too_small_a_board(make):
     with pytest.raises(ValueError, match="at least 3"):
         make(1, size=2)
+    assert make(1, size=3).reset(seed=0)[0].shape[-1] == 3

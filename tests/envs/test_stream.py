@@ -135,6 +135,15 @@ def test_splits_cover_the_classes_under_every_head():
     assert sorted(set(drawn[0].labels) | set(drawn[1].labels)) == [0, 1, 2, 3]
 
 
+def test_increments_hold_the_classes_so_far():
+    whole = Stream(1, "toy")
+    first, second = (Stream(1, "toy", classes_per_task=2, split_index=i, cumulative=True) for i in (0, 1))
+    assert set(first.labels) == {0, 1}
+    assert set(second.labels) == {0, 1, 2, 3}
+    assert len(second.images) == len(whole.images)
+    assert first.action_space == second.action_space
+
+
 @pytest.mark.parametrize("labels", ["random", "shuffled"])
 def test_relabelled_splits_stay_among_their_classes(labels):
     for head, expected in (("masked", {2, 3}), ("all", {2, 3}), ("shared", {0, 1})):
@@ -197,3 +206,23 @@ def test_bad_data_is_explained():
         DataSet("x", 4, 255, good, Part(good.images, np.zeros(3, int)))
     with pytest.raises(UserError, match="held-out ones"):
         DataSet("x", 4, 255, good, Part(np.zeros((4, 1, 3, 3), np.uint8), good.labels))
+
+
+def test_the_picture_is_from_black_to_white_and_enlarged(monkeypatch):
+    stream = Stream(2, "toy")
+    stream.reset(seed=0)
+    image = np.array([[[2.0, 4.0], [3.0, 2.0]]], np.float32)
+    monkeypatch.setattr(stream, "observe", lambda: np.stack([image, image]))
+    drawn = stream.draw(1)
+    assert drawn.shape == (128, 128, 3)
+    assert drawn.dtype == np.uint8
+    np.testing.assert_array_equal(drawn[::64, ::64], np.array([[0, 255], [127, 0]])[..., None].repeat(3, -1))
+    assert (drawn[:64, 64:] == 255).all()
+
+
+def test_whole_turns_change_nothing_and_the_smallest_angle_does():
+    images = [Stream(1, "digits", angle=angle).images for angle in (0, 360, -720, 1, 361)]
+    np.testing.assert_array_equal(images[1], images[0])
+    np.testing.assert_array_equal(images[2], images[0])
+    assert not np.array_equal(images[3], images[0])
+    np.testing.assert_allclose(images[4], images[3], atol=1e-4)

@@ -212,6 +212,19 @@ def test_a_seed_given_later_is_as_one_given_at_first(switching):
     assert not np.array_equal(late.step(np.ones(3, int))[0], early.step(np.ones(3, int))[0])
 
 
+def test_later_visits_are_seeded_by_seed_and_agent_step(switching):
+    """A rule that stays, so that a run of an earlier version meets the same episodes."""
+    env = switching(
+        dict(env="CartPole-v1", agent_steps=4), dict(env="CartPole-v1", agent_steps=4), n_envs=2, seed=5
+    )
+    env.reset()
+    for _ in range(2):
+        observations = env.step(np.ones(2, int))[0]
+    seed = int(np.random.SeedSequence([5, 4]).generate_state(1)[0] >> 1)
+    for copy, observation in enumerate(observations):
+        np.testing.assert_array_equal(observation, gymnasium.make("CartPole-v1").reset(seed=seed + copy)[0])
+
+
 def test_the_second_visit_to_a_task_begins_other_episodes(switching):
     env = switching(
         dict(env="CartPole-v1", agent_steps=10), dict(env="CartPole-v1", agent_steps=10), cycles=2

@@ -41,6 +41,8 @@ NAMES |= {"minimum": "maximum", "zeros_like": "ones_like", "clamp_min": "clamp_m
 NAMES |= {other: name for name, other in NAMES.items()}
 SAID = {"debug", "info", "warning", "warn", "print"}
 """Functions whose arguments only say something; whether debug and info are called at all matters to nobody."""
+ONE_ORDER = {"isinstance", "issubclass", "getattr", "hasattr", "typed", "min", "max", "minimum", "maximum"}
+"""Functions that fail at once, or do the same, where their arguments are swapped."""
 GUARDS_AND_LOOKS = {
     "strict",
     "alpha",
@@ -169,7 +171,7 @@ def _mutations(node: ast.AST) -> Iterator[str]:
             yield "continue"
         case ast.Continue():
             yield "break"
-        case ast.Name(id=name) if name in NAMES:
+        case ast.Name(id=name, ctx=ast.Load()) if name in NAMES:
             yield NAMES[name]
         case ast.Attribute(attr=name) if name in NAMES:
             yield _changed(node, attr=NAMES[name])
@@ -177,7 +179,8 @@ def _mutations(node: ast.AST) -> Iterator[str]:
             for number, keyword in enumerate(keywords):
                 if keyword.arg and keyword.arg not in GUARDS_AND_LOOKS:
                     yield _changed(node, keywords=keywords[:number] + keywords[number + 1 :])
-            if len(args) == 2 and not any(isinstance(arg, ast.Starred) for arg in args):
+            fixed = (ast.unparse(node.func).rpartition(".")[2]) in ONE_ORDER
+            if len(args) == 2 and not fixed and not any(isinstance(arg, ast.Starred) for arg in args):
                 yield _changed(node, args=args[::-1])
     match node:
         case ast.Expr(value=ast.Call()) | ast.Raise() | ast.AugAssign():

@@ -22,17 +22,30 @@ def state(root: Path, folders: list[str]) -> dict[str, str]:
     return {f.relative_to(root).as_posix(): hashlib.sha1(f.read_bytes()).hexdigest() for f in files}
 
 
+SETTINGS = """[run]
+data_file = {data_file}
+source = {source}
+parallel = true
+context = ${{RECORDED_TEST-}}
+"""
+
+
 class Recorder:
-    """A pytest plugin that records the lines of each test."""
+    """A pytest plugin that records the lines of each test, of the processes that it starts, too."""
 
     def __init__(self, data_file: Path) -> None:
         import coverage
 
-        self.coverage = coverage.Coverage(str(data_file), source=ROOMS, config_file=False)
+        settings = data_file.with_suffix(".ini")
+        source = ",".join(str(Path.cwd() / room) for room in ROOMS)
+        settings.write_text(SETTINGS.format(data_file=data_file, source=source))
+        self.coverage = coverage.Coverage(config_file=str(settings))
+        os.environ["COVERAGE_PROCESS_START"] = str(settings)
         self.seconds: dict[str, float] = defaultdict(float)
         self.failed: set[str] = set()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
+        os.environ["RECORDED_TEST"] = nodeid
         self.coverage.switch_context(nodeid)
 
     def pytest_runtest_logreport(self, report) -> None:
@@ -53,6 +66,7 @@ def record(folder: Path, name: str, arguments: list[str]) -> None:
     )
     recorder.coverage.stop()
     recorder.coverage.save()
+    recorder.coverage.combine()
     passed = {test: s for test, s in recorder.seconds.items() if test not in recorder.failed}
     recorded = {
         "files": state(Path.cwd(), [*ROOMS, "tests"]),

@@ -45,7 +45,8 @@ def test_every_kind_is_drawn_and_nothing_that_is_only_said(mutants):
         (8, "if (x is not None):"), (8, "if (not (x is None)):"), (9, "pass"), (10, "pass"), (10, "self.count -= 1"),
         (11, "pass"), (11, "(g(flag, x))"), (12, "(h(x, strict=True))"),
         (13, "return [(y) for y in x[1:] if not y and y < 3]"), (13, "return [-y for y in x[2:] if not y and y < 3]"),
-        (13, "return [-y for y in x[1:] if (not y or y < 3)]"), (13, "return [-y for y in x[1:] if not y and (y <= 3)]"),
+        (13, "return [-y for y in x[1:] if (not y or y < 3)]"),
+        (13, "return [-y for y in x[1:] if not y and (y <= 3)]"),
     }  # fmt: skip
     assert expected <= found
     assert {line for line, _ in found} == {4, 8, 9, 10, 11, 12, 13}

@@ -539,3 +539,21 @@ def test_it_serves_stable_baselines3_as_optimizer_class():
     model.learn(128)
     assert model.policy.optimizer.half_life() > before
     assert model.policy.optimizer.param_groups[0]["iso_updates"] > 0
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"lr": 0.5}, {"betas": (0.1, 0.2)}, {"eps": 0.3}, {"weight_decay": 0.4}, {"amsgrad": True}, {"foreach": True},
+     {"maximize": True}, {"capturable": True}, {"fused": True}, {"decoupled_weight_decay": True}],
+    ids=lambda option: next(iter(option)),
+)  # fmt: skip
+def test_every_option_of_adam_is_adams(option):
+    ((name, value),) = option.items()
+    weight = torch.nn.Parameter(torch.randn(3, 3))
+    ours, theirs = (
+        AdamO([{"params": [weight], "isometric": True}], **option),
+        torch.optim.Adam([weight], **option),
+    )
+    assert ours.param_groups[0][name] == theirs.param_groups[0][name] == value
+    expected = {key: theirs.defaults[key] for key in theirs.defaults if key != name}
+    assert {key: ours.defaults[key] for key in expected} == expected

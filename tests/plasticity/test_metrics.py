@@ -31,6 +31,23 @@ MEAN, ROOT = (K[0][0] + K[1][1]) / 2, math.hypot((K[0][0] - K[1][1]) / 2, K[0][1
 LAMBDA = (MEAN - ROOT, MEAN + ROOT)
 
 
+def hessian_of_a_new_task(network, batch):
+    """H in full, by torch.func: the squared error to f(x) + N(0, 1)."""
+    theta = {name: p.detach() for name, p in network.named_parameters()}
+    f = network(batch).detach()
+    target = f + torch.randn(f.shape, generator=torch.Generator().manual_seed(0))
+
+    def loss(vector):
+        parts = vector.split([p.numel() for p in theta.values()])
+        given = {name: part.view(p.shape) for (name, p), part in zip(theta.items(), parts, strict=True)}
+        return (torch.func.functional_call(network, given, (batch,)) - target).square().mean()
+
+    return torch.func.hessian(loss)(torch.cat([p.flatten() for p in theta.values()]))
+
+
+CURVATURES = torch.linalg.eigvalsh(hessian_of_a_new_task(two_layers(), BATCH)).tolist()
+
+
 def entropy_rank(values):
     return math.exp(-sum(v / sum(values) * math.log(v / sum(values)) for v in values))
 
@@ -54,11 +71,17 @@ NETWORK = {
     "feature_norm": (math.sqrt(5) + math.sqrt(13)) / 2,
     "weight_norm": math.sqrt(4 + 1 + 1 + 100 + 9 + 16),
     "weight_distance": 2.0,
-    "gradient_norm": math.sqrt(2),
+    "gradient_norm": math.sqrt(2 + 9 + 16),
     "ntk_condition": LAMBDA[1] / LAMBDA[0],
     "ntk_effective_rank": entropy_rank(LAMBDA),
     "ntk_index": ROOT / MEAN,
     "ntk_trace": MEAN,
+    "gradient_effective_rank": entropy_rank([3, 4]),
+    "small_gradient_units": 1 / 3,
+    "churn_of_outputs": (3 * 1 + 3 * 3) / 2,  # the head's second weight was 1, not 4, and h_2 is 1, 3
+    "hessian_max": max(CURVATURES),
+    "hessian_min": min(CURVATURES),
+    "hessian_epsilon_rank": sum(abs(v) > 0.01 * max(map(abs, CURVATURES)) for v in CURVATURES),
 }
 LAYER = {
     "dormant_units/net/linear1": 1 / 3,
@@ -72,6 +95,7 @@ SPECTRA = {
     "layer_jacobian_spectrum/net": [0, 0, 1, 1, 2, 2],
     "layer_jacobian_spectrum/net/linear2": [5],
     "ntk_spectrum/net": LAMBDA,
+    "gradient_spectrum/net": [0, 3, 4],
 }
 
 
@@ -81,8 +105,11 @@ def measured(device):
     reference = snapshot({"net": network})
     reference["net/0.weight"] -= torch.tensor([[0.0, 2.0, 0.0]] + [[0.0] * 3] * 2, device=device)
     network[0].bias.grad = torch.tensor([1.0, 0.0, 1.0], device=device)
+    network[0].weight.grad = torch.diag(torch.tensor([3.0, 4.0, 0.0], device=device))
+    previous = snapshot({"net": network})
+    previous["net/2.weight"] = torch.tensor([[3.0, 1.0, 0.0]], device=device)  # was 4: outputs moved by 3 h_2
     names = [name for name in METRICS if name != "trainability_error"]
-    return diagnose({"net": network}, BATCH, names, reference)
+    return diagnose({"net": network}, BATCH, names, reference, previous=previous)
 
 
 @pytest.mark.parametrize("metric", NETWORK)
@@ -107,7 +134,12 @@ def test_of_a_spectrum(measured, key):
 
 def test_every_metric_is_described_and_has_a_case():
     spectra = {key.split("/")[0] for key in SPECTRA}
-    assert set(METRICS) == {*NETWORK, *spectra, "trainability_error"}
+    assert set(METRICS) == {
+        *NETWORK,
+        *spectra,
+        "trainability_error",
+        "churn_of_actions",
+    }  # of several outputs
     for key, metric in METRICS.items():
         assert metric.key == key
         assert all((metric.formula, metric.range, metric.healthy, metric.cost, metric.paper))

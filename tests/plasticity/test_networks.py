@@ -233,6 +233,19 @@ def test_shift_and_orthogonal_mixes_make_an_overlapping_orthogonal_convolution()
     assert seen.sum() == 3
 
 
+def test_the_isometric_cnn_is_patches_of_4_3_and_1_with_shifts_between():
+    body = build_nature_cnn((4, 84, 84), NetworkSpec((), "maxmin", isometry="soft"))
+    parts = [
+        layer.step if isinstance(layer, Shift) else layer.kernel_size[0]
+        for layer in body
+        if isinstance(layer, Shift | PatchConv2d)
+    ]
+    assert parts == [4, 1, 3, 1, 1], "convolution 4, shift 1, convolution 3, shift 1, convolution 1"
+    x = torch.rand(1, 4, 84, 84)
+    shapes = [tuple((x := layer(x)).shape[1:]) for layer in body]
+    assert [shape for shape in dict.fromkeys(shapes)] == [(64, 21, 21), (64, 7, 7), (3136,), (512,)]
+
+
 def test_patch_convolutions_agree_with_orthogonium():
     """Orthogonium's adaptive orthogonal convolution at stride = kernel is the same kind of map."""
     orthogonium = pytest.importorskip("orthogonium.layers.conv.AOC", exc_type=ImportError)

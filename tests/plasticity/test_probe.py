@@ -58,6 +58,25 @@ def test_it_measures_the_same_in_any_context(context):
         torch.testing.assert_close(found[key], value)
 
 
+@pytest.mark.parametrize("was_set_up", [False, True])
+def test_each_part_that_is_asked_for_alone_is_measured_undisturbed(was_set_up):
+    network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 2)).train()
+    x = torch.randn(6, 4)
+    probe, expected = Probe(network, x), Probe(network.eval(), x)
+    network.train()
+    if was_set_up:
+        with probe.undisturbed():
+            assert not network.training
+    found = probe.ntk_eigenvalues, probe.feature_singular_values, probe.record.output
+    assert network.training
+    assert network[1].training
+    network.eval()
+    for ours, theirs in zip(
+        found, (expected.ntk_eigenvalues, expected.feature_singular_values, network(x)), strict=True
+    ):
+        torch.testing.assert_close(ours.detach(), theirs.detach())
+
+
 def test_layers_units_and_names_of_a_nested_network():
     body = nn.Sequential(
         nn.Conv2d(1, 4, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6), nn.Tanh()
@@ -197,3 +216,11 @@ def test_the_kernel_is_of_as_many_first_samples_as_its_size_allows(samples, outp
     expected = torch.linalg.eigvalsh(torch.kron(x[:n] @ x[:n].T + 1, torch.eye(outputs, dtype=torch.double)))
     torch.testing.assert_close(probe.ntk_eigenvalues, expected.clamp(min=0), atol=1e-9, rtol=1e-9)
     assert probe.input_singular_values.shape == (n, min(outputs, 3))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_all_layers_but_the_head_are_hidden(depth):
+    layers = [part for _ in range(depth - 1) for part in (nn.Linear(3, 3), nn.ReLU())]
+    recorded = Probe(nn.Sequential(*layers, nn.Linear(3, 2)), torch.randn(5, 3)).record
+    expected = [f"linear{number}" for number in range(1, max(depth, 2))]
+    assert [layer.name for layer in recorded.hidden()] == expected

@@ -55,6 +55,11 @@ def test_a_method_serves_it_or_is_refused_by_name(name, agent):
             ValueError, match=f"Method '{name}' acts on hidden layers one by one, but Embedder"
         ):
             build(agent, "mlp", methods, network=SIMBA)
+    elif name == "adaptive_isometry":
+        with pytest.raises(
+            ValueError, match="controls the strength of an isometry penalty, and this run has none"
+        ):
+            build(agent, "mlp", methods, network=SIMBA)
     elif name in OF_CHAINS:
         with pytest.raises(ValueError, match=r"architecture='simba_v2' and .* cannot combine"):
             build(agent, "mlp", methods, network=SIMBA)

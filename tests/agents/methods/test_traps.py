@@ -122,10 +122,12 @@ ONCE_ALL_UNITS_ACT = {("adaptive_isometry", "recovery"), ("adaptive_isometry", "
 """Options that mean something in a healthy network alone: test_adaptive_isometry.py."""
 OPTIONS = [(name, f.name) for name, method in METHODS.items() for f in dataclasses.fields(method)]
 OPTIONS = [option for option in OPTIONS if option not in ONCE_ALL_UNITS_ACT]
+OPTIONS = [option for option in OPTIONS if option[1] != "rank_drop"]  # with `every` alone: test_rivals.py
 OTHERWISE = {
     ("redo", "tau"): 0.5,
     ("gram", "target"): 1.0,
     ("jacobian", "samples"): 8,
+    ("reperturbation", "fraction"): 0.5,
     ("adaptive_isometry", "index"): "ntk_index",
     ("adaptive_isometry", "samples"): 4,
     ("adaptive_isometry", "factor"): 3.0,

@@ -37,15 +37,27 @@ def test_the_best_arm_comes_first_and_what_is_unfinished_is_left_out(tmp_path):
     assert [word.strip() for word in first.strip("│").split("│")] == [
         "catch",
         "method=[redo]",
+        "",
         "1",
         "8",
         "",
         "9",
     ]
     assert [word.strip() for word in second.strip("│").split("│")] == [
-        "catch", "adam", "2", "2.75", "2 to 3.5", "4",
+        "catch", "adam", "", "2", "2.75", "2 to 3.5", "4",
     ]  # fmt: skip
     assert "nan" in third
+
+
+def test_boundary_and_methods_that_never_acted_are_shown(tmp_path):
+    made = cell(tmp_path, "redo", 0, [1.0])
+    content = json.loads((made.folder / "summary.json").read_text())
+    methods = {"redo": {"boundary": "agnostic", "acts": False}}
+    (made.folder / "summary.json").write_text(json.dumps(content | {"methods": methods}))
+    (line,) = lines([made])
+    assert [word.strip() for word in line.strip("│").split("│")][1:4] == [
+        "redo (redo never acted)", "agnostic", "1",
+    ]  # fmt: skip
 
 
 def test_a_large_grid_is_cut(tmp_path):

@@ -17,6 +17,7 @@ from isorl.experiments.grid.expand import Composer
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.labels import NO_ENVIRONMENT, name_logs
+from isorl.experiments.report.read_tensorboard import _binned, read_tensorboard
 from isorl.experiments.report.study import Study
 from isorl.experiments.report.write_report import write_report
 from isorl.experiments.run.folder import RunFolder
@@ -56,6 +57,33 @@ def log(folder, values, tag="rollout/ep_rew_mean"):
 
 def places(found):
     return sorted((run.sequence, run.arm, run.seed) for run in found.runs)
+
+
+def test_a_logs_curve_is_the_means_of_ten_equal_parts():
+    steps, values = (
+        np.array([0, 40, 100, 190, 850, 999, 1000]),
+        np.array([1.0, 3.0, 4.0, 6.0, 7.0, 8.0, 10.0]),
+    )
+    curve = _binned(steps, values)
+    np.testing.assert_allclose(curve, [2, 5, *[np.nan] * 6, 7, 9])
+    np.testing.assert_allclose(_binned(np.array([0]), np.array([5.0])), [5.0, *[np.nan] * 9])
+
+
+def test_a_logs_diagnostics_are_the_last_of_the_network_that_acts(tmp_path):
+    with SummaryWriter(str(tmp_path / "PPO_1")) as writer:
+        for step, value in ((0, 0.1), (100, 0.3)):
+            for tag in (
+                "rollout/ep_rew_mean",
+                *(f"plasticity/dormant_units/{name}" for name in ("actor", "critic")),
+                "plasticity/weight_norm/q",
+                "plasticity/gram_deviation/actor/linear1",
+                "train/loss/actor",
+            ):
+                writer.add_scalar(tag, value + (tag.endswith("critic")), step)  # fmt: skip
+    (run,) = find_runs([tmp_path]).runs
+    assert {key: float(value[0]) for key, value in run.diagnostics.items()} == pytest.approx(
+        {"dormant_units": 0.3, "weight_norm": 0.3}
+    )
 
 
 def test_folders_that_are_named_one_by_one_are_told_apart(tmp_path):
@@ -216,6 +244,21 @@ def test_a_log_of_nan_returns_has_failed(tmp_path):
     text = (tmp_path / "out" / "report.md").read_text()
     assert "is not finite from agent step 100 on" in text
     assert Study(found.runs).by_seed("average_performance", NO_ENVIRONMENT, "PPO") == {1: 1.5}
+
+
+def test_a_log_that_cannot_be_read_has_failed_and_the_others_are_read(tmp_path, monkeypatch):
+    for number in (1, 2):
+        log(tmp_path / f"PPO_{number}", [1.0, 2.0])
+
+    def damaged(run):
+        if run.seed == 2:
+            raise ValueError("damaged")
+        return read_tensorboard(run)
+
+    monkeypatch.setattr("isorl.experiments.report.find_runs.read_tensorboard", damaged)
+    first, second = find_runs([tmp_path]).runs
+    assert (first.state, list(first.curve[0, [0, -1]])) == (State.FINISHED, [1.0, 2.0])
+    assert (second.state, second.notes) == (State.FAILED, ["its log cannot be read: ValueError: damaged"])
 
 
 DAMAGED = {

@@ -1,7 +1,9 @@
 """The page on made-up grids whose outcome is known, on unfinished runs, and on logs of others."""
 
 import csv
+import itertools
 import json
+import math
 import re
 import shutil
 
@@ -11,10 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from isorl.experiments.grid.cell import State, beside
+from isorl.experiments.report import charts, network_sections, result_sections
 from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
+from isorl.experiments.report.estimates import median
 from isorl.experiments.report.find_runs import find_runs
-from isorl.experiments.report.formatting import format_number
+from isorl.experiments.report.formatting import format_count, format_duration, format_number, format_p_value
+from isorl.experiments.report.prediction import Prediction
 from isorl.experiments.report.render import to_html, to_markdown
+from isorl.experiments.report.runs import of_methods
 from isorl.experiments.report.study import Study
 from isorl.experiments.report.write_report import main, write_report
 from tests.experiments.report.synthetic import write_grid
@@ -69,6 +75,21 @@ def test_page_says_what_was_lost(written):
     ):
         assert f"## {part}" in text
     assert "python train.py -m" in text
+    assert "Least-squares slope per visit of the seeds' mean ratio to fresh" in text
+    assert "Of the network that acts, at the end of each visit; median over seeds." in text
+    assert text.index("## Is plasticity lost?") < text.index("## How it was made")
+
+
+def test_sections_show_which_colour_is_which_arm(written):
+    text = (written / "report.html").read_text()
+    sections = re.findall(r'<section id="s\d+">(.*?)</section>', text, flags=re.DOTALL)
+    titled = {re.search(r"<h2>(.*?)</h2>", section)[1]: section for section in sections}
+    for title in ("Results", "The state of the networks"):
+        legend = re.search(r'<div class="legend">(.*?)</div>', titled[title])[1]
+        assert re.findall(r'--arm(\d)\)"></i>(\w+)<', legend) == [("0", "keeps"), ("1", "loses")]
+    assert '<div class="legend">' not in titled["Is plasticity lost?"]
+    assert titled["How it was made"].startswith("<details><summary><h2>How it was made</h2></summary>")
+    assert titled["Results"].startswith("<h2>Results</h2>")
 
 
 def test_page_against_another_arm_by_another_metric(grid, tmp_path):
@@ -76,7 +97,7 @@ def test_page_against_another_arm_by_another_metric(grid, tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "## Against loses" in text
     assert "Differences in start performance" in text
-    assert "| keeps | 0.05" in text  # the first two of six visits: 1 and 1 against 1 and 0.9
+    assert "| keeps | \N{EN DASH} | 0.05" in text  # the first two of six visits: 1 and 1 against 1 and 0.9
 
 
 def test_numbers_are_written_as_csv(written):
@@ -90,9 +111,17 @@ def test_numbers_are_written_as_csv(written):
 
 
 def test_report_made_twice_is_the_same(grid, written, tmp_path):
+    tmp_path = tmp_path / "a" / "new" / "folder"
     write_report([grid], tmp_path)
     for name in ("report.html", "report.md", "runs.csv"):
         assert (tmp_path / name).read_text() == (written / name).read_text()
+
+
+def test_predictors_are_shaded_by_their_strength_from_minus_one_to_one():
+    found = [Prediction(correlation=0.3, within=-0.4, auroc=0.9, pairs=9), Prediction(0.1, math.nan, 0.2, 9)]
+    cells = network_sections._prediction_cells(found)
+    assert [cell.shade for cell in cells] == [-0.4, None, 0.3, 0.1, pytest.approx(0.8)]
+    assert cells[-1].text == "0.90"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +163,95 @@ def test_an_arm_whose_method_never_acted_is_named(grid, tmp_path):
     )
     write_report([tmp_path / "copy" / "grids" / grid.name], tmp_path)
     assert (tmp_path / "report.md").read_text().count(f"loses on sequence 0: {said}") == 1
+
+
+def with_methods(grid, methods):
+    """The grid, whose arms have had these methods."""
+    for path in grid.parents[1].glob("cells/*/*/summary.json"):
+        arm = path.parent.name.partition("-")[0]
+        if arm in methods:
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"methods": methods[arm]}))
+    return grid
+
+
+def table_rows(markdown, heading):
+    """The rows of the first table under a heading, by the text of their first cell."""
+    lines = markdown.split(f"## {heading}\n")[1].splitlines()
+    table = list(itertools.takewhile(is_row, itertools.dropwhile(lambda line: not is_row(line), lines)))
+    head, _, *rows = (
+        [cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in table
+    )
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+def is_row(line):
+    return line.startswith("|")
+
+
+def test_agnostic_arms_are_ranked_among_themselves_and_idle_methods_are_marked(tmp_path):
+    arms = {"told": 0.0, "better": 0.05, "worse": 0.1}
+    methods = {
+        "told": {"fire": {"boundary": "informed", "acts": True}},
+        "better": {},
+        "worse": {
+            "redo": {"boundary": "agnostic", "acts": False},
+            "l2": {"boundary": "agnostic", "acts": True},
+        },
+    }
+    grid = with_methods(write_grid(tmp_path, arms, sequences=1, seeds=3, visits=6), methods)
+    write_report([grid])
+    text = (grid / "report.md").read_text()
+    shown = table_rows(text, "Results")
+    worse = "worse redo never acted"
+    columns = ("boundary", "rank", "among agnostic")
+    assert [shown["told"][c] for c in columns] == ["informed", "1", "\N{EN DASH}"]
+    assert [shown["better"][c] for c in columns] == ["agnostic", "2", "1"]
+    assert [shown[worse][c] for c in columns] == ["agnostic", "3", "2"]
+    assert table_rows(text, "Against told")[worse]["boundary"] == "agnostic"
+    for heading in (
+        "Is plasticity lost?",
+        "Visit by visit, against fresh agents",
+        "The state of the networks",
+    ):
+        assert worse in table_rows(text, heading), heading
+    assert "worse (redo never acted)" in text.split("## All metrics")[1]
+    with (grid / "runs.csv").open() as file:
+        found = {row["arm"]: (row["boundary"], row["never_acted"]) for row in csv.DictReader(file)}
+    assert found["told"] == ("informed", "")
+    assert found["worse"] == ("agnostic", "redo")
+
+
+def test_figures_at_a_numerical_cap_are_shown_as_bounds(tmp_path):
+    """The condition number of a kernel of 64 rows that single precision cannot resolve is 1 / (64 eps)."""
+    grid, cap = write_grid(tmp_path, ARMS, sequences=1, seeds=3, visits=4), 2**23 / 64
+    for path in grid.parents[1].glob("cells/*/*/summary.json"):
+        content, is_capped = json.loads(path.read_text()), path.parent.name.startswith("loses")
+        for row in content["diagnostics"]:
+            row["plasticity/ntk_condition/actor"] = cap if is_capped else 100.5
+        path.write_text(json.dumps(content))
+    write_report([grid])
+    shown = table_rows((grid / "report.md").read_text(), "The state of the networks")
+    assert shown["loses"]["ntk condition"] == "at least 131,072"
+    assert shown["keeps"]["ntk condition"] in ("100", "101")
+    assert (
+        "condition number of the NTK; \N{BLACK UP-POINTING TRIANGLE}: at least"
+        in (grid / "report.html").read_text()
+    )
+
+
+def test_a_median_is_a_bound_where_capped_readings_decide_it():
+    cap = 2**23 / 64
+    assert median("ntk_condition", [10.5, cap, cap]) == (cap, True)
+    assert median("ntk_condition", [10.5, 20.5, cap]) == (20.5, False)
+    assert median("ntk_condition", [10.5, cap]) == ((10.5 + cap) / 2, True)
+    assert median("dormant_units", [0.5, math.nan, 0.7]) == (pytest.approx(0.6), False)
+    assert math.isnan(median("ntk_condition", [math.nan])[0])
+
+
+def test_an_informed_method_that_never_acted_makes_no_arm_informed():
+    idle = {"methods": {"fire": {"boundary": "informed", "acts": False}}}
+    assert of_methods(idle) == ("agnostic", ("fire",))
+    assert of_methods({}) == ("", ())
 
 
 def test_unfinished_and_failed_cells_are_shown_as_such(grid, tmp_path):
@@ -220,3 +338,127 @@ NUMBERS = {0.0: "0.00", -0.001: "0.00", 1.0: "1.00", 12.345: "12.3", 12345.6: "1
 @pytest.mark.parametrize(("value", "text"), NUMBERS.items(), ids=map(str, NUMBERS))
 def test_numbers_as_they_are_shown(value, text):
     assert format_number(value) == text
+
+
+def test_every_figure_is_a_pdf_and_every_table_latex(grid, tmp_path):
+    write_report([grid], tmp_path, paper=True)
+    figures, tables = list((tmp_path / "paper").glob("*.pdf")), list((tmp_path / "paper").glob("*.tex"))
+    assert len(figures) == (tmp_path / "report.html").read_text().count("<figure")
+    assert all(figure.read_bytes().startswith(b"%PDF") for figure in figures)
+    assert len(tables) >= 5
+    for table in tables:
+        text = table.read_text()
+        columns = len(re.search(r"\\begin{tabular}{(\w+)}", text)[1])
+        body = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in body)
+        assert text.count(r"\begin") == text.count(r"\end") == 1
+    assert "var(--arm0)" in (tmp_path / "report.html").read_text(), "the page still follows its own colours"
+
+
+def test_latex_reads_every_character_as_it_is():
+    table = Table(["a_b", "50 %"], [[Cell("x & y \\ {z}"), Cell("1", strong=True, detail="[0, ∞]")]])
+    assert table.to_latex().splitlines()[2:5] == [
+        r"a\_b & 50 \% \\",
+        r"\midrule",
+        r"x \& y \textbackslash{} \{z\} & \textbf{1} {\scriptsize [0, $\infty$]} \\",
+    ]
+
+
+def test_few_seeds_have_their_values_instead_of_an_interval(tmp_path):
+    few, many = (write_grid(tmp_path / str(n), ARMS, sequences=1, seeds=n, visits=4) for n in (3, 5))
+    pages = []
+    for folder in (few, many):
+        write_report([folder])
+        (table,) = re.findall(r"## Results.*?\n## ", (folder / "report.md").read_text(), flags=re.DOTALL)
+        pages.append(next(line for line in table.splitlines() if line.startswith("| loses")))
+    assert "[" not in pages[0]
+    assert re.search(r"\d\.\d\d \d\.\d\d \d\.\d\d \d\.\d\d", pages[0]), "the mean, then the three seeds"
+    assert "[" in pages[1]
+
+
+def test_an_arm_that_did_nothing_is_marked_everywhere(tmp_path):
+    folder = write_grid(tmp_path, ARMS, sequences=2, seeds=2, visits=4)
+    for source in (tmp_path / "cells" / "sequence 0").glob(
+        "keeps-*"
+    ):  # on one sequence "loses" gives the same returns
+        twin = source.with_name(source.name.replace("keeps", "loses"))
+        shutil.copy(source / "summary.json", twin / "summary.json")
+    write_report([folder])
+    text = (folder / "report.md").read_text()
+    assert "† 'loses' on 'sequence 0' equals 'keeps' digit for digit" in text
+    first, second = (
+        part.split("*sequence")[0] for part in text.split("## Results")[1].split("| seeds |")[1:3]
+    )
+    assert "loses †" in first
+    assert "loses †" not in second
+    assert "loses †" in text.split("## Against keeps")[1]
+
+
+def test_all_arms_are_drawn_over_each_other_and_named(written):
+    text = (written / "report.html").read_text()
+    overlays = re.findall(
+        r"<figure[^>]*><figcaption>[^<]*all arms</figcaption>.*?</figure>", text, flags=re.DOTALL
+    )
+    assert len(overlays) == 2
+    for figure in overlays:
+        assert {f"var(--arm{n})" for n in range(2)} <= set(re.findall(r"var\(--arm\d+\)", figure))
+        assert ">keeps<" in figure
+        assert ">loses<" in figure
+
+
+def test_nothing_that_is_drawn_lies_outside_the_axes(grid):
+    study = Study(find_runs([grid]).runs)
+    low, high = charts._common_limits(study, study.sequences[0])
+    for arm in study.arms:
+        for run in study.of(study.sequences[0], arm):
+            assert low < run.curve.min() <= run.curve.max() < high
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (24_576, "24,576"),
+        (999_999, "999,999"),
+        (1_240_000, "1.2 million"),
+        (161e6, "161.0 million"),
+        (0, "0"),
+    ],
+)
+def test_counts_are_honest(value, text):
+    assert format_count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(18.2, ("18", "seconds")), (150, ("2.5", "minutes")), (8_000, ("2.2", "hours"))]
+)
+def test_times_are_honest(seconds, said):
+    assert format_duration(seconds) == said
+
+
+def test_decisions_of_the_control_loop_are_shown(tmp_path):
+    folder = write_grid(tmp_path, ARMS, sequences=1, seeds=2, visits=4)
+    assert "control loop" not in (write_report([folder])[1]).read_text()
+    for cell in (tmp_path / "cells" / "sequence 0").glob("loses-*"):
+        rows = [{"key": "method/adaptive_isometry/strength/gram", "value": value, "agent_step": 100 * n, "task": "t",
+                 "visit": 0} for n, value in enumerate([0.1, 0.2, 0.2, 0.4, 0.2])]  # fmt: skip
+        (cell / "config.yaml").write_text("method:\n  adaptive_isometry:\n    every: 200\n")
+        (cell / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = (write_report([folder])[1]).read_text()
+    assert "| sequence 0: loses | gram | 2 | 10 | 4 | 2 | 0.10 | 0.40 | 0.20 |" in text
+    assert "strength over the run, loses on sequence 0" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(math.nan, "\N{EN DASH}"), (0.0009, "< 0.001"), (0.001, "0.001"), (0.25, "0.250")]
+)
+def test_p_values_as_they_are_shown(value, text):
+    assert format_p_value(value) == text
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((-2.0, -1.0), "loses plasticity"), ((1.0, 2.0), "gains on fresh agents"), ((-1.0, 1.0), "no trend beyond chance"),
+     ((0.0, 1.0), "no trend beyond chance"), ((-1.0, 0.0), "no trend beyond chance")],
+)  # fmt: skip
+def test_a_trend_is_named_where_its_interval_leaves_out_zero(interval, verdict):
+    assert result_sections._verdict(*interval) == verdict

@@ -48,6 +48,18 @@ def test_resumed_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
     assert not _differences_of_halves(configured, tmp_path, monkeypatch, [*CASES[case], *QUIET])
 
 
+def test_churn_is_measured_across_a_resume(configured, tmp_path, monkeypatch):
+    """It compares with the weights at the last measurement, which may have been before the interruption."""
+    metrics = "diagnostics.metrics=[churn_of_actions,churn_of_outputs,small_gradient_units]"
+    words = ["sequence=nine_rooms-smoke", "diagnostics.every=256", metrics, *QUIET[1:]]
+    assert not _differences_of_halves(configured, tmp_path, monkeypatch, words)
+    keys = {
+        json.loads(line)["key"] for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    }
+    assert {f"plasticity/churn_of_outputs/{network}" for network in ("actor", "critic")} <= keys
+    assert "plasticity/churn_of_actions/critic" not in keys  # it has one output
+
+
 LONGER = {
     "ppo-nine_rooms": ["sequence=nine_rooms-smoke", "method=[redo,shrink_and_perturb]", "network=relu"],
     "ppo-normalised": ["sequence=nine_rooms-smoke", "sequence.order=shuffled", "normalize.observations=true",

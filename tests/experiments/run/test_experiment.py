@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from isorl.agents.options import agent_options
-from isorl.experiments.run import experiment, keys
+from isorl.experiments.run import dry_run, experiment, keys
 from isorl.experiments.run.play import play
 from isorl.plasticity import isometry_lambda
 
@@ -164,6 +164,17 @@ def test_a_run_too_short_for_its_method_says_so(run, overrides, said):
     _, folder = run("agent=ppo", "sequence=nine_rooms-smoke", "network=relu", *overrides)
     log = (folder / "run.log").read_text()
     assert said in log if said else "does nothing in this run" not in log
+    (method,) = json.loads((folder / "summary.json").read_text())["methods"].values()
+    informed = overrides[0] == "method=[head_reset]"
+    assert method == {"boundary": "informed" if informed else "agnostic", "acts": not said}
+
+
+def test_a_dry_run_says_who_is_told_of_switches_and_who_never_acts(configured, capsys, monkeypatch):
+    monkeypatch.setattr(dry_run, "TRIAL_SECONDS", 0.0)
+    words = ("sequence=nine_rooms-smoke", "network=relu", "optimizer=adam", "method=[redo,fire]")
+    dry_run.show(configured(*words, "run_dir=x"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "redo (agnostic, never acts in this run), fire (informed)" in said
 
 
 def test_a_half_life_may_be_a_share_of_a_visit(configured):

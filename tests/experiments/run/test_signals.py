@@ -41,6 +41,7 @@ def test_long_evaluation_does_not_keep_a_run_from_stopping(configured, tmp_path,
     with pytest.raises(Interrupted) as stopped:
         experiment.start(configured(*WORDS, f"run_dir={tmp_path / 'parts'}"))
     assert stopped.value.exit_code == 128 + number
+    assert str(stopped.value) == f"Stopped by {signal.Signals(number).name}."
     assert 1000 <= stopped.value.saved_at < 2048
     experiment.resume(str(tmp_path / "parts"))
     assert not differences(tmp_path / "whole", tmp_path / "parts")

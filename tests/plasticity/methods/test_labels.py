@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from isorl.plasticity.methods import Batch, Learner, Methods
+from isorl.plasticity.methods import Batch, Learner, Methods, ewc
 from isorl.plasticity.methods.ewc import EWC, fisher_diagonal
 from isorl.plasticity.methods.replay import Replay
 from tests.plasticity.methods.conftest import mlp
@@ -74,6 +74,14 @@ def test_fisher_diagonal_against_one_gradient_at_a_time(allowed):
     found = fisher_diagonal(network, x, allowed)
     for (name, _), reference in zip(network.named_parameters(), expected, strict=True):
         torch.testing.assert_close(found[name], reference, rtol=1e-4, atol=1e-7)
+
+
+def test_fisher_diagonal_in_parts_is_the_same(monkeypatch):
+    network, x = mlp(4, 5, 3, activation=nn.Tanh), torch.randn(20, 4)
+    whole = fisher_diagonal(network, x, None)
+    monkeypatch.setattr(ewc, "HELD", 1)
+    for name, value in fisher_diagonal(network, x, None).items():
+        torch.testing.assert_close(value, whole[name])
 
 
 def test_ewc_by_hand():
