@@ -127,7 +127,8 @@ def resume(run_dir: str, cycles: int | None = None) -> dict[str, Any]:
         if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
             if folder.summary.exists():
                 raise UserError(
-                    f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps."
+                    f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps. "
+                    f"It goes on with more cycles: sequence.cycles={config.sequence.cycles + 1}"
                 )
             methods = methods_of(config, parts)  # it died after its last checkpoint
             return summary.write(folder.summary, parts.sequence, state, 0.0, 1, methods)
