@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import cycle
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from stable_baselines3 import DQN, PPO
@@ -19,9 +20,10 @@ from torch import nn
 
 from isorl.agents import ContinualDQN, ContinualPPO
 from isorl.agents.batched import BatchedRuns
-from isorl.agents.policies import uses_cnn
+from isorl.agents.policies import CnnBody, uses_cnn
 from isorl.configs.schema import SequenceConfig, SwitchConfig, TaskConfig
 from isorl.envs import Sequence, SwitchingVecEnv
+from isorl.envs.sequence import registered
 from isorl.plasticity import AdamO, NetworkSpec
 
 Tick = Callable[[int], None]
@@ -35,6 +37,9 @@ DQN_ATARI = dict(buffer_size=10_000, learning_starts=1_000, batch_size=32, train
 PPO_ROOMS = dict(n_steps=16, batch_size=32, n_epochs=4, learning_rate=2.5e-4, ent_coef=0.01)
 DQN_RAIN = dict(buffer_size=4_000, learning_starts=200, batch_size=32, train_freq=1, target_update_interval=800,
                 learning_rate=1e-3, gamma=0.95, exploration_fraction=1e-6)  # fmt: skip
+PPO_MINATAR = dict(n_steps=128, batch_size=256, n_epochs=4, learning_rate=5e-4, ent_coef=0.01)
+DQN_MINATAR = dict(buffer_size=20_000, learning_starts=1_000, batch_size=32, train_freq=1, target_update_interval=1_000,
+                   learning_rate=2.5e-4, exploration_fraction=1e-6)  # fmt: skip
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "ppo_nine_rooms": PPO_ROOMS,
     "dqn_rain": DQN_RAIN,
@@ -42,6 +47,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "ppo_cartpole": PPO_SMALL,
     "ppo_mujoco": PPO_MUJOCO,
     "dqn_atari": DQN_ATARI,
+    "ppo_minatar": PPO_MINATAR,
+    "ppo_minatar_mlp": PPO_MINATAR,
+    "dqn_minatar": DQN_MINATAR,
+    "dqn_minatar_mlp": DQN_MINATAR,
+    "ppo_walker": PPO_MUJOCO,
 }
 COPIES = {
     "ppo_nine_rooms": 8,
@@ -50,6 +60,11 @@ COPIES = {
     "ppo_cartpole": 8,
     "ppo_mujoco": 1,
     "dqn_atari": 1,
+    "ppo_minatar": 8,
+    "ppo_minatar_mlp": 8,
+    "dqn_minatar": 8,
+    "dqn_minatar_mlp": 8,
+    "ppo_walker": 1,
 }
 PARTS = ("environment alone", "network alone")
 TASKS = {
@@ -60,8 +75,15 @@ TASKS = {
     "mujoco": TaskConfig("HalfCheetah-v5", agent_steps=FOREVER),
     "nine_rooms": TaskConfig("isorl/NineRooms-v0", agent_steps=FOREVER),
     "rain": TaskConfig("isorl/Rain-v0", agent_steps=FOREVER),
+    "minatar": TaskConfig("MinAtar/SpaceInvaders-v0", agent_steps=FOREVER),  # the slowest of the games
+    "walker": TaskConfig("dm_control/walker-walk-v0", agent_steps=FOREVER, wrappers=["FlattenObservation"]),
 }  # fmt: skip
 TOGETHER, SEEDS_TOGETHER = "10 seeds as one", 10
+
+
+def task_of(case: str) -> str:
+    """Returns the key in TASKS of ppo_KEY, dqn_KEY, or ppo_KEY_mlp."""
+    return case.split("_", 1)[1].removesuffix("_mlp")
 
 
 def run(case: str, name: str, device: str, tick: Tick) -> None:
@@ -103,26 +125,48 @@ class Ticking(BaseCallback):
 def sb3(case: str, name: str, device: str) -> PPO | DQN:
     """stable-baselines3 as its documentation sets it up."""
     algorithm: Any = DQN if case.startswith("dqn") else PPO
-    policy = "CnnPolicy" if case.endswith("atari") else "MlpPolicy"
-    return algorithm(policy, sb3_env(case, COPIES[case]), seed=0, device=device, **ARGUMENTS[case])
+    policy = "CnnPolicy" if case.endswith("_atari") else "MlpPolicy"
+    network: dict[str, Any] = {}
+    if case.endswith("_minatar"):  # it has no such network of its own
+        network = {
+            "features_extractor_class": CnnBody, "features_extractor_kwargs": {"network": NetworkSpec()},
+            "net_arch": [],
+        }  # fmt: skip
+    env = sb3_env(case, COPIES[case])
+    return algorithm(policy, env, policy_kwargs=network, seed=0, device=device, **ARGUMENTS[case])
 
 
 def sb3_env(case: str, n_envs: int) -> VecEnv:
     """DummyVecEnv with SB3's own wrappers."""
-    if case.endswith("atari"):
+    if case.endswith("_atari"):
         import ale_py  # noqa: F401  registers the games
 
         env = make_atari_env("BreakoutNoFrameskip-v4", n_envs, seed=0)
         return VecTransposeImage(VecFrameStack(env, 4))
-    return make_vec_env(TASKS[case.split("_", 1)[1]].env, n_envs, seed=0)
+    task = TASKS[task_of(case)]
+    if task.env.startswith("MinAtar/"):
+        from minatar.gym import BaseEnv
+
+        return make_vec_env(lambda: channels_first(BaseEnv("space_invaders")), n_envs, seed=0)
+    wrapper = gymnasium.wrappers.FlattenObservation if task.wrappers else None
+    return make_vec_env(registered(task.env), n_envs, seed=0, wrapper_class=wrapper)
+
+
+def channels_first(env: gymnasium.Env) -> gymnasium.Env:
+    """Turns MinAtar's bits into the images that stable-baselines3 takes."""
+    height, width, channels = env.observation_space.shape  # type: ignore[misc]
+    space = gymnasium.spaces.Box(0, 1, (channels, height, width), np.uint8)
+    return gymnasium.wrappers.TransformObservation(
+        env, lambda bits: np.moveaxis(bits, -1, 0).astype(np.uint8), space
+    )
 
 
 def ours(case: str, name: str, device: str, seed: int = 0) -> ContinualPPO | ContinualDQN:
     """This project's agent in the variant `name`."""
     agent: Any = ContinualDQN if case.startswith("dqn") else ContinualPPO
     network = NetworkSpec(
-        activation="tanh" if case.startswith("ppo") and not case.endswith("atari") else "relu",
-        body="mlp" if case.endswith("rain") else "auto",
+        activation="tanh" if case.startswith("ppo") and not case.endswith(("atari", "_minatar")) else "relu",
+        body="mlp" if case.endswith(("_rain", "_mlp")) else "auto",
     )
     policy: dict[str, Any] = {"network": network}
     if name == "fast, AdamO":
@@ -141,7 +185,7 @@ def ours(case: str, name: str, device: str, seed: int = 0) -> ContinualPPO | Con
 
 def our_env(case: str, n_envs: int, seed: int = 0) -> SwitchingVecEnv:
     """A sequence of one endless task."""
-    sequence = Sequence.from_config(SequenceConfig(case, [TASKS[case.split("_", 1)[1]]]), seed, n_envs)
+    sequence = Sequence.from_config(SequenceConfig(case, [TASKS[task_of(case)]]), seed, n_envs)
     return SwitchingVecEnv(sequence, n_envs, seed)
 
 

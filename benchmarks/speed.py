@@ -88,6 +88,31 @@ CASES = {
         ("SB3", "exact", "fast", "fast, 10 seeds as one", "environment alone",
          "network alone"),
     ),
+    "ppo_minatar": Case(
+        "PPO, MinAtar Space Invaders: 8 copies x 128 steps, 4 epochs x 4 minibatches of 256, small CNN",
+        2048,
+        ("SB3", "fast", "environment alone", "network alone"),
+    ),
+    "ppo_minatar_mlp": Case(
+        "PPO, MinAtar Space Invaders: the same with MLPs 600-64-64 tanh on flattened images",
+        20480,
+        ("SB3", "fast", "fast, 10 seeds as one", "environment alone", "network alone"),
+    ),
+    "dqn_minatar": Case(
+        "DQN, MinAtar Space Invaders: 8 copies, a minibatch of 32 per vector step, small CNN",
+        2048,
+        ("SB3", "fast", "environment alone", "network alone"),
+    ),
+    "dqn_minatar_mlp": Case(
+        "DQN, MinAtar Space Invaders: the same with an MLP 600-64-64 on flattened images",
+        20480,
+        ("SB3", "fast", "fast, 10 seeds as one", "environment alone", "network alone"),
+    ),
+    "ppo_walker": Case(
+        "PPO, DeepMind control, walker walks: 1 copy x 2048 steps, 10 epochs x 32 minibatches of 64, MLPs 2 x 64 tanh",
+        2048,
+        ("SB3", "fast", "environment alone", "network alone"),
+    ),
 }  # fmt: skip
 PARTS = ("environment alone", "network alone")
 BEGAN = time.perf_counter()

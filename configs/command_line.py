@@ -19,14 +19,14 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from isorl.configs import imports
+from isorl.configs import imports, played
 from isorl.configs.errors import UserError, closest, nearest
 from isorl.configs.program import command
 from isorl.configs.schema import RunConfig
 from isorl.configs.typed import typed
 
 FOLDER = Path(__file__).parent
-COMMANDS = ("resume", "play", "dry_run", "reference", "benchmark", "pack", "together")
+COMMANDS = ("resume", "play", "dry_run", "reference", "references", "benchmark", "pack", "together")
 """What the program should do; not part of a run."""
 ALONE = ("resume", "play")
 """They take everything from an existing run folder, `imports` aside."""
@@ -39,10 +39,10 @@ own_folders: list[str] = []
 
 
 def register_resolvers() -> None:
-    """Makes ${tuned:KEY,DEFAULT}, ${tuned:KEY,DEFAULT,OTHER} and ${command:WHAT} known to OmegaConf.
+    """Makes ${tuned:KEY,DEFAULT}, ${tuned:KEY,DEFAULT,OTHER}, ${command:WHAT} and those of configs/played.py known.
 
     The first is the sequence's value of KEY for the chosen agent, else DEFAULT; null where the value OTHER beside it is
-    given instead. The last is how to type a command.
+    given instead. ${command:...} is how to type a command.
     """
 
     def tuned(key: str, default: Any, other: str = "", *, _root_: DictConfig, _parent_: DictConfig) -> Any:
@@ -53,6 +53,7 @@ def register_resolvers() -> None:
 
     OmegaConf.register_new_resolver("tuned", tuned, replace=True)
     OmegaConf.register_new_resolver("command", command, replace=True)
+    played.register_resolvers()
 
 
 def resolve(composed: DictConfig) -> RunConfig:
@@ -64,9 +65,12 @@ def resolve(composed: DictConfig) -> RunConfig:
     try:
         values = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(str(error).splitlines()[0]) from None
+        first = str(error).splitlines()[0]
+        raise UserError(first.removeprefix("UserError raised while resolving interpolation: ")) from None
     assert isinstance(values, dict)
-    return typed(RunConfig, {str(key): value for key, value in values.items() if key not in COMMANDS})
+    return typed(
+        RunConfig, {str(key): value for key, value in values.items() if key not in (*COMMANDS, *played.KEYS)}
+    )
 
 
 def roots() -> list[Path]:
@@ -318,6 +322,8 @@ def _explained(message: str, words: list[str]) -> str:
     )
     if unknown is None:
         return message.splitlines()[0]
+    if unknown in played.KEYS:
+        return f"'{unknown}' belongs to {played.KEYS[unknown]}; other sequences name their tasks themselves."
     with _hydra():
         chosen = [word for word in words if word.split("=")[0] in groups()]
         known = _flat_keys(compose("config", overrides=[*_search_path(), *chosen]))

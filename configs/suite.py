@@ -17,10 +17,30 @@ class TuningConfig:
     """Gives the candidates per arm and sequence: the whole space where it is that small, else a random draw."""
     space: dict[str, list[Any]]
     """Maps a KEY to its values, for every arm."""
+    rungs: list[int] | None = None
+    """Gives the numbers of seeds on which all candidates, the better half, the better quarter, ... are judged; null:
+    all on all seeds."""
+    refine: int = 0
+    """Gives how many candidates of the budget are kept for the end: beyond the edges of ranges at which the best one
+    stands, and beside it."""
     of_arm: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     """Maps an arm to further keys of its own; its budget stays the same."""
     of_sequence: dict[str, list[str]] = field(default_factory=dict)
     """Maps a sequence to words that make it shorter for tuning."""
+
+    def __post_init__(self) -> None:
+        rungs = self.rungs
+        if rungs is not None and not (
+            rungs and rungs == sorted(set(rungs)) and rungs[0] > 0 and rungs[-1] <= len(self.seeds)
+        ):
+            raise UserError(
+                f"benchmark.tuning.rungs is {rungs}; it must be numbers of seeds that rise, at most {len(self.seeds)}, "
+                "as many as benchmark.tuning.seeds has: [1,2,4]."
+            )
+        if not 0 <= self.refine < self.budget:
+            raise UserError(
+                f"benchmark.tuning.refine is {self.refine}; it must be at least 0 and below the budget, {self.budget}."
+            )
 
 
 @dataclass

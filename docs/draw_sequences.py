@@ -98,7 +98,10 @@ def _colour(sequence: Sequence, task: Task) -> tuple[float, ...]:
 def _frame(task: Task) -> np.ndarray | None:
     """The agent's own view of an image task, else the environment's drawing; None where it cannot draw here."""
     env = TaskEnv(task, 1)
-    is_image = len(env.observation_space.shape) == 3
+    space = env.observation_space
+    is_image = len(space.shape) == 3 and (
+        space.shape[0] == 1 or space.high.max() > 1
+    )  # else planes of objects
     if not is_image:
         env.close()
         try:
@@ -127,7 +130,7 @@ def _load(name: str) -> SequenceConfig:
 
 def _section(name: str) -> str:
     lines = (FOLDER / "sequence" / f"{name}.yaml").read_text().splitlines()
-    comment = " ".join(line[1:].strip() for line in lines if line.startswith("#"))
+    comment = " ".join(line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line)
     text = f"## {name}\n\n{comment}\n\nSource: {_load(name).source}."
     drawn = (PICTURES / f"{name}.png").exists()
     return f"{text}\n\n![{name}](img/sequences/{name}.png)" if drawn else text

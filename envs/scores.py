@@ -5,7 +5,8 @@
              Architectures), as tabulated in DeepMind's dqn_zoo; the usual human-normalised score
   threshold  random: mean of 200 episodes measured by `python -m envs.scores`; reference: the return at which Gymnasium
              calls the environment solved (its `reward_threshold`)
-  best       random: as above; reference: the highest possible return
+  best       random: as above (DeepMind control: of 20 episodes, dog 10); reference: the highest possible return
+  random     random: as above; no reference has been published in numbers, so nothing is normalised
 
 A task whose shifts or arguments change the game is measured on the same scale: what was lost should be seen.
 """
@@ -25,14 +26,16 @@ TABLE = Path(__file__).with_name("scores.csv")
 
 @dataclass(frozen=True)
 class Score:
-    """Holds the mean returns of a random agent and of the reference."""
+    """Holds the mean returns of a random agent and of the reference, if there is one."""
 
     random: float
-    reference: float
+    reference: float | None
     source: str
 
-    def normalised(self, raw_return: float) -> float:
-        """Returns 0 at the random agent's return, 1 at the reference's."""
+    def normalised(self, raw_return: float) -> float | None:
+        """Returns 0 at the random agent's return, 1 at the reference's; None without a reference."""
+        if self.reference is None:
+            return None
         return (raw_return - self.random) / (self.reference - self.random)
 
 
@@ -42,12 +45,15 @@ def scores() -> dict[str, Score]:
     with TABLE.open(newline="") as file:
         rows = csv.DictReader(file)
         return {
-            row["env"]: Score(float(row["random"]), float(row["reference"]), row["source"]) for row in rows
+            row["env"]: Score(
+                float(row["random"]), float(row["reference"]) if row["reference"] else None, row["source"]
+            )
+            for row in rows
         }
 
 
 def normalised(env_id: str, raw_return: float) -> float | None:
-    """Returns the normalised score; None for an environment that is not in the table."""
+    """Returns the normalised score; None for an environment without a reference in the table."""
     score = scores().get(env_id)
     return None if score is None else score.normalised(raw_return)
 
@@ -70,10 +76,11 @@ def random_return(env_id: str, episodes: int = 200) -> tuple[float, float]:
 
 def main() -> None:
     """Prints the measured random returns beside those in the table."""
-    import isorl.envs  # noqa: F401  registers ours
+    from isorl.envs.sequence import registered
 
     for env_id, score in scores().items():
         if score.source != "atari57":
+            registered(env_id)
             mean, error = random_return(env_id)
             print(f"{env_id}: {mean:.2f} ± {error:.2f} (table: {score.random})")
 

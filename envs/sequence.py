@@ -205,26 +205,32 @@ def _with_known_id(entry: TaskConfig) -> TaskConfig:
     if match and match[1] not in sys.modules:
         imports.take([match[1]])
     entry = replace(entry, env=entry.env.rpartition(":")[2])
-    if entry.env.startswith("ALE/") or (
-        OLD_ATARI_ID.fullmatch(entry.env) and entry.env not in gymnasium.registry
-    ):
-        import ale_py  # registers the games
-
-        gymnasium.register_envs(ale_py)
-    if entry.env.startswith(("MiniGrid-", "BabyAI-")):
-        _register_minigrid()
-    if entry.env.startswith("MinAtar/"):
-        minatar.register()
-    if entry.env.startswith("dm_control/"):
-        dm_control.register()
-    if entry.env not in gymnasium.registry:
-        raise UserError(
-            f"There is no environment '{entry.env}'. {nearest(entry.env, gymnasium.registry.keys())}"
-        )
+    registered(entry.env)
     old = OLD_ATARI_ID.fullmatch(entry.env)
     if old and gymnasium.spec(entry.env).entry_point == "ale_py.env:AtariEnv":
         return _of_old_atari_id(entry, game=old[1])
     return entry
+
+
+def registered(env_id: str) -> str:
+    """Returns `env_id`, registered with Gymnasium, by the package that has it where that is known.
+
+    Raises:
+        UserError: an id that there is not, with the nearest, or a package that is not installed.
+    """
+    if env_id.startswith("ALE/") or (OLD_ATARI_ID.fullmatch(env_id) and env_id not in gymnasium.registry):
+        import ale_py  # registers the games
+
+        gymnasium.register_envs(ale_py)
+    if env_id.startswith(("MiniGrid-", "BabyAI-")):
+        _register_minigrid()
+    if env_id.startswith("MinAtar/"):
+        minatar.register()
+    if env_id.startswith("dm_control/"):
+        dm_control.register()
+    if env_id not in gymnasium.registry:
+        raise UserError(f"There is no environment '{env_id}'. {nearest(env_id, gymnasium.registry.keys())}")
+    return env_id
 
 
 def _of_old_atari_id(entry: TaskConfig, game: str) -> TaskConfig:

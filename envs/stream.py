@@ -44,6 +44,7 @@ class Stream(NumpyVectorEnv):
         label_seed: of that draw.
         classes_per_task: split the classes into groups of this size; null: all classes.
         split_index: which group; group i holds classes i k to (i + 1) k - 1 of the class order.
+        cumulative: a task holds the classes of the groups before it, too.
         class_order_seed: the order of the classes is a random one; null: 0, 1, 2, ...
         head: of a split. "all": one head over all classes (class-incremental); "masked": only the outputs of the
             task's classes take part, as if each task had its own head (task-incremental); "shared": classes are
@@ -66,6 +67,7 @@ class Stream(NumpyVectorEnv):
         label_seed: int = 0,
         classes_per_task: int | None = None,
         split_index: int = 0,
+        cumulative: bool = False,
         class_order_seed: int | None = None,
         head: str = "all",
         angle: float = 0.0,
@@ -76,7 +78,7 @@ class Stream(NumpyVectorEnv):
         _one_of("head", head, HEADS)
         _at_least_one(samples=samples, episode_length=episode_length, classes_per_task=classes_per_task)
         whole = _prepared(data, data_sets.folder(), float(angle), standardise)
-        classes = _group(whole, classes_per_task, split_index, class_order_seed)
+        classes = _group(whole, classes_per_task, split_index, class_order_seed, cumulative)
         part = _chosen(whole, split, samples).of_classes(classes)
         self.sweep = sweep or split == "test"
         if len(part) < num_envs:
@@ -201,7 +203,9 @@ def _chosen(data: DataSet, split: str, samples: int | None) -> Part:
     return part.first(samples)
 
 
-def _group(data: DataSet, size: int | None, index: int, order_seed: int | None) -> np.ndarray:
+def _group(
+    data: DataSet, size: int | None, index: int, order_seed: int | None, cumulative: bool
+) -> np.ndarray:
     """The classes of a task, in ascending order."""
     order = np.arange(data.classes)
     if order_seed is not None:
@@ -217,7 +221,7 @@ def _group(data: DataSet, size: int | None, index: int, order_seed: int | None) 
             f"'split_index' is {index}, but {data.classes} classes in groups of {size} make "
             f"{data.classes // size} tasks."
         )
-    return np.sort(order[index * size : (index + 1) * size])
+    return np.sort(order[0 if cumulative else index * size : (index + 1) * size])
 
 
 def _relabelled(labels: np.ndarray, classes: int, kind: str, seed: int) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Writes configs/method/NAME.yaml from each method's own defaults: `python -m isorl.experiments.method_files`."""
+"""Writes configs/method/NAME.yaml, and head/NAME.yaml of a method head_NAME, from the methods' own defaults.
+
+`python -m isorl.experiments.method_files`
+"""
 
 from __future__ import annotations
 
@@ -35,3 +38,7 @@ if __name__ == "__main__":
     for name, method in METHODS.items():
         if dataclasses.is_dataclass(method) and method.__module__.startswith("isorl."):
             (FOLDER / "method" / f"{name}.yaml").write_text(yaml(name))
+            if name.startswith("head_"):  # `head=NAME` is one more way to choose the method
+                (FOLDER / "head" / f"{name.removeprefix('head_')}.yaml").write_text(
+                    f"# @package method\n{yaml(name)}"
+                )

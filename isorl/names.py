@@ -18,7 +18,7 @@ from isorl.configs import UserError, nearest
 from isorl.configs.command_line import flags_and_words, groups, imports_in, roots, use_flags
 from isorl.experiments.terminal import wrapped
 
-GROUPS = ("agent", "benchmark", "method", "network", "optimizer", "sequence")
+GROUPS = ("agent", "benchmark", "head", "method", "network", "optimizer", "sequence")
 KINDS = (*(f"{group}s" for group in GROUPS), "metrics", "grids")
 WIDTH = shutil.get_terminal_size((200, 24)).columns
 

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from isorl.agents.options import agent_options
-from isorl.configs import RunConfig, UserError
+from isorl.configs import RunConfig, UserError, played
 from isorl.configs.command_line import composed, resolve
 from isorl.configs.suite import BenchmarkConfig
 from isorl.envs.sequence import Sequence as TaskSequence
@@ -25,6 +25,8 @@ from isorl.experiments.grid.references import referred
 SEED = "seed="
 OPEN = "?"
 """Stands for the run_dir of a cell for which the user chose none."""
+OF_A_SEQUENCE = ("sequence.", *(f"{key}=" for key in played.KEYS), *(f"{key}." for key in played.KEYS))
+"""How overrides begin that change what is played."""
 ONE_RUN_ONLY = ("resume", "play")
 
 
@@ -108,16 +110,24 @@ def merged(*overrides: str) -> tuple[str, ...]:
 
 
 def requests_of_sweep(overrides: Iterable[str]) -> list[RunRequest]:
-    """Returns every combination of a plain `-m` sweep; an arm is what varies besides sequence and seed."""
+    """Returns every combination of a plain `-m` sweep; an arm is what varies besides sequence and seed.
+
+    What varies within the sequence, its game or its length, makes another sequence.
+    """
     jobs = list(split(overrides))
     return [
         RunRequest(
             overrides=tuple(job),
-            sequence=next(
-                (override.partition("=")[2] for override in job if override.startswith("sequence=")), ""
+            sequence=" ".join(
+                [
+                    *(override.partition("=")[2] for override in job if override.startswith("sequence=")),
+                    *(override for override in _varied(job, jobs) if override.startswith(OF_A_SEQUENCE)),
+                ]
             ),
             arm=" ".join(
-                override for override in _varied(job, jobs) if not override.startswith((SEED, "sequence="))
+                override
+                for override in _varied(job, jobs)
+                if not override.startswith((SEED, "sequence=", *OF_A_SEQUENCE))
             ),
             seed=next((_seed(override) for override in reversed(job) if override.startswith(SEED)), 0),
         )

@@ -24,6 +24,7 @@ from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.grid.packs import overrides_of, sharing
 from isorl.experiments.grid.progress_table import states, watching
+from isorl.experiments.grid.references import REFERENCES
 from isorl.experiments.grid.watch import Watch
 from isorl.experiments.run.stopping import interrupted_once
 from isorl.experiments.terminal import say
@@ -59,10 +60,10 @@ def launch(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> 
         UserError: whatever in the overrides cannot work, before anything is written.
     """
     console, root = terminal.console(stderr=True), Path(config.hydra.sweep.dir).absolute()
-    composer, suite = Composer(), _suite(config)
+    composer, suite = Composer(), suite_of(config)
     only_show, overrides = _take_dry_run(overrides)
-    overrides = with_imports(suite, overrides)
-    grid = plan(suite, overrides, root, composer)
+    overrides = with_imports(suite, [each for each in overrides if not each.startswith("references=")])
+    grid = plan(suite, overrides, root, composer, list(REFERENCES) if config.get("references") else [])
     jobs = sharing(config, composer)
     say_cost(grid.name, grid.cells, config, composer, jobs, console)
     if only_show:
@@ -70,13 +71,11 @@ def launch(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> 
     folder = grid.save(root)
     with interrupted_once():
         stopped = work_off(grid.cells, launcher, jobs)
-        if suite is not None and suite.stage == "tune":
-            tuning.save(folder / "tuned.yaml", suite, tuning.choose(grid.cells))
-            say(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
         return conclude(grid, folder, stopped, console)
 
 
-def _suite(config: DictConfig) -> BenchmarkConfig | None:
+def suite_of(config: DictConfig) -> BenchmarkConfig | None:
+    """Returns the benchmark of a sweep; None where it is a plain one."""
     if "benchmark" not in config or config.benchmark is None:
         return None
     return typed(BenchmarkConfig, OmegaConf.to_container(config.benchmark, resolve=True))  # type: ignore[arg-type]
@@ -96,11 +95,17 @@ def _take_dry_run(overrides: Sequence[str]) -> tuple[bool, list[str]]:
     return any(override.lower() == "dry_run=true" for override in overrides), rest
 
 
-def plan(suite: BenchmarkConfig | None, overrides: Sequence[str], root: Path, composer: Composer) -> Grid:
-    """Returns the grid, every cell of it composed and checked."""
+def plan(
+    suite: BenchmarkConfig | None,
+    overrides: Sequence[str],
+    root: Path,
+    composer: Composer,
+    references: Sequence[str] = (),
+) -> Grid:
+    """Returns the grid, every cell of it composed and checked, with `references` and those of the benchmark."""
     typed = f"{command('train')} {shlex.join(sys.argv[1:])}"
     if suite is None:
-        made = cells(requests_of_sweep(overrides), (), root, composer)
+        made = cells(requests_of_sweep(overrides), references, root, composer)
         return Grid(f"sweep-{_digest(made)}", made, typed, about="a sweep of the command line")
     overrides = [
         override
@@ -108,11 +113,11 @@ def plan(suite: BenchmarkConfig | None, overrides: Sequence[str], root: Path, co
         if not override.lstrip("+~").startswith(("benchmark=", "benchmark."))
     ]
     baseline = suite.baseline or next(iter(suite.arms))
-    if suite.stage == "tune":
-        made = cells(tuning.requests(suite, overrides), (), root, composer)
-        return Grid(f"{suite.name}-tune", made, typed, f"candidates of {suite.name}", "")
     made = cells(
-        requests_of_benchmark(suite, overrides, tuning.settings(suite)), suite.references, root, composer
+        requests_of_benchmark(suite, overrides, tuning.settings(suite)),
+        [*suite.references, *references],
+        root,
+        composer,
     )
     return Grid(suite.name, made, typed, suite.about, baseline, tuning.record_of(suite))
 

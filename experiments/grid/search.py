@@ -7,41 +7,21 @@ same command again: its finished cells are skipped, and the sampler, being told 
 
 from __future__ import annotations
 
-import math
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from isorl.configs import UserError, typed
-from isorl.configs.program import command
+from isorl.configs import UserError
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
-from isorl.experiments import terminal
-from isorl.experiments.grid import tuning
-from isorl.experiments.grid.cell import CANDIDATE, Cell, State
-from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark
-from isorl.experiments.grid.grid import Grid
-from isorl.experiments.grid.launch import (
-    STOPPED,
-    UNFINISHED,
-    Launcher,
-    conclude,
-    say_cost,
-    with_imports,
-    work_off,
-)
-from isorl.experiments.grid.packs import sharing
-from isorl.experiments.terminal import say
+from isorl.experiments.grid.expand import Composer
+from isorl.experiments.grid.halving import Proposals
+from isorl.experiments.grid.launch import Launcher, suite_of, with_imports
+from isorl.experiments.grid.rounds import of_cells, work_off_rounds
+from isorl.experiments.grid.tuning import Candidate, or_least, space_of, text
 
 HOW = "\n  isorl train -m +benchmark=NAME benchmark.stage=tune hydra/sweeper=optuna 'KEY=interval(a,b)'"
-COMMANDS = ("benchmark=", "benchmark.", "dry_run=")
-"""Beginnings of the overrides that are not for the cells."""
 
 
 def search(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> int:
@@ -56,64 +36,36 @@ def search(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> 
         UserError: Optuna is missing, there is nothing to tune, or a value cannot work.
     """
     suite, budget = _suite(config)
-    console, root, composer = (
-        terminal.console(stderr=True),
-        Path(config.hydra.sweep.dir).absolute(),
-        Composer(),
-    )
-    overrides = with_imports(suite, overrides)
-    fixed, swept = _parted(
-        [override for override in overrides if not override.lstrip("+").startswith(COMMANDS)]
-    )
-    studies = {
-        (sequence, arm): _study(budget, {**_listed(suite.tuning, arm), **swept})
+    overrides, composer = with_imports(suite, overrides), Composer()
+    fixed, swept = _parted(of_cells(overrides))
+    proposals = {
+        (sequence, arm): _proposed(budget, {**_listed(budget, arm), **swept})
         for sequence in suite.sequences
         for arm in suite.arms
     }
-    made: list[Cell] = []
-    jobs = sharing(config, composer)
-    for number in range(budget.budget):
-        trials = [_Trial(key, study.ask(space)) for key, (study, space) in studies.items()]
-        by_trial = [_cells(suite, trial, fixed, root, composer) for trial in trials]
-        now = [cell for found in by_trial for cell in found]
-        made += [cell for cell in now if cell.id not in {known.id for known in made}]
-        if number == 0:
-            name = f"{suite.name}, the first of {budget.budget} such rounds"
-            say_cost(name, now, config, composer, jobs, console)
-            if any(override.lower() == "dry_run=true" for override in overrides):
-                return 0
-        typed_words = f"{command('train')} {shlex.join(sys.argv[1:])}"
-        grid = Grid(f"{suite.name}-tune", made, typed_words, f"search of {suite.name}")
-        folder = grid.save(root)
-        stopped = work_off(now, launcher, jobs)
-        if stopped or any(cell.state() not in (State.FINISHED, State.FAILED) for cell in now):
-            conclude(grid, folder, stopped, console)
-            return STOPPED if stopped else UNFINISHED
-        for trial, found in zip(trials, by_trial, strict=True):
-            score = float(np.mean([tuning.score_of_cell(cell) for cell in found]))
-            studies[trial.key][0].tell(trial.asked, -math.inf if math.isnan(score) else score)
-    tuning.save(folder / "tuned.yaml", suite, tuning.choose(made))
-    say(f"Settings chosen with equal budgets: {folder / 'tuned.yaml'}")
-    return conclude(grid, folder, False, console)
+    commands = [override for override in overrides if override not in of_cells(overrides)]
+    return work_off_rounds(config, [*commands, *fixed], launcher, composer, proposals, budget.budget)
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """A candidate of one arm on one sequence."""
+def _proposed(tuning_config: TuningConfig, space: Mapping[str, Any]) -> Proposals:
+    """Proposes one candidate a round, on all seeds, as Optuna does after what it has seen."""
+    study, distributions = _study(tuning_config, space)
+    for _ in range(tuning_config.budget):
+        trial = study.ask(distributions)
+        candidate = _overrides(trial.params)
+        scores = yield [(candidate, tuning_config.seeds)]
+        study.tell(trial, or_least(scores[candidate]))
 
-    key: tuple[str, str]
-    asked: Any  # optuna.Trial
 
-    @property
-    def overrides(self) -> list[str]:
-        """Numbers to four digits: enough for any setting, and readable."""
-        values = self.asked.params.items()
-        return [f"{key}={f'{value:.4g}' if isinstance(value, float) else value}" for key, value in values]
+def _overrides(params: Mapping[str, Any]) -> Candidate:
+    """Writes numbers to four digits: enough for any setting, and readable."""
+    return tuple(
+        f"{key}={f'{value:.4g}' if isinstance(value, float) else value}" for key, value in params.items()
+    )
 
 
 def _suite(config: DictConfig) -> tuple[BenchmarkConfig, TuningConfig]:
-    raw = OmegaConf.to_container(config.benchmark, resolve=True) if config.get("benchmark") else None
-    suite = typed(BenchmarkConfig, raw) if raw is not None else None  # type: ignore[arg-type]
+    suite = suite_of(config)
     if suite is None or suite.stage != "tune" or suite.tuning is None:
         raise UserError(f"hydra/sweeper=optuna tunes the arms of a benchmark:{HOW}")
     return suite, suite.tuning
@@ -146,11 +98,9 @@ def _distribution(values: Any, kinds: Any) -> Any:
     return kind(values.start, values.end, log="log" in values.tags)
 
 
-def _listed(tuning_config: TuningConfig | None, arm: str) -> dict[str, list[str]]:
+def _listed(tuning_config: TuningConfig, arm: str) -> dict[str, list[str]]:
     """The lists of benchmark.tuning for `arm`, as overrides."""
-    assert tuning_config is not None
-    space = {**tuning_config.space, **tuning_config.of_arm.get(arm, {})}
-    return {key: [tuning.text(value) for value in values] for key, values in space.items()}
+    return {key: [text(value) for value in values] for key, values in space_of(tuning_config, arm).items()}
 
 
 def _parted(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -165,17 +115,3 @@ def _parted(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         else:
             swept[key] = list(override.sweep_string_iterator())
     return fixed, swept
-
-
-def _cells(
-    suite: BenchmarkConfig, trial: _Trial, fixed: Sequence[str], root: Path, composer: Composer
-) -> list[Cell]:
-    """The candidate on every tuning seed."""
-    sequence, arm = trial.key
-    grid = suite.to_tune()
-    one = replace(
-        grid,
-        arms={f"{arm}{CANDIDATE}{' '.join(trial.overrides)}": [*suite.arms[arm], *trial.overrides]},
-        sequences={sequence: grid.sequences[sequence]},
-    )
-    return cells(requests_of_benchmark(one, fixed), (), root, composer)

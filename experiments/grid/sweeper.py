@@ -28,10 +28,13 @@ class GridSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Works off the grid; ends the process with its exit code."""
         from isorl.configs import UserError
-        from isorl.experiments.grid.launch import launch, refuse
+        from isorl.experiments.grid.launch import launch, refuse, suite_of
+        from isorl.experiments.grid.rounds import tune
 
         try:
-            sys.exit(launch(self.config, arguments, self.launcher))
+            suite = suite_of(self.config)
+            work = tune if suite is not None and suite.stage == "tune" else launch
+            sys.exit(work(self.config, arguments, self.launcher))
         except UserError as error:
             refuse(error)
 

@@ -6,13 +6,15 @@ sequence by sequence. `tuned.yaml` holds what was tried, what it scored and what
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -27,25 +29,46 @@ from isorl.experiments.grid.work import score_of
 OBJECTIVE = "mean over tuning seeds of the mean raw return over all visits"
 
 
-def candidates(tuning: TuningConfig, arm: str) -> list[tuple[str, ...]]:
-    """Returns `budget` settings of `arm`, each a tuple of overrides: the whole space, or a fixed draw from it.
+Candidate = tuple[str, ...]
+"""Settings, each KEY=VALUE."""
+
+
+class Trial(NamedTuple):
+    """Names a candidate of an arm on a sequence, and the seeds on which it is judged."""
+
+    sequence: str
+    arm: str
+    candidate: Candidate
+    seeds: Sequence[int]
+
+
+def space_of(tuning: TuningConfig, arm: str) -> dict[str, list[Any]]:
+    """Returns key -> values for `arm`: those of all arms and its own."""
+    return {**tuning.space, **tuning.of_arm.get(arm, {})}
+
+
+def every_setting(space: Mapping[str, Sequence[Any]]) -> list[Candidate]:
+    """Returns all combinations of the values of `space`."""
+    return list(
+        itertools.product(*([f"{key}={text(value)}" for value in values] for key, values in space.items()))
+    )
+
+
+def candidates(tuning: TuningConfig, arm: str) -> list[Candidate]:
+    """Returns the settings of `arm` that are tried first: the whole space, or a fixed draw from it.
 
     Raises:
         UserError: the space has fewer settings than the budget, so that this arm would get fewer than others.
     """
-    space = {**tuning.space, **tuning.of_arm.get(arm, {})}
-    size = math.prod(len(values) for values in space.values())
-    if size < tuning.budget:
+    every, count = every_setting(space_of(tuning, arm)), tuning.budget - tuning.refine
+    if len(every) < count:
         raise UserError(
-            f"benchmark.tuning: the space of '{arm}' has {size} settings, fewer than the budget of {tuning.budget}. "
+            f"benchmark.tuning: the space of '{arm}' has {len(every)} settings, fewer than the budget of {count}. "
             "Every arm gets the same budget: widen benchmark.tuning.of_arm or lower benchmark.tuning.budget."
         )
-    every = list(
-        itertools.product(*([f"{key}={text(value)}" for value in values] for key, values in space.items()))
-    )
-    if size == tuning.budget:
+    if len(every) == count:
         return every
-    drawn = np.random.default_rng(0).choice(size, size=tuning.budget, replace=False)
+    drawn = np.random.default_rng(0).choice(len(every), size=count, replace=False)
     return [every[index] for index in sorted(drawn)]
 
 
@@ -54,19 +77,23 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":")).replace('"', "")
 
 
-def requests(suite: BenchmarkConfig, overrides: Iterable[str]) -> list[RunRequest]:
-    """Returns a request for every candidate of every arm on the tuning seeds; its overrides follow the arm's name."""
-    assert suite.tuning is not None
-    arms = {
-        f"{arm}{CANDIDATE}{' '.join(candidate)}": [*arm_overrides, *candidate]
-        for arm, arm_overrides in suite.arms.items()
-        for candidate in candidates(suite.tuning, arm)
-    }
-    return requests_of_benchmark(replace(suite.to_tune(), arms=arms), overrides)
+def requests(suite: BenchmarkConfig, trial: Trial, overrides: Iterable[str]) -> list[RunRequest]:
+    """Returns a request for every seed of a trial; its overrides follow the arm's name."""
+    grid = suite.to_tune()
+    arm = f"{trial.arm}{CANDIDATE}{' '.join(trial.candidate)}"
+    one = replace(
+        grid,
+        arms={arm: [*suite.arms[trial.arm], *trial.candidate]},
+        sequences={trial.sequence: grid.sequences[trial.sequence]},
+        seeds=list(trial.seeds),
+    )
+    return requests_of_benchmark(one, overrides)
 
 
 def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     """Chooses for each sequence and arm the candidate with the highest score; NaN (failed, diverged) is the lowest.
+
+    Candidates that were judged on fewer seeds than others are not chosen.
 
     Returns:
         {sequence: {arm: {"overrides": [...], "score": float, "tried": {candidate: score}, "unfinished": cells}}}
@@ -80,11 +107,28 @@ def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
         row["unfinished"] += cell.state() not in (State.FINISHED, State.FAILED)
     for (sequence, arm, candidate), by_seed in scores.items():
         result[sequence][arm]["tried"][candidate] = float(np.mean(by_seed))
-    for arms in result.values():
-        for row in arms.values():
-            best = max(row["tried"], key=lambda candidate: _or_least(row["tried"][candidate]))
+    for sequence, arms in result.items():
+        for arm, row in arms.items():
+            of_seeds = {candidate: len(scores[sequence, arm, candidate]) for candidate in row["tried"]}
+            known = [candidate for candidate, count in of_seeds.items() if count == max(of_seeds.values())]
+            best = max(known, key=lambda candidate: or_least(row["tried"][candidate]))
             row |= {"overrides": best.split(" "), "score": row["tried"][best]}
     return result
+
+
+def trials_csv(cells: Sequence[Cell], chosen: Mapping[str, Any]) -> str:
+    """Returns CSV with one line for every trial and seed: what was tried, its score, whether it was chosen."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("sequence", "arm", "candidate", "seed", "state", "score", "chosen"))
+    for cell in cells:
+        arm, _, candidate = cell.arm.partition(CANDIDATE)
+        best = " ".join(chosen[cell.sequence][arm]["overrides"]) == candidate
+        score = score_of_cell(cell)
+        writer.writerow(
+            (cell.sequence, arm, candidate, cell.seed, cell.state().value, f"{score:.6g}", int(best))
+        )
+    return file.getvalue()
 
 
 def score_of_cell(cell: Cell) -> float:
@@ -94,15 +138,17 @@ def score_of_cell(cell: Cell) -> float:
     return score_of(json.loads((cell.folder / "summary.json").read_text()))
 
 
-def _or_least(score: float) -> float:
+def or_least(score: float) -> float:
+    """Returns the score, and less than any where it is NaN."""
     return -math.inf if math.isnan(score) else score
 
 
 def save(path: Path, suite: BenchmarkConfig, chosen: Mapping[str, Any]) -> None:
     """Writes what was tried and chosen to `path`, as tuned.yaml."""
     assert suite.tuning is not None
-    record = {"benchmark": suite.name, "objective": OBJECTIVE, "budget": suite.tuning.budget,
-              "seeds": suite.tuning.seeds, "chosen": dict(chosen)}  # fmt: skip
+    tuned = suite.tuning
+    record = {"benchmark": suite.name, "objective": OBJECTIVE, "budget": tuned.budget, "rungs": tuned.rungs,
+              "refine": tuned.refine, "seeds": tuned.seeds, "chosen": dict(chosen)}  # fmt: skip
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(record)))
 
 

@@ -10,7 +10,7 @@ from isorl.experiments.report import draw
 from isorl.experiments.report.document import Picture
 from isorl.experiments.report.estimates import median
 from isorl.experiments.report.runs import Run
-from isorl.experiments.report.statistics import performance_profile
+from isorl.experiments.report.statistics import LEAST_SEEDS, performance_profile
 from isorl.experiments.report.study import Study
 
 Array = np.ndarray
@@ -46,10 +46,13 @@ def _known_mean(values: Array) -> Array:
 
 
 def over_seeds(rows: Sequence[Array]) -> tuple[Array, Array, Array]:
-    """Returns (mean, low, high) over seeds, each (K,): the 95 % bootstrap interval of the mean, NaN left out."""
+    """Returns (mean, low, high) over seeds, each (K,): the 95 % bootstrap interval of the mean, NaN left out.
+
+    Of fewer than LEAST_SEEDS, low and high are the mean: there is no interval.
+    """
     values = stacked(rows)
     mean = _known_mean(values[None])[0]
-    if len(values) < 2:
+    if len(values) < LEAST_SEEDS:
         return mean, mean, mean
     drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     means = _known_mean(values[drawn])
@@ -88,12 +91,38 @@ def learning_curve(study: Study, sequence: str, arm: str) -> Picture | None:
                 ls="--",
             )
         x, low, high = _line(axes, runs, draw.colour(number), arm, lw=1.8)
-        draw.band(axes, x, low, high, number)
+        if len(runs) >= LEAST_SEEDS:
+            draw.band(axes, x, low, high, number)
+        elif len(runs) > 1:
+            for run in runs:
+                _line(axes, [run], draw.colour(number), "", lw=0.6, alpha=0.6)
         draw.steps_label(axes, x[-1])
         axes.set_ylabel("raw return")
         axes.set_ylim(_common_limits(study, sequence))
     seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
     return Picture(made[0], f"learning curve of {arm} on {sequence}, {seeds}", title=f"{arm}, {seeds}")
+
+
+def overlay(study: Study, sequence: str) -> Picture | None:
+    """Draws the mean returns of all arms on a sequence over each other; fresh agents of the baseline dotted."""
+    curves = {arm: _with_curve(study.of(sequence, arm)) for arm in study.arms}
+    curves = {arm: runs for arm, runs in curves.items() if runs}
+    if len(curves) < 2:
+        return None
+    base = curves.get(study.reference_arm, [])
+    fresh = _with_curve(f for run in base if (f := study.fresh_of(run)) is not None)
+    with draw.panel(6.4, 3.2) as (axes, made):
+        draw.switches(axes, next(iter(curves.values()))[0].start)
+        if fresh:
+            _line(axes, fresh, draw.INK, "fresh", lw=0.9, ls=":")
+        for arm, runs in curves.items():
+            x, *_ = _line(axes, runs, draw.colour(study.arms.index(arm)), study.marked(arm, sequence), lw=1.4)
+        draw.steps_label(axes, x[-1])
+        axes.set_ylabel("raw return")
+        draw.legend(axes)
+    return Picture(
+        made[0], f"learning curves of all arms on {sequence}", title=f"{sequence}: all arms", wide=True
+    )
 
 
 def _with_curve(runs: Iterable[Run]) -> list[Run]:
@@ -112,12 +141,12 @@ def _line(
 
 
 def _limits(parts: Sequence[Array]) -> tuple[float, float]:
-    """Of a vertical axis that all arms of a sequence share; a hundredth of the values may lie outside."""
-    values = np.concatenate([np.ravel(part) for part in parts])
+    """Of a vertical axis that all arms of a sequence share and that holds all that is drawn."""
+    values = np.concatenate([np.ravel(part) for part in parts]) if parts else np.empty(0)
     values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 1.0
-    low, high = np.quantile(values, [0.005, 0.995])
+    low, high = values.min(), values.max()
     margin = 0.06 * (high - low) or 1.0
     return float(low - margin), float(high + margin)
 
@@ -126,12 +155,17 @@ def _common_limits(study: Study, sequence: str) -> tuple[float, float]:
     means = []
     for arm in study.arms:
         curves = [curve_of(run)[1] for run in _with_curve(study.of(sequence, arm))]
-        means += [mean_over_seeds(curves)] if curves else []
+        means += _shown(curves)
     return _limits(means)
 
 
+def _shown(rows: Sequence[Array]) -> list[Array]:
+    """What of the seeds is drawn, none of which an axis may cut off: an interval, or every seed."""
+    return list(rows) if len(rows) < LEAST_SEEDS else list(over_seeds(rows))
+
+
 def visit_bars(study: Study, sequence: str, arm: str) -> Picture | None:
-    """Draws the ratio to a fresh agent in every visit, with the interval over seeds."""
+    """Draws the ratio to a fresh agent in every visit, with the interval over seeds, or the seeds as points."""
     rows = [ratios for run in study.of(sequence, arm) if not np.isnan(ratios := study.ratios(run)).all()]
     if not rows:
         return None
@@ -139,7 +173,11 @@ def visit_bars(study: Study, sequence: str, arm: str) -> Picture | None:
     at = np.arange(1, len(mean) + 1)
     with draw.panel(height=1.9) as (axes, made):
         axes.bar(at, np.nan_to_num(mean), color=draw.colour(study.arms.index(arm)), width=0.72)
-        axes.vlines(at, low, high, color=draw.INK, lw=0.9)
+        if len(rows) >= LEAST_SEEDS:
+            axes.vlines(at, low, high, color=draw.INK, lw=0.9)
+        elif len(rows) > 1:
+            for row in rows:
+                axes.scatter(at, row[: len(at)], s=7, color=draw.INK, zorder=3)
         axes.axhline(1, color=draw.INK, lw=0.9, ls=":")
         axes.axhline(0, color=draw.INK, lw=0.6)
         axes.set(xlabel="visit", ylabel="ratio to fresh", xlim=(0.3, len(mean) + 0.7))
@@ -149,12 +187,12 @@ def visit_bars(study: Study, sequence: str, arm: str) -> Picture | None:
 
 
 def _ratio_limits(study: Study, sequence: str) -> tuple[float, float]:
-    rows = [
-        mean_over_seeds(rows)
-        for arm in study.arms
-        if (rows := [study.ratios(r) for r in study.of(sequence, arm)])
-    ]
-    low, high = _limits(rows)
+    drawn = []
+    for arm in study.arms:
+        drawn += _shown(
+            [ratios for run in study.of(sequence, arm) if not np.isnan(ratios := study.ratios(run)).all()]
+        )
+    low, high = _limits(drawn)
     return min(low, -0.05), max(high, 1.1)
 
 

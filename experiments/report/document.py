@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -68,6 +68,41 @@ class Table:
             "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
         )
         return f"{text}\n\n*{self.caption}*" if self.caption else text
+
+    def to_latex(self) -> str:
+        """Returns a tabular for LaTeX, by booktabs; shades and colour marks are left out."""
+        columns = "".join("l" if column < self.left else "r" for column in range(len(self.head)))
+        lines = [f"% {_in_latex(self.caption)}"] if self.caption else []
+        lines += [
+            f"\\begin{{tabular}}{{{columns}}}",
+            "\\toprule",
+            _latex_row(map(_in_latex, self.head)),
+            "\\midrule",
+        ]
+        lines += [_latex_row(map(_latex_cell, row)) for row in self.rows]
+        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "σ": r"$\sigma$", "≥": r"$\geq$",
+    "\N{EN DASH}": "--", "\N{DAGGER}": r"$\dagger$", "∞": r"$\infty$", "±": r"$\pm$", "×": r"$\times$",
+}  # fmt: skip
+"""Characters that LaTeX reads otherwise, or not at all, and what stands for them."""
+
+
+def _in_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = _in_latex(cell.text)
+    text = f"\\textbf{{{text}}}" if cell.strong else text
+    return f"{text} {{\\scriptsize {_in_latex(cell.detail)}}}" if cell.detail else text
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return f"{' & '.join(cells)} \\\\"
 
 
 def _shade(value: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from isorl.experiments.report.document import Cell
 from isorl.experiments.report.formatting import format_interval, format_number
-from isorl.experiments.report.statistics import Estimate, iqm_interval
+from isorl.experiments.report.statistics import LEAST_SEEDS, Estimate, iqm_interval
 from isorl.plasticity.diagnostics import METRICS
 
 
@@ -22,6 +22,15 @@ def rng() -> np.random.Generator:
 def estimate_cell(found: Estimate, shade: float | None = None, strong: bool = False) -> Cell:
     """Returns a cell with a value over its interval."""
     return Cell(format_number(found.value), shade, strong, format_interval(found))
+
+
+def seeds_cell(values: Sequence[float], strong: bool = False) -> Cell:
+    """Returns a cell with the interquartile mean over seeds: over its interval, or the values where they are few."""
+    known = sorted(value for value in values if np.isfinite(value))
+    found = iqm_over_seeds(known)
+    if 1 < len(known) < LEAST_SEEDS:
+        return Cell(format_number(found.value), None, strong, " ".join(map(format_number, known)))
+    return estimate_cell(found, strong=strong)
 
 
 def iqm_over_seeds(values: Sequence[float]) -> Estimate:

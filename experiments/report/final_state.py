@@ -70,7 +70,8 @@ def table(study: Study, sequence: str) -> Table:
 def explained(study: Study) -> str:
     """Returns what the tables show."""
     return (
-        "Tables: medians over seeds after the last visit. σ: singular values of the hidden layers' Jacobians. Rank "
+        "Tables: medians over seeds after the last visit. σ: singular values of the hidden layers' Jacobians. A "
+        "condition number that rounding caps is given as a lower bound. Rank "
         f"correlation: Spearman's, of a column with {study.headline.replace('_', ' ')} across arms; it is no cause."
     )
 

@@ -30,3 +30,16 @@ def format_interval(found: Estimate) -> str:
 def format_p_value(value: float) -> str:
     """Writes a p-value with three decimals, or that it is below 0.001."""
     return "\N{EN DASH}" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def format_count(value: float) -> str:
+    """Writes a count in full up to a million, in millions from there: 24,576, or 1.2 million."""
+    return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.1f} million"
+
+
+def format_duration(seconds: float) -> tuple[str, str]:
+    """Returns (number, unit) of a time in the largest unit of which there are two."""
+    for unit, size in (("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f}", unit
+    return f"{seconds:,.0f}", "seconds"

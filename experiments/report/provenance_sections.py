@@ -14,7 +14,7 @@ from isorl.experiments.grid.cell import State, beside
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.report.continual_metrics import METRICS
 from isorl.experiments.report.document import Cell, Section, Table
-from isorl.experiments.report.estimates import estimate_cell, iqm_over_seeds
+from isorl.experiments.report.estimates import seeds_cell
 from isorl.experiments.report.runs import Run
 from isorl.experiments.report.study import Study
 
@@ -32,10 +32,7 @@ def all_metrics(study: Study) -> Section:
         rows = [
             [
                 Cell(key),
-                *(
-                    estimate_cell(iqm_over_seeds(list(study.by_seed(key, sequence, arm).values())))
-                    for arm in arms
-                ),
+                *(seeds_cell(list(study.by_seed(key, sequence, arm).values())) for arm in arms),
             ]
             for key in METRICS
         ]

@@ -10,7 +10,7 @@ import numpy as np
 from isorl.experiments.report import charts
 from isorl.experiments.report.continual_metrics import METRICS, first, last, trend
 from isorl.experiments.report.document import Cell, Section, Table
-from isorl.experiments.report.estimates import estimate_cell, iqm_over_seeds, rng
+from isorl.experiments.report.estimates import estimate_cell, iqm_over_seeds, rng, seeds_cell
 from isorl.experiments.report.formatting import format_number, format_p_value
 from isorl.experiments.report.panels import panels, present
 from isorl.experiments.report.statistics import (
@@ -32,12 +32,16 @@ def results(study: Study) -> Section:
     section.texts.append(
         "Interquartile means over seeds with 95 % intervals (bootstrap over seeds). The ratio sets a uniformly random "
         "agent to 0 and a fresh agent with the same network, optimizer and budget to 1. Best in bold; a bold number is "
-        "not a significant one."
+        "not a significant one. Fewer than five seeds have no interval: their values are given."
     )
     section.texts.append(
         f"Ranks are by {study.headline.replace('_', ' ')}. Informed arms have a method that is told when the task "
         "switches; the others are ranked among themselves, too."
     )
+    section.texts += [
+        f"\N{DAGGER} '{arm}' on '{sequence}' equals '{other}' digit for digit: what tells it apart did nothing there."
+        for (sequence, arm), other in study.idle.items()
+    ]
     shown = ("plasticity_ratio", "plasticity_trend", "worst_visit", "recovery_time", "average_performance",
              "start_performance", "end_performance", "final_performance", "forgetting",
              "zero_shot_transfer")  # fmt: skip
@@ -50,12 +54,11 @@ def results(study: Study) -> Section:
 
 def _result_table(study: Study, sequence: str, columns: Sequence[str]) -> Table:
     arms = [arm for arm in study.arms if study.finished(sequence, arm)]
-    found = {
-        (arm, key): iqm_over_seeds(list(study.by_seed(key, sequence, arm).values()))
-        for arm in arms
+    values = {(arm, key): list(study.by_seed(key, sequence, arm).values()) for arm in arms for key in columns}
+    best = {
+        key: _best([iqm_over_seeds(values[arm, key]).value for arm in arms], METRICS[key].better)
         for key in columns
     }
-    best = {key: _best([found[arm, key].value for arm in arms], METRICS[key].better) for key in columns}
     ranks = study.ranks(sequence, arms)
     among_agnostic = study.ranks(sequence, [arm for arm in arms if study.boundary(arm) == "agnostic"])
     rows = [
@@ -64,7 +67,10 @@ def _result_table(study: Study, sequence: str, columns: Sequence[str]) -> Table:
             Cell(study.boundary(arm) or "\N{EN DASH}"),
             Cell(str(len(study.finished(sequence, arm)))),
             *(Cell(str(of.get(arm, "\N{EN DASH}"))) for of in (ranks, among_agnostic)),
-            *(estimate_cell(found[arm, key], strong=found[arm, key].value == best[key]) for key in columns),
+            *(
+                seeds_cell(values[arm, key], strong=iqm_over_seeds(values[arm, key]).value == best[key])
+                for key in columns
+            ),
         ]
         for arm in arms
     ]
@@ -131,9 +137,12 @@ def learning(study: Study) -> Section:
     """Shows learning curves with switches."""
     section = Section("Learning curves")
     section.texts.append(
-        "Raw return of training episodes; upright lines are switches. Solid: the arm with its 95 % interval. Dashed: "
-        f"{study.reference_arm}. Dotted: fresh agents of the same network and optimizer."
+        "Raw return of training episodes; upright lines are switches. First all arms over each other, their means over "
+        "seeds. Then each arm. Solid: its mean with a 95 % interval, or with every seed as a thin line where they are "
+        f"fewer than five. Dashed: {study.reference_arm}. Dotted: fresh agents of the same network and optimizer."
     )
+    section.legend = True
+    section.pictures += present([charts.overlay(study, sequence) for sequence in study.sequences])
     return panels(section, study, charts.learning_curve)
 
 
@@ -148,7 +157,7 @@ def visits(study: Study) -> Section:
             section.tables.append(_heat(study, sequence, rows))
     if not section.tables:
         section.texts = ["No ratios: these runs have no fresh and random references. `train.py -m` makes them for a "
-                         "benchmark, or by reference=fresh and reference=random."]  # fmt: skip
+                         "benchmark, and for any sweep with references=true."]  # fmt: skip
         return section
     return panels(section, study, charts.visit_bars)
 

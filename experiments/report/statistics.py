@@ -20,11 +20,13 @@ RESAMPLES = 2_000
 BLOCK = 250
 """Resamples at a time, so that memory stays small."""
 LEVEL = 0.95
+LEAST_SEEDS = 5
+"""Seeds from which on an interval is given; of fewer, the values themselves are shown."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Holds a statistic with its two-sided bootstrap interval; NaN bounds where one seed says nothing of spread."""
+    """Holds a statistic with its two-sided bootstrap interval; NaN bounds where too few seeds say nothing of spread."""
 
     value: float
     low: float
@@ -51,10 +53,10 @@ def bootstrap(
     """Returns the percentile interval of `statistic(*matrices)` by a bootstrap of seeds, stratified by sequence.
 
     Within each column of each matrix (N, S) the seeds are drawn anew with replacement, so that every sequence keeps its
-    weight.
+    weight. Fewer than LEAST_SEEDS have no interval: that of a bootstrap would be too narrow.
     """
     value = float(statistic(*matrices))
-    if min(len(matrix) for matrix in matrices) < 2:
+    if min(len(matrix) for matrix in matrices) < LEAST_SEEDS:
         return Estimate(value, math.nan, math.nan)
     found = [statistic(*(_drawn(matrix, rng) for matrix in matrices)) for _ in range(-(-resamples // BLOCK))]
     low, high = np.quantile(np.concatenate(found)[:resamples], [(1 - level) / 2, (1 + level) / 2])

@@ -89,7 +89,8 @@ class Study:
     def arm_cell(self, arm: str, *sequences: str) -> Cell:
         """Returns an arm's name for a table on `sequences` (default: all), marked where a method of it never acted."""
         runs = [run for name in sequences or self.sequences for run in self._by_place.get((name, arm), [])]
-        return Cell(arm, detail=never_acted(sorted({name for run in runs for name in run.idle})))
+        idle = sorted({name for run in runs for name in run.idle})
+        return Cell(self.marked(arm, *sequences), detail=never_acted(idle))
 
     def ranks(self, sequence: str, arms: Sequence[str]) -> dict[str, int]:
         """Returns the rank of each of `arms` on a sequence by the headline, from 1; arms without a value have none."""
@@ -147,6 +148,28 @@ class Study:
         """Returns the metric's value for each seed for which it could be measured."""
         found = {run.seed: self.values[metric][run.id] for run in self.finished(sequence, arm)}
         return {seed: value for seed, value in found.items() if np.isfinite(value)}
+
+    @cached_property
+    def idle(self) -> dict[tuple[str, str], str]:
+        """(sequence, arm) -> the earlier arm whose returns it equals digit for digit: the difference did nothing."""
+        found: dict[tuple[str, str], str] = {}
+        for sequence in self.sequences:
+            seen: dict[str, dict[int, bytes]] = {}
+            for arm in self.arms:
+                returns = {run.seed: run.online.tobytes() for run in self.finished(sequence, arm)}
+                for other, theirs in seen.items():
+                    common = returns.keys() & theirs.keys()
+                    if common and all(returns[seed] == theirs[seed] for seed in common):
+                        found[sequence, arm] = other
+                        break
+                else:
+                    seen[arm] = returns
+        return found
+
+    def marked(self, arm: str, *sequences: str) -> str:
+        """Returns the arm's name, with a dagger where it did nothing on one of `sequences` (default: all)."""
+        idle = any((sequence, arm) in self.idle for sequence in sequences or self.sequences)
+        return f"{arm} \N{DAGGER}" if idle else arm
 
     def matrix(self, metric: str, arm: str, sequences: Sequence[str] | None = None) -> Array:
         """Returns (N, S): the metric for the seeds that every one of `sequences` (default: all) has."""

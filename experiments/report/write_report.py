@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ import numpy as np
 from isorl.configs import UserError, nearest, program
 from isorl.experiments.grid.cell import State
 from isorl.experiments.report import (
+    decisions,
+    draw,
     network_sections,
     provenance_sections,
     render,
@@ -22,6 +25,7 @@ from isorl.experiments.report import (
 from isorl.experiments.report.continual_metrics import METRICS
 from isorl.experiments.report.document import Document, Section, to_csv
 from isorl.experiments.report.find_runs import Found, find_runs
+from isorl.experiments.report.formatting import format_count, format_duration
 from isorl.experiments.report.study import Study
 from isorl.experiments.terminal import closed_pipe_is_no_error, say
 
@@ -30,6 +34,7 @@ EXPLAINED = """Writes one page about runs: report.html (no network needed), repo
   isorl report runs/grids/control_quick         a grid, finished or not
   isorl report runs/grids/control_quick --baseline AdamO --metric final_performance --out DIR
                                                 every arm against another one, by another metric
+  isorl report runs/grids/control_quick --paper figures as PDF and tables as LaTeX, too
   isorl report RUN_DIR RUN_DIR ...              single runs
   isorl report runs                             everything below a folder
   isorl report ~/sb3_logs                       TensorBoard logs of any stable-baselines3 run"""
@@ -48,6 +53,7 @@ def compose(study: Study, found: Found) -> Document:
         network_sections.networks(study),
         network_sections.ridge_plots(study),
         network_sections.prediction(study),
+        decisions.decisions(study),
         network_sections.cost(study),
         provenance_sections.unfinished(study),
         provenance_sections.all_metrics(study),
@@ -64,15 +70,15 @@ def facts(study: Study) -> list[tuple[str, str]]:
     """Returns figures for the head of the page."""
     states = Counter(run.state for run in study.runs)
     steps = sum(run.agent_steps for run in study.runs if run.kind != "random")
-    hours = float(np.nansum([run.seconds for run in study.runs])) / 3600
+    spent, unit = format_duration(float(np.nansum([run.seconds for run in study.runs])))
     seeds = {run.seed for run in study.runs}
     found = [
         (str(len(study.arms)), "arms"),
         (str(len(study.sequences)), "sequences"),
         (str(len(seeds)), "seeds"),
         (f"{states[State.FINISHED]:,} of {len(study.runs):,}", "cells finished"),
-        (f"{steps / 1e6:,.1f} million", "agent steps"),
-        (f"{hours:,.1f}", "hours of training"),
+        (format_count(steps), "agent steps"),
+        (spent, f"{unit} of training"),
     ]
     return [*found, (str(states[State.FAILED]), "failed")] if states[State.FAILED] else found
 
@@ -119,8 +125,32 @@ def _has(run: object, key: str, visit: int) -> bool:
     return visit < len(values)
 
 
+def write_paper(study: Study, found: Found, folder: Path) -> list[Path]:
+    """Writes every figure as PDF and every table as LaTeX (booktabs) to `folder`, for a paper; returns the files."""
+    with draw.on_paper() as pdfs:
+        document = compose(study, found)
+    content: dict[str, bytes] = {}
+    for section in document.sections:
+        for number, table in enumerate(section.tables, start=1):
+            name = f"{section.title}-{table.caption or number}"
+            content[f"{_slug(name)}.tex"] = table.to_latex().encode()
+        content |= {f"{_slug(picture.alt)}.pdf": pdfs[picture.svg] for picture in section.pictures}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in content.items():
+        (folder / name).write_bytes(text)
+    return [folder / name for name in content]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
 def write_report(
-    paths: Sequence[Path], out: Path | None = None, baseline: str = "", metric: str = ""
+    paths: Sequence[Path],
+    out: Path | None = None,
+    baseline: str = "",
+    metric: str = "",
+    paper: bool = False,
 ) -> list[Path]:
     """Writes the report on `paths`, says what cannot be trusted in it, and returns the files.
 
@@ -129,6 +159,7 @@ def write_report(
         out: folder to write to; None: the grid's, or ./report.
         baseline: the arm with which others are compared; "": the grid's.
         metric: what arms are ranked by, where more is better; "": the plasticity ratio, or else the end performance.
+        paper: write figures as PDF and tables as LaTeX to its folder `paper`, too.
 
     Raises:
         UserError: nothing to report on, no such arm, or no such metric.
@@ -151,6 +182,8 @@ def write_report(
     for name, text in content.items():
         (folder / name).write_text(text)
     write_tensorboard.write(study, folder / "tensorboard")
+    if paper:
+        write_paper(study, found, folder / "paper")
     for warning in found.warnings:
         say(f"report.py: {warning}", style="yellow")
     return [folder / name for name in content]
@@ -176,9 +209,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--metric", default="", metavar="METRIC", help="rank by this metric, more being better"
     )
+    parser.add_argument(
+        "--paper", action="store_true", help="figures as PDF and tables as LaTeX, too: OUT/paper"
+    )
     given = parser.parse_args(arguments)
     try:
-        files = write_report(given.runs, given.out, given.baseline, given.metric)
+        files = write_report(given.runs, given.out, given.baseline, given.metric, given.paper)
     except UserError as error:
         say(f"{program.name('report')}: {error}")
         sys.exit(2)

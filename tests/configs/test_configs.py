@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from isorl.agents.options import AGENTS, OPTIMIZERS
 from isorl.configs import UserError, nearest, typed
-from isorl.configs.command_line import COMMANDS, FOLDER, groups, register_resolvers
+from isorl.configs.command_line import COMMANDS, FOLDER, composed, groups, register_resolvers, resolve
 from isorl.configs.schema import RunConfig, SequenceConfig, SwitchConfig, TaskConfig
 from isorl.experiments import method_files
 from isorl.plasticity import NetworkSpec
@@ -71,6 +71,15 @@ def test_every_method_has_its_yaml_with_its_defaults():
     for name, method in METHODS.items():
         assert read("method", name)[name] == dataclasses.asdict(method()), name
         assert OmegaConf.create(method_files.yaml(name))[name] == dataclasses.asdict(method()), name
+
+
+def test_heads_are_methods_with_their_defaults():
+    assert groups()["head"] == ["l2_init", "none", "normalised", "reset"]
+    for name in groups()["head"]:
+        methods = {} if name == "none" else {f"head_{name}": dataclasses.asdict(METHODS[f"head_{name}"]())}
+        assert resolve(composed([f"head={name}", "run_dir=x"])).method == methods
+    both = resolve(composed(["head=reset", "method=[redo]", "method.head_reset.every=5", "run_dir=x"])).method
+    assert (list(both), both["head_reset"]["every"]) == (["redo", "head_reset"], 5)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import isorl.envs  # noqa: F401  registers them
 from isorl.envs.sequence import Task
 from isorl.envs.task_env import TaskEnv
 
-NUMPY = ["isorl/NineRooms-v0", "isorl/Catch-v0", "isorl/Rain-v0"]
+NUMPY = ["isorl/NineRooms-v0", "isorl/Catch-v0", "isorl/Rain-v0", "isorl/Forager-v0"]
 
 
 @pytest.mark.parametrize("env_id", NUMPY)

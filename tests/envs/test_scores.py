@@ -3,15 +3,19 @@ import pytest
 
 from isorl.configs import TaskConfig
 from isorl.envs.scores import normalised, random_return, scores
-from isorl.envs.sequence import _with_known_id
+from isorl.envs.sequence import _with_known_id, registered
 
 
 def test_the_table_is_about_environments_that_exist():
     _with_known_id(TaskConfig("ALE/Pong-v5", frames=8))
     assert len([env_id for env_id, score in scores().items() if score.source == "atari57"]) == 57
     for env_id, score in scores().items():
+        if (package := env_id.split("/")[0].lower()) in ("minatar", "dm_control"):
+            pytest.importorskip(package)
+            registered(env_id)
         assert env_id in gymnasium.registry
-        assert score.reference > score.random
+        assert score.reference is None or score.reference > score.random
+        assert (score.reference is None) == (score.source == "random")
         if score.source == "threshold" and not env_id.startswith("isorl/"):
             assert gymnasium.spec(env_id).reward_threshold == score.reference
 
@@ -21,6 +25,7 @@ def test_normalised():
     assert normalised("ALE/Breakout-v5", 30.5) == 1
     assert normalised("ALE/Pong-v5", 20.9) == pytest.approx(41.6 / 35.3)
     assert normalised("Blackjack-v1", 1) is None
+    assert normalised("MinAtar/Breakout-v0", 1) is None
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCar-v0", "isorl/Catch-v0"])

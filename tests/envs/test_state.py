@@ -28,6 +28,7 @@ FAMILIES = {
     "slippery ant": [task("isorl/SlipperyAnt-v0", 100, kwargs={"friction": 0.1})],
     "rain": [task("isorl/Rain-v0", 300), task("isorl/Rain-v0", 300)],
     "catch": [task("isorl/Catch-v0", 150), task("isorl/Catch-v0", 150)],
+    "forager": [task("isorl/Forager-v0", 300, kwargs={"window": 7}), task("isorl/Forager-v0", 300)],
     "nine rooms": [task("isorl/NineRooms-v0", 300)],
     "noise": [task("CartPole-v1", 200, shifts=[NOISE])],
     "wrapper": [task("CartPole-v1", 200, wrappers=[STICKY])],

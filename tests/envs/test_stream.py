@@ -135,6 +135,15 @@ def test_splits_cover_the_classes_under_every_head():
     assert sorted(set(drawn[0].labels) | set(drawn[1].labels)) == [0, 1, 2, 3]
 
 
+def test_increments_hold_the_classes_so_far():
+    whole = Stream(1, "toy")
+    first, second = (Stream(1, "toy", classes_per_task=2, split_index=i, cumulative=True) for i in (0, 1))
+    assert set(first.labels) == {0, 1}
+    assert set(second.labels) == {0, 1, 2, 3}
+    assert len(second.images) == len(whole.images)
+    assert first.action_space == second.action_space
+
+
 @pytest.mark.parametrize("labels", ["random", "shuffled"])
 def test_relabelled_splits_stay_among_their_classes(labels):
     for head, expected in (("masked", {2, 3}), ("all", {2, 3}), ("shared", {0, 1})):

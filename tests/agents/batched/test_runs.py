@@ -34,6 +34,7 @@ ARGUMENTS = {
                        learning_rate=1e-3, target_update_interval=20),
 }  # fmt: skip
 ACTS_SOON = {
+    "head_normalised": {"max_norm": 0.1},
     "adaptive_isometry": {"every": 2, "patience": 1, "decline": 1.2, "index": "dormant_units"},
     "shrink_and_perturb": {"every": 2},
     "redo": {"every": 2, "tau": 0.9},

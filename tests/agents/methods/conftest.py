@@ -23,6 +23,7 @@ ACTS_SOON = {
     "hare_and_tortoise": {"every": 2, "momentum": 0.9},
     "weight_clipping": {"scale": 0.5},
     "self_normalised_resets": {"prior": 2, "threshold": 0.9, "every": 1},
+    "head_normalised": {"max_norm": 5e-3},
     "adaptive_isometry": {
         "index": "feature_effective_rank",
         **{"every": 1, "patience": 1, "decline": 1.05, "recovery": 1.0, "highest": 8.0},

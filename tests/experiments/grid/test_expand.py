@@ -11,6 +11,7 @@ from isorl.configs.suite import BenchmarkConfig, TuningConfig
 from isorl.experiments.grid import tuning
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark, requests_of_sweep
+from isorl.experiments.grid.halving import halving
 
 
 @pytest.fixture
@@ -32,6 +33,28 @@ def test_sweep_makes_every_combination(tiny, tmp_path):
     }
     assert {cell.sequence for cell in made} == {"catch_permuted-smoke"}
     assert {cell.agent_steps for cell in made} == {128}
+
+
+def test_what_is_played_makes_sequences_not_arms(tmp_path):
+    words = [
+        "sequence=env",
+        "env=CartPole-v1,Acrobot-v1",
+        "agent_steps=64,128",
+        "agent.gamma=0.9,0.99",
+        "seed=0,1",
+    ]
+    made = cells(requests_of_sweep(words), (), tmp_path, Composer())
+    assert len({cell.id for cell in made}) == len({cell.folder for cell in made}) == 16
+    assert {cell.arm for cell in made} == {"agent.gamma=0.9", "agent.gamma=0.99"}
+    assert {cell.sequence for cell in made} == {
+        f"env env={env} agent_steps={steps}" for env in ("CartPole-v1", "Acrobot-v1") for steps in (64, 128)
+    }
+    cycles = cells(
+        requests_of_sweep(["sequence=control_cycle", "sequence.cycles=1,2"]), (), tmp_path, Composer()
+    )
+    assert {(cell.sequence, cell.arm) for cell in cycles} == {
+        (f"control_cycle sequence.cycles={number}", "") for number in (1, 2)
+    }
 
 
 def test_benchmark_adds_each_reference_once(suite, tmp_path):
@@ -89,6 +112,13 @@ def test_bad_value_in_any_cell_stops_the_grid_before_it_starts(tiny, tmp_path):
         cells(requests_of_sweep([*tiny, "agent.batch_size=16,1000"]), (), tmp_path, Composer())
 
 
+def first_round(suite):
+    """The requests of the trials with which tuning begins."""
+    proposals = {(s, arm): halving(suite.tuning, arm, bool) for s in suite.sequences for arm in suite.arms}
+    trials = [tuning.Trial(*key, *trial) for key, proposal in proposals.items() for trial in next(proposal)]
+    return [request for trial in trials for request in tuning.requests(suite, trial, [])]
+
+
 class TestTuning:
     space: dict = {"agent.learning_rate": [1e-4, 1e-3, 1e-2], "agent.gamma": [0.9, 0.99]}  # noqa: RUF012
 
@@ -100,11 +130,11 @@ class TestTuning:
 
     def test_every_arm_gets_the_same_number_on_the_tuning_seeds(self, suite):
         suite = self.of(suite, of_arm={"AEI": {"optimizer.iso_lambda": [0.01, 0.1, 1.0]}})
-        requests = tuning.requests(suite, [])
+        requests = first_round(suite)
         arms = [request.arm.partition(" | ")[0] for request in requests]
         assert {arm: arms.count(arm) for arm in suite.arms} == {arm: 4 * 2 for arm in suite.arms}
         assert {request.seed for request in requests} == {7, 8}
-        assert [request.overrides for request in tuning.requests(suite, [])] == [
+        assert [request.overrides for request in first_round(suite)] == [
             request.overrides for request in requests
         ]
 
@@ -114,7 +144,7 @@ class TestTuning:
 
     def test_space_below_the_budget_is_refused(self, suite):
         with pytest.raises(UserError, match="has 6 settings, fewer than the budget of 7"):
-            tuning.requests(self.of(suite, budget=7), [])
+            first_round(self.of(suite, budget=7))
 
     def test_chosen_settings_reach_the_cells_before_the_users_words(self, suite, tmp_path):
         suite = self.of(suite)
@@ -222,4 +252,4 @@ def test_suites_fit_their_schema(name):
     assert {composer(request.overrides).seed for request in some.values()} == set(suite.seeds)
     assert {request.arm for request in requests} == set(suite.arms)
     if suite.tuning is not None:
-        assert tuning.requests(suite, [])
+        assert first_round(suite)

@@ -58,6 +58,21 @@ def test_finished_cells_are_skipped_and_a_changed_configuration_is_new(hydra, ti
     assert "nothing, every cell is finished" in said
 
 
+def test_any_sweep_can_have_references(hydra, tiny, tmp_path):
+    hydra.references = True
+    launcher = Here()
+    words = [*tiny, "seed=0,1", "agent.gamma=0.9,0.99", "references=true"]
+    assert launch.launch(hydra, words, launcher) == 0
+    (folder,) = (tmp_path / "grids").iterdir()
+    made = Grid.load(folder).cells
+    assert sorted(cell.kind for cell in made) == ["arm"] * 4 + ["fresh"] * 4 + ["random"] * 2
+    kinds = {cell.id: cell.kind for cell in made}
+    assert all(
+        (kinds[cell.fresh], kinds[cell.random]) == ("fresh", "random") for cell in made if cell.kind == "arm"
+    )
+    assert {cell.arm for cell in made if cell.kind == "arm"} == {"agent.gamma=0.9", "agent.gamma=0.99"}
+
+
 def test_failed_cell_does_not_stop_the_others(hydra, tiny, capsys, monkeypatch):
     from isorl.experiments.run import experiment
 

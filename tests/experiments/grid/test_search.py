@@ -135,7 +135,7 @@ def test_a_dry_run_shows_the_first_round_and_runs_nothing(hydra, capsys):
     launcher = Known()
     assert search(hydra(), [RATE, "dry_run=true"], launcher) == 0
     assert launcher.jobs == []
-    assert f"the first of {BUDGET} such rounds" in capsys.readouterr().err
+    assert f"round 1 of {BUDGET}" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("optuna")

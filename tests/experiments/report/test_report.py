@@ -13,11 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from isorl.experiments.grid.cell import State, beside
-from isorl.experiments.report import network_sections, result_sections
+from isorl.experiments.report import charts, network_sections, result_sections
 from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
 from isorl.experiments.report.estimates import median
 from isorl.experiments.report.find_runs import find_runs
-from isorl.experiments.report.formatting import format_number, format_p_value
+from isorl.experiments.report.formatting import format_count, format_duration, format_number, format_p_value
 from isorl.experiments.report.prediction import Prediction
 from isorl.experiments.report.render import to_html, to_markdown
 from isorl.experiments.report.runs import of_methods
@@ -338,6 +338,114 @@ NUMBERS = {0.0: "0.00", -0.001: "0.00", 1.0: "1.00", 12.345: "12.3", 12345.6: "1
 @pytest.mark.parametrize(("value", "text"), NUMBERS.items(), ids=map(str, NUMBERS))
 def test_numbers_as_they_are_shown(value, text):
     assert format_number(value) == text
+
+
+def test_every_figure_is_a_pdf_and_every_table_latex(grid, tmp_path):
+    write_report([grid], tmp_path, paper=True)
+    figures, tables = list((tmp_path / "paper").glob("*.pdf")), list((tmp_path / "paper").glob("*.tex"))
+    assert len(figures) == (tmp_path / "report.html").read_text().count("<figure")
+    assert all(figure.read_bytes().startswith(b"%PDF") for figure in figures)
+    assert len(tables) >= 5
+    for table in tables:
+        text = table.read_text()
+        columns = len(re.search(r"\\begin{tabular}{(\w+)}", text)[1])
+        body = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in body)
+        assert text.count(r"\begin") == text.count(r"\end") == 1
+    assert "var(--arm0)" in (tmp_path / "report.html").read_text(), "the page still follows its own colours"
+
+
+def test_latex_reads_every_character_as_it_is():
+    table = Table(["a_b", "50 %"], [[Cell("x & y \\ {z}"), Cell("1", strong=True, detail="[0, ∞]")]])
+    assert table.to_latex().splitlines()[2:5] == [
+        r"a\_b & 50 \% \\",
+        r"\midrule",
+        r"x \& y \textbackslash{} \{z\} & \textbf{1} {\scriptsize [0, $\infty$]} \\",
+    ]
+
+
+def test_few_seeds_have_their_values_instead_of_an_interval(tmp_path):
+    few, many = (write_grid(tmp_path / str(n), ARMS, sequences=1, seeds=n, visits=4) for n in (3, 5))
+    pages = []
+    for folder in (few, many):
+        write_report([folder])
+        (table,) = re.findall(r"## Results.*?\n## ", (folder / "report.md").read_text(), flags=re.DOTALL)
+        pages.append(next(line for line in table.splitlines() if line.startswith("| loses")))
+    assert "[" not in pages[0]
+    assert re.search(r"\d\.\d\d \d\.\d\d \d\.\d\d \d\.\d\d", pages[0]), "the mean, then the three seeds"
+    assert "[" in pages[1]
+
+
+def test_an_arm_that_did_nothing_is_marked_everywhere(tmp_path):
+    folder = write_grid(tmp_path, ARMS, sequences=2, seeds=2, visits=4)
+    for source in (tmp_path / "cells" / "sequence 0").glob(
+        "keeps-*"
+    ):  # on one sequence "loses" gives the same returns
+        twin = source.with_name(source.name.replace("keeps", "loses"))
+        shutil.copy(source / "summary.json", twin / "summary.json")
+    write_report([folder])
+    text = (folder / "report.md").read_text()
+    assert "† 'loses' on 'sequence 0' equals 'keeps' digit for digit" in text
+    first, second = (
+        part.split("*sequence")[0] for part in text.split("## Results")[1].split("| seeds |")[1:3]
+    )
+    assert "loses †" in first
+    assert "loses †" not in second
+    assert "loses †" in text.split("## Against keeps")[1]
+
+
+def test_all_arms_are_drawn_over_each_other_and_named(written):
+    text = (written / "report.html").read_text()
+    overlays = re.findall(
+        r"<figure[^>]*><figcaption>[^<]*all arms</figcaption>.*?</figure>", text, flags=re.DOTALL
+    )
+    assert len(overlays) == 2
+    for figure in overlays:
+        assert {f"var(--arm{n})" for n in range(2)} <= set(re.findall(r"var\(--arm\d+\)", figure))
+        assert ">keeps<" in figure
+        assert ">loses<" in figure
+
+
+def test_nothing_that_is_drawn_lies_outside_the_axes(grid):
+    study = Study(find_runs([grid]).runs)
+    low, high = charts._common_limits(study, study.sequences[0])
+    for arm in study.arms:
+        for run in study.of(study.sequences[0], arm):
+            assert low < run.curve.min() <= run.curve.max() < high
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (24_576, "24,576"),
+        (999_999, "999,999"),
+        (1_240_000, "1.2 million"),
+        (161e6, "161.0 million"),
+        (0, "0"),
+    ],
+)
+def test_counts_are_honest(value, text):
+    assert format_count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(18.2, ("18", "seconds")), (150, ("2.5", "minutes")), (8_000, ("2.2", "hours"))]
+)
+def test_times_are_honest(seconds, said):
+    assert format_duration(seconds) == said
+
+
+def test_decisions_of_the_control_loop_are_shown(tmp_path):
+    folder = write_grid(tmp_path, ARMS, sequences=1, seeds=2, visits=4)
+    assert "control loop" not in (write_report([folder])[1]).read_text()
+    for cell in (tmp_path / "cells" / "sequence 0").glob("loses-*"):
+        rows = [{"key": "method/adaptive_isometry/strength/gram", "value": value, "agent_step": 100 * n, "task": "t",
+                 "visit": 0} for n, value in enumerate([0.1, 0.2, 0.2, 0.4, 0.2])]  # fmt: skip
+        (cell / "config.yaml").write_text("method:\n  adaptive_isometry:\n    every: 200\n")
+        (cell / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = (write_report([folder])[1]).read_text()
+    assert "| sequence 0: loses | gram | 2 | 10 | 4 | 2 | 0.10 | 0.40 | 0.20 |" in text
+    assert "strength over the run, loses on sequence 0" in (folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

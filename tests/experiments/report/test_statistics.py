@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from isorl.experiments.report import statistics as ours
-from isorl.experiments.report.prediction import auroc, predict, spearman
+from isorl.experiments.report.prediction import auroc
 
 matrices = hnp.arrays(
     float, st.tuples(st.integers(2, 7), st.integers(1, 3)), elements=st.integers(-5, 5).map(float)
@@ -160,31 +160,6 @@ def test_rliable_draws_the_same_interval_of_an_improvement(rliable):
     assert [found.low, found.high] == pytest.approx(intervals["x,y"][:, 0], abs=0.02)
 
 
-def test_spearman_agrees_with_scipy():
-    x, y = np.random.default_rng(0).integers(0, 5, size=(2, 30)).astype(float)
-    assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
-
-
 def test_auroc_by_hand():
     """Failures at 3 and 1, successes at 2 and 0: of four pairs three are in order."""
     assert auroc(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, True, False, False])) == 0.75
-
-
-def test_a_diagnostic_that_only_tells_methods_apart_foretells_nothing_within_them():
-    rng = np.random.default_rng(0)
-    group = np.repeat(["bad", "good"], 20)
-    level = np.where(group == "bad", 5.0, 0.0)[:, None]
-    diagnostic, later = level + rng.normal(size=(40, 8)), -level + rng.normal(size=(40, 8))
-    found = predict(diagnostic, later, group, lag=1)
-    assert found.correlation < -0.6
-    assert abs(found.within) < 0.15
-    assert found.pairs == 40 * 7
-
-
-def test_a_diagnostic_that_leads_by_two_visits_is_found_there():
-    signal = np.random.default_rng(0).normal(size=(30, 12))
-    later = np.roll(signal, 2, axis=1)
-    group = np.zeros(30, dtype=int)
-    assert predict(signal, later, group, lag=2).within == pytest.approx(1)
-    assert abs(predict(signal, later, group, lag=1).within) < 0.2
-    assert math.isnan(predict(signal, later, group, lag=12).within)

@@ -96,6 +96,7 @@ BAD = {
     "lowest": 2.0, "highest": 0.5,
     "iterations": 0, "rank_drop": 1.5, "weight_decay": -1.0, "rank_rate": -1.0, "fraction": 2.0, "moments": -0.5,
     "slices": 0, "points": 1, "power": 0, "rate": 2.0, "sharpness": -1.0,
+    "max_norm": 0.0,
 }  # fmt: skip
 BAD_OF = {("hare_and_tortoise", "momentum"): 1.5, ("weight_clipping", "scale"): 0.0}
 """Where a method's bounds are others."""
