@@ -7,6 +7,7 @@ import pytest
 
 from isorl.experiments.report import charts, draw
 from isorl.experiments.report.find_runs import find_runs
+from isorl.experiments.report.statistics import LEAST_SEEDS
 from isorl.experiments.report.study import Study
 from tests.experiments.report.synthetic import write_grid
 
@@ -16,7 +17,11 @@ SEQUENCE = "sequence 0"
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     grid = write_grid(
-        tmp_path_factory.mktemp("grid"), {"keeps": 0.0, "loses": 0.1}, sequences=1, seeds=3, visits=4
+        tmp_path_factory.mktemp("grid"),
+        {"keeps": 0.0, "loses": 0.1},
+        sequences=1,
+        seeds=LEAST_SEEDS,
+        visits=4,
     )
     found = find_runs([grid])
     return Study(found.runs, found.grid.baseline)
@@ -45,14 +50,15 @@ def axes_of(monkeypatch):
 
 @pytest.mark.parametrize(("metric", "entry"), charts.DIAGNOSTICS.items())
 def test_a_diagnostic_is_the_median_over_seeds_on_its_scale(study, axes_of, metric, entry):
+    nothing = [[np.nan] * 4] * LEAST_SEEDS
     for number, run in enumerate(study.of(SEQUENCE, "loses")):
-        run.diagnostics[metric] = np.array(
-            [[1.0, 2, 3, 4], [2, np.nan, 5, 5], [9, np.nan, 4, np.nan]][number]
-        )
+        measured = [[1.0, 2, 3, 4], [2, np.nan, 5, 5], [9, np.nan, 4, np.nan], *nothing]
+        run.diagnostics[metric] = np.array(measured[number])
     for run in study.of(SEQUENCE, "keeps"):
         run.diagnostics[metric] = np.full(4, np.nan)
     axes = axes_of(charts.diagnostic, study, SEQUENCE, metric)
-    (line,) = axes.get_lines()
+    line, bounds = axes.get_lines()
+    assert not len(bounds.get_xdata()), "nothing is at a numerical cap"
     np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
     np.testing.assert_array_equal(line.get_ydata(), [2, 2, 4, 4.5])
     assert line.get_color() == draw.colour(1)
@@ -93,14 +99,14 @@ def test_the_profile_is_the_share_of_runs_above_each_threshold(study, axes_of):
         assert thresholds[-1] == max(1.2, *study.matrix(study.headline, "keeps").ravel())
 
 
-@pytest.mark.parametrize("seeds", [1, 2, 4])
+@pytest.mark.parametrize("seeds", [1, LEAST_SEEDS - 1, LEAST_SEEDS])
 def test_the_interval_over_seeds_is_the_bootstraps(seeds):
     rows = np.random.default_rng(1).normal(size=(seeds, 3))
     rows[0, 1] = np.nan
     mean, low, high = charts.over_seeds(list(rows))
     known = np.nanmean(rows[:, [0, 2]], axis=0)
     np.testing.assert_allclose(mean[[0, 2]], known)
-    if seeds == 1:
+    if seeds < LEAST_SEEDS:
         np.testing.assert_array_equal([low, high], [mean, mean])
     else:
         assert (low[[0, 2]] < known).all()

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from isorl.experiments.report.formatting import format_count, format_duration, f
 from isorl.experiments.report.prediction import Prediction
 from isorl.experiments.report.render import to_html, to_markdown
 from isorl.experiments.report.runs import of_methods
+from isorl.experiments.report.statistics import Estimate
 from isorl.experiments.report.study import Study
 from isorl.experiments.report.write_report import main, write_report
 from tests.experiments.report.synthetic import write_grid
@@ -118,10 +120,12 @@ def test_report_made_twice_is_the_same(grid, written, tmp_path):
 
 
 def test_predictors_are_shaded_by_their_strength_from_minus_one_to_one():
-    found = [Prediction(correlation=0.3, within=-0.4, auroc=0.9, pairs=9), Prediction(0.1, math.nan, 0.2, 9)]
-    cells = network_sections._prediction_cells(found)
-    assert [cell.shade for cell in cells] == [-0.4, None, 0.3, 0.1, pytest.approx(0.8)]
-    assert cells[-1].text == "0.90"
+    estimates = [Estimate(value, value - 0.1, value + 0.1) for value in (-0.4, 0.3, 0.1)]
+    first = Prediction(*estimates, auroc=0.9, pairs=9, runs=3, arms=2)
+    later = replace(first, within=Estimate(math.nan, math.nan, math.nan))
+    cells = network_sections._prediction_cells([first, later])
+    assert [cell.shade for cell in cells[:5]] == [-0.4, None, 0.3, 0.1, pytest.approx(0.8)]
+    assert [cell.text for cell in cells[4:]] == ["0.90", "9", "3"]
 
 
 @pytest.mark.parametrize(
