@@ -56,6 +56,7 @@ class Recorder:
 
 def record(folder: Path, name: str, arguments: list[str]) -> None:
     """Runs pytest in the working directory and writes the record `name` into `folder`."""
+    import coverage
     import pytest
 
     recorder = Recorder(folder / f"{name}.coverage")
@@ -66,7 +67,9 @@ def record(folder: Path, name: str, arguments: list[str]) -> None:
     )
     recorder.coverage.stop()
     recorder.coverage.save()
-    recorder.coverage.combine()
+    of_all = coverage.Coverage(str(folder / f"{name}.coverage"), config_file=False)
+    of_all.combine()
+    of_all.save()
     passed = {test: s for test, s in recorder.seconds.items() if test not in recorder.failed}
     recorded = {
         "files": state(Path.cwd(), [*ROOMS, "tests"]),

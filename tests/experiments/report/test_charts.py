@@ -17,7 +17,11 @@ SEQUENCE = "sequence 0"
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     grid = write_grid(
-        tmp_path_factory.mktemp("grid"), {"keeps": 0.0, "loses": 0.1}, sequences=1, seeds=3, visits=4
+        tmp_path_factory.mktemp("grid"),
+        {"keeps": 0.0, "loses": 0.1},
+        sequences=1,
+        seeds=LEAST_SEEDS,
+        visits=4,
     )
     found = find_runs([grid])
     return Study(found.runs, found.grid.baseline)
@@ -46,10 +50,10 @@ def axes_of(monkeypatch):
 
 @pytest.mark.parametrize(("metric", "entry"), charts.DIAGNOSTICS.items())
 def test_a_diagnostic_is_the_median_over_seeds_on_its_scale(study, axes_of, metric, entry):
+    nothing = [[np.nan] * 4] * LEAST_SEEDS
     for number, run in enumerate(study.of(SEQUENCE, "loses")):
-        run.diagnostics[metric] = np.array(
-            [[1.0, 2, 3, 4], [2, np.nan, 5, 5], [9, np.nan, 4, np.nan]][number]
-        )
+        measured = [[1.0, 2, 3, 4], [2, np.nan, 5, 5], [9, np.nan, 4, np.nan], *nothing]
+        run.diagnostics[metric] = np.array(measured[number])
     for run in study.of(SEQUENCE, "keeps"):
         run.diagnostics[metric] = np.full(4, np.nan)
     axes = axes_of(charts.diagnostic, study, SEQUENCE, metric)

@@ -153,7 +153,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_several_arms(compose, tiny
 
 def test_runs_on_sequences_of_one_name_that_differ_are_on_two(compose, tiny, tmp_path):
     for number, cycles in enumerate((1, 2)):
-        write_run(tmp_path / str(number), compose([*tiny, f"+sequence.cycles={cycles}"]))
+        write_run(tmp_path / str(number), compose([*tiny, f"sequence.cycles={cycles}"]))
     found = find_runs([tmp_path])
     assert [run.sequence.partition(" (")[2] for run in found.runs] == ["cycles=1)", "cycles=2)"]
 
