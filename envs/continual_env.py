@@ -84,6 +84,7 @@ class ContinualVectorEnv(VectorEnv):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Takes (num_envs, ...) actions; last observations of ended episodes stand in infos["final_obs"]."""
+        observations: Any
         observations, rewards, done, infos = self.stream.step(np.asarray(actions))
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
         gathered = self._place()

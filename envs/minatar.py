@@ -79,7 +79,7 @@ class MinAtar(NumpyVectorEnv):
         shape = tuple(first.state_shape())
         super().__init__(
             num_envs,
-            spaces.Box(0, 1, shape, bool),
+            spaces.Box(0, 1, shape, np.bool_),  # type: ignore[arg-type]  # its text says floats, its code takes bits
             spaces.Discrete(len(self._actions)),
             max_steps=max_episode_steps or FOREVER,
         )
@@ -92,9 +92,10 @@ class MinAtar(NumpyVectorEnv):
         """Starts a game in every copy, seeded with seed + copy."""
         if isinstance(seed, list):
             seed = seed[0]
-        for copy, game in enumerate(self.games if seed is not None else ()):
-            game.seed((seed + copy) % 2**32)
-            game.last_action = 0  # as of a new one
+        if seed is not None:
+            for copy, game in enumerate(self.games):
+                game.seed((seed + copy) % 2**32)
+                game.last_action = 0  # as of a new one
         return super().reset(seed=seed, options=options)
 
     def begin(self, copies: np.ndarray) -> None:
