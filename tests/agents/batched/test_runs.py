@@ -66,7 +66,8 @@ def build(agent, seed, env="isorl/Catch-v0", methods=(), switches=(64, 64), **kw
     tasks = [TaskConfig(env, name=f"task{i}", agent_steps=steps) for i, steps in enumerate(switches)]
     sequence = Sequence.from_config(SequenceConfig("two tasks", tasks), seed, 2)
     policy = {"network": NetworkSpec(widths=(16, 16), activation="relu"), **kwargs.pop("policy", {})}
-    policy["network"] = replace(policy["network"], body="mlp")  # Catch shows images
+    if policy["network"].body == "auto":
+        policy["network"] = replace(policy["network"], body="mlp")  # Catch shows images
     chosen = {
         "exact": False,
         "switch": SwitchConfig(),
@@ -428,11 +429,11 @@ def test_a_signal_reaches_every_run():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [(dict(exact=True), "what stable-baselines3 computes"), (dict(precision="bfloat16"), "float32"),
-     (dict(env="ALE/Freeway-v5"), "no MLP")],
+     (dict(policy={"network": NetworkSpec(body="nature_cnn")}, env="ALE/Freeway-v5"), "no MLP")],
     ids=["exact", "bfloat16", "images"],
 )  # fmt: skip
 def test_why_a_run_is_alone(change, reason):
-    agent = build(ContinualPPO, 0, **{**change, "policy": {}})
+    agent = build(ContinualPPO, 0, **change)
     assert reason in unbatchable_reason(agent)
 
 

@@ -24,7 +24,7 @@ def test_identity_is_what_is_computed_not_where_or_how(compose, tiny):
     assert identity(same) == identity(config)
     assert identity(compose([*tiny, "seed=1"])) != identity(config)
     assert identity(compose([*tiny, "agent.learning_rate=1e-2"])) != identity(config)
-    assert identity(compose([*tiny, "+sequence.cycles=2"])) != identity(config)
+    assert identity(compose([*tiny, "sequence.cycles=2"])) != identity(config)
 
 
 def test_order_of_methods_counts_and_kind_of_number_does_not(compose, tiny):
