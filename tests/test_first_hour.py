@@ -20,6 +20,7 @@ assert run.agent_step == 12288
 
 
 @pytest.mark.filterwarnings("default")  # of Jupyter's own parts
+@pytest.mark.slow  # `make site` executes it, too
 def test_notebook_runs_and_shows_what_it_says(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)

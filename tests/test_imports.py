@@ -84,7 +84,13 @@ def test_what_was_recorded_is_taken_where_the_user_names_it_or_has_it(project):
     assert "Imports corridor from" in on_path.stderr
 
 
-@pytest.mark.parametrize("how", ["a module", "a file", "an id", "an id inside an argument"])
+RARE = ("a module", "an id")
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["a file", "an id inside an argument", *(pytest.param(how, marks=pytest.mark.slow) for how in RARE)],
+)
 def test_a_folder_from_a_stranger_runs_nothing_of_its_own(project, tmp_path, how):
     """Neither with its folder as the current one, nor on PYTHONPATH."""
     run = tmp_path / "run"
@@ -126,9 +132,17 @@ MISTAKES = {
     "no such folder": (["--config-dir", "confgs", "seed=1"], "there is no folder 'confgs'"),
     "one name twice": (["--config-dir", "clash", "sequence=cartpole"], "Rename yours"),
 }
+OFTEN = ("no such file", "unknown own sequence in a grid", "one name twice")
+"""Those that are tried with every other test; each starts a process."""
 
 
-@pytest.mark.parametrize(("words", "expected"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(*case, id=kind, marks=[pytest.mark.slow] * (kind not in OFTEN))
+        for kind, case in MISTAKES.items()
+    ],
+)
 def test_mistakes_are_answered(project, words, expected):
     (project / "json.py").touch()
     (project / "clash" / "sequence").mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from isorl.train import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,17 +95,31 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("words", "expected"), REFUSED.values(), ids=REFUSED)
-def test_mistake_is_answered(words, expected, tmp_path):
-    """One message with the nearest valid name, exit code 2, no traceback, nothing written."""
+def test_mistake_is_answered(words, expected, tmp_path, monkeypatch, capfd):
+    """One message with the nearest valid name, exit code 2, nothing written."""
     folder = tmp_path / "run"
     alone = words[0].startswith(("resume", "play"))
-    answer = train(*words, *([] if alone else [f"run_dir={folder}"]))
-    assert answer.returncode == 2, answer.stderr
-    assert expected in " ".join(answer.stderr.split()), "messages are wrapped"
-    assert "Traceback" not in answer.stderr
-    assert answer.stderr.startswith("train.py: ")
-    assert answer.stdout == ""
+    words = [*words, *([] if alone else [f"run_dir={folder}"])]
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    answer = capfd.readouterr()
+    assert ended.value.code == 2, answer.err
+    assert expected in " ".join(answer.err.split()), "messages are wrapped"
+    assert answer.err.startswith("train.py: ")
+    assert answer.out == ""
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("kind", ["unknown agent", "odd width for MaxMin"])
+def test_mistake_ends_the_process_without_a_traceback(kind, tmp_path):
+    words, expected = REFUSED[kind]
+    answer = train(*words, f"run_dir={tmp_path / 'run'}")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("train.py: ")
+    assert expected in " ".join(answer.stderr.split())
+    assert "Traceback" not in answer.stderr
 
 
 def test_folder_that_is_not_empty_is_kept(tmp_path):

@@ -1,5 +1,7 @@
 """The short form of the harness; the long one is `make faults`."""
 
+import pytest
+
 from tests.faults import fuzz, kills, mutations, writes
 
 
@@ -19,5 +21,6 @@ def test_command_lines_run_or_are_refused(tmp_path):
     assert counts["finished"] + counts["refused when built"] + counts["numbers not finite"] == 2
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_ends_the_run_clearly(tmp_path):
     assert writes.fail_each(tmp_path, every=25)["ended clearly"] > 0

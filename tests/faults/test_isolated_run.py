@@ -50,6 +50,7 @@ def config_of(folder, mark, *words):
                        "faults.step_seconds=1", "checkpoint.every=300", *words], folder)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_is_named_and_the_resumed_run_ends_as_one_left_alone(tmp_path):
     mark = tmp_path / "mark"
     experiment.start(config_of(tmp_path / "whole", mark))

@@ -162,7 +162,7 @@ def test_one_command_tunes_every_arm_with_equal_trials_and_writes_them_all(hydra
     assert tuning.settings(suite)["catch", "Adam"] == ["agent.learning_rate=0.1"]
 
 
-@pytest.mark.parametrize("stop_at", [2, 8, 15])
+@pytest.mark.parametrize("stop_at", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 15)), 8])
 def test_tuning_that_was_stopped_goes_on_to_the_same_end(hydra, stop_at):
     whole, parts = hydra("whole"), hydra("parts")
     everything = Known()

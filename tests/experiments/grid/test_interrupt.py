@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 SECONDS = 60
 
 
-@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize("presses", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_interrupted_grid_ends_and_says_how_to_go_on(presses, tmp_path):
     words = ["seed=0,1", "together=1", "hydra/launcher=here", "hydra.launcher.n_jobs=2", "device=cpu"]
     long = ["sequence=nine_rooms-smoke", "sequence.tasks.0.agent_steps=100_000_000", "log_every=200"]

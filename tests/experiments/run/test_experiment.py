@@ -25,7 +25,13 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(words, id=name, marks=[pytest.mark.slow] * (name == "dqn atari"))
+        for name, words in RUNS.items()
+    ],
+)
 def test_run_leaves_what_it_promises(run, overrides):
     summary, folder = run(*overrides)
     for name in ("config.yaml", "run.json", "metrics.jsonl", "probes.npz", "checkpoint.pt", "summary.json"):
