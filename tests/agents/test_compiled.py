@@ -30,6 +30,7 @@ def test_learns_the_same(case):
     torch.testing.assert_close(weights(here), weights(there), **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_learners_of_one_process_share_a_graph():
     """A graph for each would be made eight times; from then on nothing would be compiled."""
     build(ContinualPPO, 0, compile=True).learn(64)

@@ -177,6 +177,7 @@ def test_dqn(tiny, tmp_path):
         assert outcome.score == work(replace(config, run_dir=str(tmp_path / f"alone{config.seed}"))).score
 
 
+@pytest.mark.slow
 def test_rates_and_methods_from_the_command_line(tiny, tmp_path):
     """Four cells in one job, each as it would be alone."""
     words = ["agent.learning_rate=1e-3,3e-3", "method=[redo],[l2_init]"]
