@@ -1,7 +1,12 @@
 """A benchmark is checked before anything is run, and its tuning is a benchmark of its own."""
 
-import pytest
+from dataclasses import asdict
+from pathlib import Path
 
+import pytest
+import yaml
+
+from isorl import configs
 from isorl.configs import UserError
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
 
@@ -66,3 +71,10 @@ def test_a_piece_keeps_itself_to_its_arms_and_sequences():
         ["catch"],
         "a",
     )
+
+
+def test_what_a_benchmark_may_leave_out_is_what_the_command_line_can_set():
+    without = BenchmarkConfig("test", "a test", {"a": []}, {"catch": []}, [0])
+    required = {"name", "about", "arms", "sequences", "seeds"}
+    family = yaml.safe_load((Path(configs.__file__).parent / "benchmark/family/default.yaml").read_text())
+    assert family == {key: value for key, value in asdict(without).items() if key not in required}
