@@ -67,8 +67,8 @@ class Composer:
         rest = tuple(override for override in overrides if not override.startswith(SEED))
         if rest not in self._resolved:
             whole = self._whole(rest)
-            if seeds and "${seed" in OmegaConf.to_yaml(whole):  # a folder's name, for example
-                whole.seed = _seed(seeds[-1])
+            if "${seed" in OmegaConf.to_yaml(whole):  # a folder's name, for example
+                whole.seed = _seed(seeds[-1]) if seeds else whole.seed
                 return _checked(whole)
             self._resolved[rest] = _checked(whole)
         config = copy.deepcopy(self._resolved[rest])
