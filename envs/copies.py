@@ -192,9 +192,7 @@ class Copies(SyncVectorEnv):
                         observation
                     )  # an environment may write the next one into the same array
                     if "is_success" in told:
-                        infos.setdefault("is_success", np.zeros(self.num_envs, dtype=bool))[i] = told[
-                            "is_success"
-                        ]
+                        infos.setdefault("is_success", np.zeros(self.num_envs, bool))[i] = told["is_success"]
                     observation, info = self._begun(env)
                     if "life_lost" in info:
                         infos.setdefault("life_lost", np.zeros(self.num_envs, dtype=bool))[i] = True
