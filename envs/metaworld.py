@@ -53,6 +53,8 @@ class MetaWorld(gymnasium.Env):
         render_mode: rgb_array draws frames.
     """
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012
+
     def __init__(
         self, task: str, reward_function_version: str = "v2", render_mode: str | None = None
     ) -> None:
@@ -63,7 +65,7 @@ class MetaWorld(gymnasium.Env):
             raise ValueError(f"'reward_function_version' is '{reward_function_version}', not v1 or v2")
         kind = ALL_V3_ENVIRONMENTS[task]
         self.env = env = kind(
-            reward_function_version=reward_function_version, render_mode=render_mode, camera_name="corner"
+            reward_function_version=reward_function_version, render_mode=render_mode, camera_name="corner2"
         )
         shown = {"env_cls": kind, "rand_vec": None, "partially_observable": False}
         env.set_task(Task(task, pickle.dumps(shown)))
@@ -71,7 +73,7 @@ class MetaWorld(gymnasium.Env):
         env.max_path_length = np.inf  # gymnasium.make limits the episode
         env.np_random = self.np_random
         self.observation_space, self.action_space = env.sawyer_observation_space, env.action_space
-        self.metadata, self.render_mode = env.metadata, render_mode
+        self.render_mode = render_mode
         self._succeeded = False
 
     def reset(
@@ -94,8 +96,8 @@ class MetaWorld(gymnasium.Env):
         return observation, float(reward), terminated, truncated, {**info, "is_success": self._succeeded}
 
     def render(self) -> Any:
-        """Draws the scene from a corner of the table."""
-        return self.env.render()
+        """Draws the scene from a corner of the table, (480, 480, 3) uint8; its cameras hang upside down."""
+        return self.env.render()[::-1, ::-1].copy()
 
     def close(self) -> None:
         """Frees the simulation."""
