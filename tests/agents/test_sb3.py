@@ -392,3 +392,15 @@ def test_an_output_for_humans_keeps_nothing(tmp_path):
         model.set_logger(configure(str(tmp_path), outputs))
         assert [type(output).__name__ for output in callback._outputs()] == kept
         model.logger.close()
+
+
+def test_own_files_are_there_before_there_is_anything_to_lose(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=64)
+    model.set_logger(configure(None, []))
+    for number in range(2):
+        callback = PlasticityCallback(every=64)
+        callback.init_callback(model)
+        with pytest.warns(RuntimeWarning, match="logs to no file"):
+            callback._check_outputs()
+        assert len(list(tmp_path.iterdir())) == number + 1
