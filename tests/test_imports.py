@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from isorl.configs import imports
+
 ROOT = Path(__file__).parent.parent
 RUN = [
     "--config-dir", "configs", "sequence=corridor_turns", "network=small_tanh", "optimizer=adam",
@@ -162,3 +164,11 @@ def test_lists_name_what_is_registered(project):
     assert "corridor_turns" in isorl(project, "list", "sequences", "--config-dir", "configs").stdout
     assert "weight_max" in isorl(project, "list", "metrics", "imports=[./corridor.py]").stdout
     assert "runs/grids" in isorl(project, "list", "grids").stderr + isorl(project, "list", "grids").stdout
+
+
+def test_what_a_run_folder_names_is_looked_for_without_the_current_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(imports, "_current_folder", [str(tmp_path)])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with imports._without_current_folder():
+        assert str(tmp_path) not in sys.path
+    assert sys.path[0] == str(tmp_path)

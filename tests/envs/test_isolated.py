@@ -330,6 +330,16 @@ def test_forgotten_processes_end_with_their_environment():
     assert not alive(pid)
 
 
+def test_a_worker_is_asked_to_leave_once_and_its_time_is_not_lengthened():
+    worker = Worker(Mean, "copy 0")
+    worker.leave()
+    until = worker._until
+    worker.leave()
+    assert worker._until == until
+    worker.close()
+    assert not worker._process.is_alive()
+
+
 class Talker:
     def talk(self):
         logging.getLogger("isorl").warning("the %s is hot", "motor")
