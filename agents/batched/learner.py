@@ -305,7 +305,8 @@ class BatchedOnPolicy(BatchedLearner):
             for agent, own in zip(self.agents, observations, strict=True)
         ]
         answers = self.compute(_answer, _stacked(observations), torch.stack(noise))
-        return list(zip(*(answer.numpy() for answer in answers), strict=True))
+        actions, log_probs, values = (answer.numpy() for answer in answers)
+        return list(zip(actions, values, log_probs, strict=True))
 
     def values(self, observations: list[np.ndarray]) -> list[Tensor]:
         """Values every run's observations (N, ...): (N, 1)."""
@@ -436,6 +437,8 @@ def _parameters(agent: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     held = [parameter for group in agent.policy.optimizer.param_groups for parameter in group["params"]]
     if not names.keys() >= set(map(id, held)):
         raise Unbatchable("the optimizer trains other parameters than those of the networks")
+    if not all(parameter.requires_grad for parameter in agent.policy.parameters()):
+        raise Unbatchable("some of its weights are frozen")
     trained = {names[id(parameter)]: parameter for parameter in held}
     return trained, {name: p for name, p in agent.policy.named_parameters() if name not in trained}
 

@@ -111,6 +111,10 @@ class BatchedRuns:
 
     def unstack(self) -> None:
         """Is called before anything else than a batched update changes what a run keeps."""
+        self._dissolve()
+        self._graphs.clear()
+
+    def _dissolve(self) -> None:
         for learner in self._learners:
             learner.unstack()
         self._learners, self._asked = [], None
@@ -149,7 +153,7 @@ class BatchedRuns:
             if agent.engine.name == "batched"
         }
         if self._asked != asked:
-            self.unstack()
+            self._dissolve()
             self._asked, groups = asked, {}
             for agent in (agent for agent in agents if id(agent) in asked):
                 try:

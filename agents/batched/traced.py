@@ -9,7 +9,7 @@ Shapes: S runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,16 +92,20 @@ def _straight(module: Any) -> Callable[..., list[np.ndarray]]:
     """Puts numpy's functions in the place of torch's operations."""
     graph, known = module.graph, dict[Node, Any]()
     graph.eliminate_dead_code()
+    in_place = {node for node in graph.nodes if node.op == "call_function" and node.is_impure()}
+    written = {target for node in in_place for target in _first_arguments(node)}
     for node in list(graph.nodes):
         if node.op == "get_attr":
             known[node] = getattr(module, str(node.target)).numpy()
         if node.op != "call_function":
             continue
-        if _is_handed_on(node):
+        if _is_handed_on(node, written):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
             continue
         node.target, target = in_numpy(node.target), node.target
+        if node in written:
+            continue
         if target in FILLED:
             known[node] = node.target(np.empty(tuple(node.meta["val"].shape), np.float32))
         elif known.keys() >= set(node.all_input_nodes):
@@ -112,12 +116,21 @@ def _straight(module: Any) -> Callable[..., list[np.ndarray]]:
         with graph.inserting_before(node):
             node.replace_all_uses_with(graph.create_node("get_attr", f"known{number}"))
     graph.set_codegen(CodeGen())  # flat arguments, a flat list of results
-    graph.eliminate_dead_code()
+    graph.eliminate_dead_code(lambda node: node in in_place or node.is_impure())
     module.recompile()
     return module.forward
 
 
-def _is_handed_on(node: Node) -> bool:
+def _first_arguments(node: Node) -> Iterator[Node]:
+    """Yields `node`, what it may write into, and whatever that may be a view of."""
+    while isinstance(node, Node):
+        yield node
+        node = node.args[0] if node.args else None  # type: ignore[assignment]
+
+
+def _is_handed_on(node: Node, written: set[Node]) -> bool:
+    """Tells whether a node is its first argument and no more, or a copy of it that nobody writes into."""
     if node.target in SHAPED:
         return node.meta["val"].shape == node.args[0].meta["val"].shape  # type: ignore[union-attr]
-    return node.target in HANDED_ON or (node.target is aten.mul.Scalar and node.args[1] == 1)
+    times_one = node.target is aten.mul.Scalar and node.args[1] == 1 and node not in written
+    return node.target in HANDED_ON or times_one

@@ -82,6 +82,27 @@ def test_what_a_loss_does_not_depend_on_has_no_gradient():
     assert [bool(np.any(gradient)) for gradient in gradients] == [True] * 4 + [False] * 2
 
 
+def test_what_is_written_in_place_is_written_every_time():
+    """Into a view that nobody else reads, into what is made anew for each call, and never into what was given."""
+    made = policies(2)
+
+    def text(x):
+        ours, whole = torch.zeros_like(x[0]), x * 1
+        ours[:1].add_(x.mean())
+        whole.diagonal().mul_(0.5)
+        return [ours, whole]
+
+    graph, _ = traced(made[0], text, {}, [torch.randn(2, 4, 5)])
+    for _ in range(2):
+        x = torch.randn(2, 4, 5)
+        before = x.clone()
+        ours, whole = graph(x.numpy())
+        expected = [text(own) for own in x]
+        np.testing.assert_allclose(ours, np.stack([each for each, _ in expected]), rtol=1e-6)
+        np.testing.assert_allclose(whole, np.stack([each for _, each in expected]), rtol=1e-6)
+        assert torch.equal(x, before)
+
+
 @pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
 @pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
