@@ -158,8 +158,6 @@ OPERATIONS: dict[Any, Callable[..., Any]] = {
     aten.rsub.Scalar: lambda a, b, alpha=1: b - alpha * a,
     aten.div.Tensor: np.divide,
     aten.div.Scalar: np.divide,
-    aten.clone.default: lambda a, **_: a.copy(),
-    aten.squeeze.dim: lambda a, dim: a.squeeze(dim) if a.shape[dim] == 1 else a,
     aten.squeeze.dims: _squeeze,
     aten.unsqueeze.default: lambda a, dim: a[_at(a[..., None], dim, None)],
     aten.transpose.int: lambda a, dim, other: a.swapaxes(dim, other),
@@ -170,7 +168,6 @@ OPERATIONS: dict[Any, Callable[..., Any]] = {
     aten.select_backward.default: _select_backward,
     aten.expand.default: _expand,
     aten.view.default: lambda a, size: a.reshape(size),
-    aten._unsafe_view.default: lambda a, size: a.reshape(size),
     aten.sum.default: lambda a: _total(a, None),
     aten.sum.dim_IntList: lambda a, dim, keepdim=False: _total(a, tuple(dim), keepdims=keepdim),
     aten.mean.dim: _mean,
@@ -182,8 +179,6 @@ OPERATIONS: dict[Any, Callable[..., Any]] = {
     aten.clamp.default: _clamp,
     aten.where.self: np.where,
     aten.masked_fill_.Scalar: _masked_fill_,
-    aten.scalar_tensor.default: lambda value, **_: f32(value),
-    aten.zeros.default: lambda size, **_: np.zeros(size, f32),
     aten.new_zeros.default: lambda a, size, **_: np.zeros(size, f32),
     aten.gather.default: lambda a, dim, index: a[_along(index, dim)],
     aten.scatter_add_.default: _scatter_add_,
@@ -206,17 +201,20 @@ OPERATIONS: dict[Any, Callable[..., Any]] = {
 
 
 def _elementwise(name: str, ufunc: Any) -> None:
-    """Files a ufunc under all forms of an operation, and under those that write into their first argument."""
-    for overload in getattr(aten, name).overloads():
-        if not overload.endswith("out"):
-            OPERATIONS[getattr(getattr(aten, name), overload)] = ufunc
-    for overload in getattr(aten, f"{name}_").overloads() if hasattr(aten, f"{name}_") else ():
-        OPERATIONS[getattr(getattr(aten, f"{name}_"), overload)] = lambda a, *b: ufunc(a, *b, out=a)
+    """Files a ufunc under the forms of an operation, and under those that write into their first argument."""
+
+    def in_place(a: Array, *others: Any) -> Array:
+        return ufunc(a, *others, out=a)
+
+    for packet, function in ((name, ufunc), (f"{name}_", in_place)):
+        for form in ("default", "Tensor", "Scalar", "Tensor_Scalar"):
+            if hasattr(aten, packet) and form in getattr(aten, packet).overloads():
+                OPERATIONS[getattr(getattr(aten, packet), form)] = function
 
 
 for _name, _ufunc in {
-    "mul": np.multiply, "minimum": np.minimum, "maximum": np.maximum, "pow": np.power, "eq": np.equal, "lt": np.less,
-    "gt": np.greater, "le": np.less_equal, "ge": np.greater_equal, "logical_and": np.logical_and, "exp": np.exp,
-    "neg": np.negative, "square": np.square, "tanh": np.tanh,
+    "mul": np.multiply, "minimum": np.minimum, "pow": np.power, "eq": np.equal, "lt": np.less, "gt": np.greater,
+    "le": np.less_equal, "ge": np.greater_equal, "logical_and": np.logical_and, "exp": np.exp, "neg": np.negative,
+    "tanh": np.tanh,
 }.items():  # fmt: skip
     _elementwise(_name, _ufunc)

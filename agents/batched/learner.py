@@ -52,7 +52,7 @@ class Engine(NamedTuple):
 
 
 class BatchedLearner:
-    """Looks like one agent to `update`, the function of the agents' own class, and is its own policy.
+    """Looks like one agent to `update`, the function of the agents' own class, and is its own policy and methods.
 
     Args:
         agents: fast ones on the CPU with equal `form_of`.
@@ -62,20 +62,19 @@ class BatchedLearner:
     batch_size: int
     ALIKE: ClassVar[tuple[str, ...]]
     """Attributes that agents computed as one have in common, numbers that an update loops over."""
+    _minibatches = 0  # these two outlive a rebuild
+    _own_modules = False
 
-    def __init__(self, agents: Sequence[Any], graphs: dict[Any, Any] | None = None) -> None:
+    def __init__(self, agents: Sequence[Any], graphs: dict[Any, Any]) -> None:
         self.agents = sorted(agents, key=lambda agent: str(options_of(agent.policy.optimizer)))
-        self._graphs = {} if graphs is None else graphs
+        self._graphs = graphs
         self._gather()
         for name in self.ALIKE:
             setattr(self, name, getattr(self.agents[0], name))
-        self.methods = BatchedMethods(self)
         self._max_norms = np.array([agent.max_grad_norm for agent in self.agents], np.float32)
         self._add_terms = any(type(m).loss is not Method.loss for each in self.agents for m in each.methods)
         self._anchor = torch.zeros((), requires_grad=True)
-        for name, start in {"_minibatches": 0, "_own_modules": False}.items():
-            vars(self).setdefault(name, start)  # they outlive a rebuild
-        self.policy = self
+        self.policy = self.methods = self
         self.update = MethodType(type(self.agents[0]).update, self)
 
     def _gather(self) -> None:
@@ -102,10 +101,24 @@ class BatchedLearner:
         """Does nothing: none of the layers that are computed here has a mode."""
 
     def method_batch(self, batch: Any) -> list[Batch]:
-        """Returns what each run's methods see of a minibatch."""
-        if not self.methods:
+        """Returns what each run's methods see of a minibatch; nothing where no run has any."""
+        if not any(agent.methods for agent in self.agents):
             return []
         return [agent.method_batch(_part(batch, run)) for run, agent in enumerate(self.agents)]
+
+    def add_loss(self, loss: Tensor, batches: Sequence[Batch]) -> Tensor:
+        """Adds the terms of every run's methods to its loss (S,)."""
+        if not batches:
+            return loss
+        own = zip(self.agents, loss.unbind(), batches, strict=True)
+        return torch.stack([agent.methods.add_loss(term, batch) for agent, term, batch in own])
+
+    def after_update(self, batches: Sequence[Batch]) -> None:
+        """Lets every run's methods act."""
+        for agent, batch in zip(self.agents, batches, strict=bool(batches)):
+            agent.methods.after_update(batch)
+        if batches and not self.optimizer.holds_state:
+            self.rebuild()
 
     @torch.no_grad()
     def compute(self, function: Callable[..., Sequence[Tensor]], *given: Tensor) -> list[Tensor]:
@@ -197,8 +210,8 @@ class BatchedLearner:
         for run in runs:
             own = self._own_loss(run, batch, numbers)
             loss = own[0] if isinstance(own, tuple) else own
-            options = dict(allow_unused=True, materialize_grads=True)
-            plain = torch.autograd.grad(loss, self.table.owners[run], **options)
+            parameters = self.table.owners[run]
+            plain = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             whole = torch.stack([gradient.norm() for gradient in plain]).norm()
             errors = [(torch.from_numpy(a[run]) - b).norm() for a, b in zip(gradients, plain, strict=True)]
             error, name = max(zip(errors, self._names, strict=True))
@@ -214,12 +227,13 @@ class BatchedLearner:
 
     def _add(self, gradients: list[np.ndarray], by_loss: Tensor) -> None:
         """Puts gradients where they belong, scaled by that of the loss (S,)."""
-        found = [gradient.reshape(len(gradient), -1) for gradient in gradients]
-        there = self._gradients[:, : self.table.size]
-        if not self._accumulates and (by_loss == 1).all():
-            np.concatenate(found, 1, out=there)
-        else:
-            there += np.concatenate(found, 1) * by_loss.numpy()[:, None]
+        there, scale = self._gradients[:, : self.table.size], by_loss.numpy()[:, None]
+        out = None if self._accumulates else there
+        found = np.concatenate([gradient.reshape(len(gradient), -1) for gradient in gradients], 1, out=out)
+        if not (scale == 1).all():
+            found *= scale
+        if self._accumulates:
+            there += found
 
     def clip_gradients(self) -> None:
         """Scales every run's gradient down to its `max_grad_norm`, as torch.nn.utils.clip_grad_norm_ does."""
@@ -263,34 +277,10 @@ class _Known(torch.autograd.Function):
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, by_loss: Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, by_loss: Tensor) -> tuple[None, None, None]:
         """Adds the gradients, scaled by that of the loss."""
         ctx.add(by_loss)
         return None, None, None
-
-
-class BatchedMethods:
-    """The plasticity methods of all runs; each sees its own run, by the functions by which it sees it alone."""
-
-    def __init__(self, learner: BatchedLearner) -> None:
-        self._learner = learner
-
-    def __bool__(self) -> bool:
-        return any(agent.methods for agent in self._learner.agents)
-
-    def add_loss(self, loss: Tensor, batches: Sequence[Batch]) -> Tensor:
-        """Adds every run's terms to its loss (S,)."""
-        if not batches:
-            return loss
-        own = zip(self._learner.agents, loss.unbind(), batches, strict=True)
-        return torch.stack([agent.methods.add_loss(term, batch) for agent, term, batch in own])
-
-    def after_update(self, batches: Sequence[Batch]) -> None:
-        """Lets every run's methods act."""
-        for agent, batch in zip(self._learner.agents, batches, strict=bool(batches)):
-            agent.methods.after_update(batch)
-        if batches and not self._learner.optimizer.holds_state:
-            self._learner.rebuild()
 
 
 class BatchedOnPolicy(BatchedLearner):
@@ -354,7 +344,7 @@ class BatchedOffPolicy(BatchedLearner):
     ALIKE = ("n_envs", "batch_size", "train_freq", "gradient_steps")
     _vec_normalize_env = None
 
-    def __init__(self, agents: Sequence[Any], graphs: dict[Any, Any] | None = None) -> None:
+    def __init__(self, agents: Sequence[Any], graphs: dict[Any, Any]) -> None:
         super().__init__(agents, graphs)
         self.replay_buffer = BatchedReplay(self.agents)
 

@@ -154,7 +154,8 @@ class BatchedRuns:
         }
         if self._asked != asked:
             self._dissolve()
-            self._asked, groups = asked, {}
+            self._asked = asked
+            groups: dict[Any, list[Any]] = {}
             for agent in (agent for agent in agents if id(agent) in asked):
                 try:
                     groups.setdefault((form_of(agent), asked[id(agent)]), []).append(agent)

@@ -132,5 +132,6 @@ def _is_handed_on(node: Node, written: set[Node]) -> bool:
     """Tells whether a node is its first argument and no more, or a copy of it that nobody writes into."""
     if node.target in SHAPED:
         return node.meta["val"].shape == node.args[0].meta["val"].shape  # type: ignore[union-attr]
-    times_one = node.target is aten.mul.Scalar and node.args[1] == 1 and node not in written
-    return node.target in HANDED_ON or times_one
+    if node.target is aten.mul.Scalar:
+        return bool(node.args[1] == 1) and node not in written
+    return node.target in HANDED_ON

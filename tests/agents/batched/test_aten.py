@@ -17,8 +17,6 @@ CASES = {
     aten.rsub.Scalar: [(a, 1)],
     aten.div.Tensor: [(a, positive)],
     aten.div.Scalar: [(a, 7)],
-    aten.clone.default: [(a,)],
-    aten.squeeze.dim: [(a, -1), (a[..., :1], -1), (a[..., :1], 2)],
     aten.unsqueeze.default: [(a, 0), (a, -1), (a, 2)],
     aten.select.int: [(a, -1, 0), (a, 1, 2)],
     aten.select_backward.default: [(small, [2, 4, 3], 2, 1), (small, [2, 4, 3], -1, 0)],
@@ -32,8 +30,6 @@ CASES = {
     aten.clamp.default: [(a, -0.5, 0.5), (a, 0.1), (a, None, 0.2)],
     aten.where.self: [(a > 0, a, b)],
     aten.masked_fill_.Scalar: [(a, b > 0, 0)],
-    aten.scalar_tensor.default: [(0.5,)],
-    aten.zeros.default: [([2, 3],)],
     aten.new_zeros.default: [(a, [2, 3])],
     aten.gather.default: [(a, -1, index), (a, 2, index)],
     aten.scatter_add_.default: [(a, -1, index, b[..., :1]), (a, 2, index.repeat(2, -1), b[..., :2])],
@@ -54,7 +50,6 @@ CASES = {
     aten.cat.default: [([a, b], 2), ([many.swapaxes(1, 2)] * 2, 2), ([a, b],)],
     aten.squeeze.dims: [(a[..., :1], [2]), (a, [1, 2])],
     aten.argmax.default: [(a, -1), (a, 1, True)],
-    aten._unsafe_view.default: [(a, [8, 3])],
     aten.threshold_backward.default: [(a, b, 0)],
     aten.tanh_backward.default: [(a, np.tanh(b))],
     aten.pow.Tensor_Scalar: [(a, 2)],
@@ -62,13 +57,13 @@ CASES = {
     aten.mul_.Tensor: [(a, b)],
     aten.neg_.default: [(a,)],
 }
-for _name in ("mul", "minimum", "maximum", "eq", "lt", "gt", "le", "ge"):
+for _name in ("mul", "minimum", "eq", "lt", "gt", "le", "ge"):
     CASES[
         getattr(aten, _name).Tensor
         if _name in ("mul", "eq", "lt", "gt", "le", "ge")
         else getattr(aten, _name).default
     ] = [(a, b)]
-for _name in ("exp", "neg", "square", "tanh", "relu"):
+for _name in ("exp", "neg", "tanh", "relu"):
     CASES[getattr(aten, _name).default] = [(a,)]
 CASES[aten.logical_and.default] = [(a > 0, b > 0)]
 
@@ -86,10 +81,7 @@ def test_numpys_are_torchs(operation):
         options = next((argument for argument in case if isinstance(argument, dict)), {})
         here = [argument.copy() if isinstance(argument, np.ndarray) else argument for argument in arguments]
         there = [given(argument) for argument in arguments]
-        extra = (
-            {"dtype": torch.float32} if operation in (aten.scalar_tensor.default, aten.zeros.default) else {}
-        )
-        found, expected = OPERATIONS[operation](*here, **options), operation(*there, **options, **extra)
+        found, expected = OPERATIONS[operation](*here, **options), operation(*there, **options)
         pairs = (
             zip(found, expected, strict=True) if isinstance(expected, (tuple, list)) else [(found, expected)]
         )
