@@ -32,6 +32,8 @@ class MixedPrecisionMixin(BasePolicy):
     """Computes networks in a chosen precision on images that are channels_last; stands before a policy's class."""
 
     precision = "float32"
+    noise_width = 0
+    """How many numbers of noise draw one action; 0 where actions are not drawn."""
     _in_numpy: tuple[dict[str, Tensor], dict[Any, Any]] | None = None
     """While small networks act in numpy: parameters (1, *shape), and by the shape of what is given how to answer."""
 
@@ -51,9 +53,9 @@ class MixedPrecisionMixin(BasePolicy):
         """Maps observations (B, ...) and `noise`, or None for the best, to actions (B, ...) and what made them so."""
         raise NotImplementedError
 
-    def noise(self, count: int, generator: torch.Generator | None = None) -> Tensor | None:
-        """Draws the noise of `count` answers, where actions are drawn."""
-        return None
+    def fill_noise(self, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Fills (B, noise_width) with the noise by which actions are drawn."""
+        raise NotImplementedError
 
     def predict(
         self,
@@ -68,8 +70,9 @@ class MixedPrecisionMixin(BasePolicy):
         if not (self._in_numpy and alike and observation.shape[1:] == space.shape):
             return super().predict(observation, state, episode_start, deterministic)
         weights, graphs = self._in_numpy
-        noise = None if deterministic else self.noise(len(observation))
-        given = [torch.from_numpy(observation).flatten(1)[None]] + ([] if noise is None else [noise[None]])
+        given = [torch.from_numpy(observation).flatten(1)[None]]
+        if self.noise_width and not deterministic:
+            given.append(self.fill_noise(torch.empty(1, len(observation), self.noise_width)))
         key = tuple(tensor.shape for tensor in given)
         with np.errstate(all="ignore"):  # torch says nothing of numbers that are not finite, either
             if key not in graphs:
@@ -138,11 +141,14 @@ class FastActorCritic(MixedPrecisionMixin, NetworkActorCritic):
     def __init__(self, *args: Any, precision: str = "float32", **kwargs: Any) -> None:
         self.precision = precision
         super().__init__(*args, **kwargs)
-        self.is_discrete = isinstance(self.action_space, spaces.Discrete)
+        space: Any = self.action_space
+        self.is_discrete = isinstance(space, spaces.Discrete)
+        self.noise_width = space.n if self.is_discrete else space.shape[0]
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Maps observations (B, ...) to actions (B, ...), values (B, 1), log-probabilities (B,)."""
-        actions, log_probs, values = self.answer(obs, None if deterministic else self.noise(len(obs)))
+        noise = None if deterministic else torch.empty(len(obs), self.noise_width, device=obs.device)
+        actions, log_probs, values = self.answer(obs, noise if noise is None else self.fill_noise(noise))
         return actions, values, log_probs
 
     def answer(self, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,10 +169,8 @@ class FastActorCritic(MixedPrecisionMixin, NetworkActorCritic):
         """Maps observations (B, ...) to values (B, 1)."""
         return self._outputs(obs)[1]
 
-    def noise(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws (count, A) of Gumbel or normal noise, by the numbers with which torch.distributions draws actions."""
-        space: Any = self.action_space
-        noise = next(self.parameters()).new_empty(count, space.n if self.is_discrete else space.shape[0])
+    def fill_noise(self, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Fills (B, A) with Gumbel or normal noise, from the numbers by which torch.distributions draws actions."""
         if self.is_discrete:
             return noise.exponential_(generator=generator).log_().neg_()
         return noise.normal_(generator=generator)

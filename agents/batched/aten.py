@@ -21,8 +21,6 @@ f32 = np.float32
 _total: Any = np.add.reduce
 _largest: Any = np.maximum.reduce
 NUMPYS = (np.ndarray, np.generic)
-MANY, SMALL_PRODUCT = 16, 1_000_000
-"""Rows from which on transposing the factors of a product pays, and multiplications from which on it does not."""
 
 
 def in_numpy(operation: Any) -> Callable[..., Any]:
@@ -46,16 +44,14 @@ def _map(kind: Any, function: Callable[[Any], Any], value: Any) -> Any:
     return function(value) if isinstance(value, kind) else value
 
 
-def _bmm(a: Array, b: Array) -> Array:
-    """Multiplies (S, M, K) by (S, K, N).
+def columns_of(a: Array) -> Array:
+    """Returns the columns (..., K, M) of matrices (..., M, K), the numbers of each together in memory."""
+    return np.ascontiguousarray(a.swapaxes(-1, -2))
 
-    BLAS multiplies small matrices row by row at a third of its speed for row by column, so there it computes the
-    transposed product, of which the columns lie together in memory.
-    """
-    M, K, N = *a.shape[1:], b.shape[-1]
-    if M >= MANY and M * K * N < SMALL_PRODUCT:
-        return (b.swapaxes(-1, -2) @ np.ascontiguousarray(a.swapaxes(-1, -2))).swapaxes(-1, -2)
-    return a @ b
+
+def product_by_columns(columns: Array, b: Array) -> Array:
+    """Multiplies (..., M, K), given by its columns, by (..., K, N), by columns, too."""
+    return (b.swapaxes(-1, -2) @ columns).swapaxes(-1, -2)
 
 
 def _along(index: Array, dim: int) -> tuple[Any, ...]:
@@ -184,7 +180,7 @@ OPERATIONS: dict[Any, Callable[..., Any]] = {
     aten.scatter_add_.default: _scatter_add_,
     aten.scatter_add.default: lambda a, *rest: _scatter_add_(a.copy(), *rest),
     aten._log_softmax.default: _log_softmax,
-    aten.bmm.default: _bmm,
+    aten.bmm.default: np.matmul,
     aten.relu.default: lambda a: np.maximum(a, f32(0)),
     aten.threshold_backward.default: lambda g, a, threshold: g * (a > threshold),
     aten.tanh_backward.default: _tanh_backward,

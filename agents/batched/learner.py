@@ -290,11 +290,10 @@ class BatchedOnPolicy(BatchedLearner):
 
     def act(self, observations: list[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         """Answers every run's observations (N, ...) with actions (N, ...), values (N, 1), log-probabilities (N,)."""
-        noise = [
-            agent.policy.noise(len(own), agent.rng.torch)
-            for agent, own in zip(self.agents, observations, strict=True)
-        ]
-        answers = self.compute(_answer, _stacked(observations), torch.stack(noise))
+        noise = torch.empty(len(self.agents), len(observations[0]), self.agents[0].policy.noise_width)
+        for own, agent in zip(noise.unbind(), self.agents, strict=True):
+            agent.policy.fill_noise(own, agent.rng.torch)
+        answers = self.compute(_answer, _stacked(observations), noise)
         actions, log_probs, values = (answer.numpy() for answer in answers)
         return list(zip(actions, values, log_probs, strict=True))
 
