@@ -85,6 +85,19 @@ def _select_backward(gradient: Array, size: Sequence[int], dim: int, index: int)
     return whole
 
 
+def _sum(a: Array, dim: Sequence[int], keepdim: bool = False) -> Array:
+    if a.ndim == 3 and list(dim) == [1] and a.strides[1] == a.itemsize and a.dtype == f32:
+        # samples that lie together: BLAS adds them up five times as fast
+        total = a.swapaxes(1, 2) @ _ones(a.shape[1])
+        return total[:, None] if keepdim else total
+    return _total(a, tuple(dim), keepdims=keepdim)
+
+
+@cache
+def _ones(count: int) -> Array:
+    return np.ones(count, f32)
+
+
 def _mean(a: Array, dim: Sequence[int], keepdim: bool = False) -> Array:
     total = _total(a, tuple(dim), keepdims=keepdim)
     return total / f32(a.size // max(total.size, 1))
@@ -165,7 +178,7 @@ OPERATIONS: dict[Any, Callable[..., Any]] = {
     aten.expand.default: _expand,
     aten.view.default: lambda a, size: a.reshape(size),
     aten.sum.default: lambda a: _total(a, None),
-    aten.sum.dim_IntList: lambda a, dim, keepdim=False: _total(a, tuple(dim), keepdims=keepdim),
+    aten.sum.dim_IntList: _sum,
     aten.mean.dim: _mean,
     aten.std.correction: _std,
     aten.max.dim: lambda a, dim, keepdim=False: (

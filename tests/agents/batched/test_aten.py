@@ -9,6 +9,7 @@ from isorl.agents.batched.aten import OPERATIONS, aten, in_numpy
 a, b = (np.random.default_rng(seed).standard_normal((2, 4, 3)).astype(np.float32) for seed in (0, 1))
 index = np.random.default_rng(2).integers(0, 3, (2, 4, 1))
 positive, small, one = np.abs(a) + 0.1, a[..., 0], np.float32(0.7)
+columns = np.ascontiguousarray(a.swapaxes(1, 2)).swapaxes(1, 2)
 many = np.random.default_rng(3).standard_normal((2, 20, 24)).astype(np.float32)
 CASES = {
     aten.add.Tensor: [(a, b), (a, b, dict(alpha=2))],
@@ -23,7 +24,7 @@ CASES = {
     aten.expand.default: [(a[..., :1], [2, 4, 5]), (small[:, :1], [-1, 6])],
     aten.view.default: [(a, [8, 3]), (a, [-1])],
     aten.sum.default: [(a,)],
-    aten.sum.dim_IntList: [(a, [-1]), (a, [0, 2], True)],
+    aten.sum.dim_IntList: [(a, [-1]), (a, [0, 2], True), (columns, [1]), (columns, [1], True)],
     aten.mean.dim: [(a, [-1]), (a, [-2, -1]), (a, [1], True)],
     aten.std.correction: [(a, [-1], dict(correction=1)), (a, [-1], dict(correction=0, keepdim=True))],
     aten.max.dim: [(a, -1), (a, 1, True)],
@@ -79,7 +80,7 @@ def test_numpys_are_torchs(operation):
     for case in CASES[operation]:
         arguments = [argument for argument in case if not isinstance(argument, dict)]
         options = next((argument for argument in case if isinstance(argument, dict)), {})
-        here = [argument.copy() if isinstance(argument, np.ndarray) else argument for argument in arguments]
+        here = [argument.copy("K") if isinstance(argument, np.ndarray) else argument for argument in arguments]
         there = [given(argument) for argument in arguments]
         found, expected = OPERATIONS[operation](*here, **options), operation(*there, **options)
         pairs = (
