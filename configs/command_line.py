@@ -317,6 +317,9 @@ def _hydra() -> Iterator[None]:
 
 def _explained(message: str, words: list[str]) -> str:
     """Returns Hydra's message, or for an unknown key the nearest one."""
+    if "remove + prefix: '" in message:
+        without = message.split("remove + prefix: '")[1].partition("'\n")[0]
+        return f"'+{without}' would add what is there already. Leave out the '+': {without}"
     unknown = next(
         (line.split("full_key: ")[1] for line in message.splitlines() if "full_key: " in line), None
     )

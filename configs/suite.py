@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,6 +69,8 @@ class BenchmarkConfig:
     """Names the file of chosen settings, as written by `benchmark.stage=tune`; null takes the words as they are."""
     stage: str = "report"
     """Says what is run: report, the arms on `seeds`; tune, candidates on `tuning.seeds`."""
+    only: list[str] = field(default_factory=list)
+    """Names arms and sequences to which a piece of the benchmark keeps itself; without any of a kind, all of it."""
 
     def __post_init__(self) -> None:
         for what in ("arms", "sequences", "seeds"):
@@ -80,6 +83,7 @@ class BenchmarkConfig:
         if len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"benchmark.seeds names a seed twice: {self.seeds}.")
         self._check_tuning()
+        self._keep_only()
 
     def _check_tuning(self) -> None:
         if self.tuning is None:
@@ -106,6 +110,27 @@ class BenchmarkConfig:
                 "Keep benchmark.seeds and benchmark.tuning.seeds apart."
             )
 
+    def _keep_only(self) -> None:
+        """Leaves out the arms and sequences that `only` leaves out, and what is said of them."""
+        for name in self.only:
+            if name not in self.arms and name not in self.sequences:
+                known = [*self.sequences, *self.arms]
+                raise UserError(
+                    f"benchmark.only names '{name}', which is neither a sequence nor an arm. {nearest(name, known)}"
+                )
+        self.arms = _chosen(self.arms, self.only) or self.arms
+        self.sequences = _chosen(self.sequences, self.only) or self.sequences
+        self.only = []
+        if self.baseline not in self.arms:
+            self.baseline = None
+        if self.tuning is not None:
+            of_arm, of_sequence = self.tuning.of_arm, self.tuning.of_sequence
+            self.tuning = replace(
+                self.tuning,
+                of_arm=_chosen(of_arm, self.arms),
+                of_sequence=_chosen(of_sequence, self.sequences),
+            )
+
     def to_tune(self) -> BenchmarkConfig:
         """Returns the same arms on the sequences and seeds of tuning."""
         assert self.tuning is not None  # the schema demands it for this stage
@@ -114,3 +139,7 @@ class BenchmarkConfig:
         return replace(
             self, sequences=sequences, seeds=self.tuning.seeds, baseline=None, tuning=None, stage="report"
         )
+
+
+def _chosen(entries: dict[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {name: entry for name, entry in entries.items() if name in names}

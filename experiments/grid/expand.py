@@ -5,14 +5,18 @@ Every cell is composed and checked here, before anything runs; one mistake anywh
 
 from __future__ import annotations
 
+import copy
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from isorl.agents.options import agent_options
 from isorl.configs import RunConfig, UserError, played
@@ -23,6 +27,8 @@ from isorl.experiments.grid.cell import Cell, folder_of, identity, learner
 from isorl.experiments.grid.references import referred
 
 SEED = "seed="
+VALUE = re.compile(r"\w+\.[\w.]+=")
+"""Matches the beginning of an override that gives a value and chooses no part of the configuration."""
 OPEN = "?"
 """Stands for the run_dir of a cell for which the user chose none."""
 OF_A_SEQUENCE = ("sequence.", *(f"{key}=" for key in played.KEYS), *(f"{key}." for key in played.KEYS))
@@ -42,9 +48,14 @@ class RunRequest:
 
 @dataclass
 class Composer:
-    """Turns overrides into a checked configuration; cells that differ in their seed alone are composed once."""
+    """Turns overrides into a checked configuration.
+
+    Hydra composes once for all cells that choose the same parts, and cells that differ in their seed alone are
+    checked once.
+    """
 
     _composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
+    _resolved: dict[tuple[str, ...], RunConfig] = field(default_factory=dict)
 
     def __call__(self, overrides: Sequence[str]) -> RunConfig:
         """Returns the typed configuration, of a reference run where the overrides say so.
@@ -54,12 +65,32 @@ class Composer:
         """
         seeds = [override for override in overrides if override.startswith(SEED)]
         rest = tuple(override for override in overrides if not override.startswith(SEED))
-        if rest not in self._composed:
-            self._composed[rest] = composed([f"run_dir='{OPEN}'", *rest])
-        config = self._composed[rest].copy()
-        if seeds:
-            config.seed = _seed(seeds[-1])
-        return referred(resolve(config), config.reference)
+        if rest not in self._resolved:
+            whole = self._whole(rest)
+            if "${seed" in OmegaConf.to_yaml(whole):  # a folder's name, for example
+                whole.seed = _seed(seeds[-1]) if seeds else whole.seed
+                return _checked(whole)
+            self._resolved[rest] = _checked(whole)
+        config = copy.deepcopy(self._resolved[rest])
+        return replace(config, seed=_seed(seeds[-1])) if seeds else config
+
+    def _whole(self, overrides: Sequence[str]) -> DictConfig:
+        """Puts values (A.B=VALUE) into what Hydra composes of the other overrides, as Hydra does."""
+        values = [override for override in overrides if VALUE.match(override)]
+        choices = tuple(override for override in overrides if override not in values)
+        if choices not in self._composed:
+            self._composed[choices] = composed([f"run_dir='{OPEN}'", *choices])
+        config = self._composed[choices].copy()
+        try:
+            for value in OverridesParser.create().parse_overrides(values):
+                OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+        except (HydraException, OmegaConfBaseException):
+            return composed([f"run_dir='{OPEN}'", *overrides])  # which says what is wrong
+        return config
+
+
+def _checked(config: DictConfig) -> RunConfig:
+    return referred(resolve(config), config.reference)
 
 
 def _seed(override: str) -> int:

@@ -138,7 +138,8 @@ def work_off_rounds(
             folder = grid.save(root)
             stopped = work_off(unique, launcher, jobs)
             chosen = tuning.choose(list(made.values()))
-            (folder / "trials.csv").write_text(tuning.trials_csv(list(made.values()), chosen))
+            before = tuning.tuned_before(folder / "tuned.yaml", suite)
+            tuning.save_trials(folder / "trials.csv", list(made.values()), chosen, before)
             if stopped or any(cell.state() not in (State.FINISHED, State.FAILED) for cell in unique):
                 conclude(grid, folder, stopped, console)
                 return STOPPED if stopped else UNFINISHED

@@ -7,7 +7,6 @@ sequence by sequence. `tuned.yaml` holds what was tried, what it scored and what
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import json
 import math
@@ -116,19 +115,31 @@ def choose(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def trials_csv(cells: Sequence[Cell], chosen: Mapping[str, Any]) -> str:
-    """Returns CSV with one line for every trial and seed: what was tried, its score, whether it was chosen."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("sequence", "arm", "candidate", "seed", "state", "score", "chosen"))
+def save_trials(
+    path: Path, cells: Sequence[Cell], chosen: Mapping[str, Any], before: Mapping[str, Any]
+) -> None:
+    """Writes CSV with one line for every trial and seed: what was tried, its score, whether it was chosen.
+
+    Args:
+        path: of the file, whose lines of arms and sequences in `before`, and not in `chosen`, stay.
+        cells: of the trials.
+        chosen: as from `choose`.
+        before: as from `tuned_before`.
+    """
+    rows = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            old = [row for row in csv.DictReader(file) if row["arm"] in before.get(row["sequence"], ())]
+        rows = [list(row.values()) for row in old if row["arm"] not in chosen.get(row["sequence"], ())]
     for cell in cells:
         arm, _, candidate = cell.arm.partition(CANDIDATE)
         best = " ".join(chosen[cell.sequence][arm]["overrides"]) == candidate
         score = score_of_cell(cell)
-        writer.writerow(
-            (cell.sequence, arm, candidate, cell.seed, cell.state().value, f"{score:.6g}", int(best))
+        rows.append([cell.sequence, arm, candidate, cell.seed, cell.state().value, f"{score:.6g}", int(best)])
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(
+            [["sequence", "arm", "candidate", "seed", "state", "score", "chosen"], *rows]
         )
-    return file.getvalue()
 
 
 def score_of_cell(cell: Cell) -> float:
@@ -144,12 +155,25 @@ def or_least(score: float) -> float:
 
 
 def save(path: Path, suite: BenchmarkConfig, chosen: Mapping[str, Any]) -> None:
-    """Writes what was tried and chosen to `path`, as tuned.yaml."""
-    assert suite.tuning is not None
+    """Writes what was tried and chosen to `path`, as tuned.yaml, and keeps other arms and sequences `tuned_before`."""
+    whole = {name: dict(arms) for name, arms in tuned_before(path, suite).items()}
+    for sequence, arms in chosen.items():
+        whole.setdefault(sequence, {}).update(arms)
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(_terms(suite) | {"chosen": whole})))
+
+
+def tuned_before(path: Path, suite: BenchmarkConfig) -> dict[str, Any]:
+    """Returns what tuned.yaml says was chosen under the terms of `suite`; nothing where its terms are others."""
+    record: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    chosen = record.pop("chosen", {})
+    return chosen if record == _terms(suite) else {}
+
+
+def _terms(suite: BenchmarkConfig) -> dict[str, Any]:
     tuned = suite.tuning
-    record = {"benchmark": suite.name, "objective": OBJECTIVE, "budget": tuned.budget, "rungs": tuned.rungs,
-              "refine": tuned.refine, "seeds": tuned.seeds, "chosen": dict(chosen)}  # fmt: skip
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(record)))
+    assert tuned is not None
+    return {"benchmark": suite.name, "objective": OBJECTIVE, "budget": tuned.budget, "rungs": tuned.rungs,
+            "refine": tuned.refine, "seeds": tuned.seeds}  # fmt: skip
 
 
 def settings(suite: BenchmarkConfig) -> Settings:

@@ -36,6 +36,7 @@ def test_paths_may_be_quoted_and_refer_to_values():
         (["agent.lr=1"], "'agent.learning_rate'"),
         (["agent.tauu=1"], "Nearest of"),
         (["n_steps=1"], "'agent.n_steps'"),
+        (["+agent.gamma=0.5"], "Leave out the '+': agent.gamma=0.5"),
         (["agent.n_step=1"], "'agent.n_steps'"),
         (["optimiser.iso_lambda=1"], "'optimizer'"),
         (["seed=a=b#"], "cannot be read"),

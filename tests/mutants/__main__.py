@@ -150,7 +150,7 @@ def tried(mutant: Mutant, reach: Reach, copy: Path, folder: Path, limit: float) 
     place, log = copy / mutant.file, folder / "last.log"
     plain = place.read_text()
     place.write_text(mutant.code)
-    seconds = 60 + 5 * sum(reach.seconds[test] for test in tests)
+    seconds = 60 + 2 * sum(reach.seconds[test] for test in tests)
 
     def run(given: Iterable[str]) -> tuple[int, str]:
         def work() -> int:

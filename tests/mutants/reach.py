@@ -114,19 +114,22 @@ class Reach:
         """Returns the tests that run one of these lines, nearest and quickest first, as many as `limit` seconds allow.
 
         Where none does (what is run on import, or in a process of its own), these are the tests that run any line of
-        the file.
+        the file. Others of their files come last: they may look at what one of them made for all.
         """
         of_lines = self._tests_of_lines(file)
         reached = set().union(*(of_lines.get(number, set()) for number in [0, *range(line, end + 1)]))
         reached = reached or set().union(*of_lines.values())
         room, stem = file.split("/")[0], Path(file).stem
 
-        def nearness(test: str) -> tuple[bool, bool, float]:
+        def nearness(test: str) -> tuple[bool, bool, bool, float]:
             test_file = test.partition("::")[0]
-            return stem not in Path(test_file).stem, f"/{room}/" not in test_file, self.seconds[test]
+            far = stem not in Path(test_file).stem, f"/{room}/" not in test_file
+            return test not in reached, *far, self.seconds[test]
 
+        files = {test.partition("::")[0] for test in reached}
+        beside = {test for test in self.seconds if test.partition("::")[0] in files}
         chosen, total = [], 0.0
-        for test in sorted(reached, key=nearness):
+        for test in sorted(beside, key=nearness):
             total += self.seconds[test]
             if total <= limit or not chosen:
                 chosen.append(test)

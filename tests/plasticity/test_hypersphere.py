@@ -55,6 +55,18 @@ def test_features_and_rows_have_norm_one_and_stay_so():
     torch.testing.assert_close(body(torch.randn(8, 5)).norm(dim=1), torch.ones(8))
 
 
+def test_scales_are_learned_from_where_the_authors_begin():
+    """Their init / scale trick: what Adam moves is the parameter, whose size is its relative learning rate."""
+    first, block = build_mlp(5, SPEC)[:2]
+    for scale, size in (
+        (first.scale, (2 / 16) ** 0.5),
+        (block.scale, (2 / 16 / 4) ** 0.5),
+        (block.alpha, 1 / 4),
+    ):
+        torch.testing.assert_close(scale.parameter, torch.full_like(scale.parameter, size))
+    torch.testing.assert_close(first.scale(torch.ones(1, 16)), torch.full((1, 16), (2 / 16) ** 0.5))
+
+
 def test_alpha_begins_at_one_over_blocks_plus_one():
     block = build_mlp(5, SPEC)[1]
     torch.testing.assert_close(block.alpha(torch.ones(1, 16)), torch.full((1, 16), 1 / 3))

@@ -6,12 +6,13 @@ import math
 import pytest
 
 from isorl.configs import UserError, typed
-from isorl.configs.command_line import FOLDER
+from isorl.configs.command_line import FOLDER, composed, resolve
 from isorl.configs.suite import BenchmarkConfig, TuningConfig
 from isorl.experiments.grid import tuning
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark, requests_of_sweep
 from isorl.experiments.grid.halving import halving
+from isorl.experiments.grid.references import referred
 
 
 @pytest.fixture
@@ -253,3 +254,36 @@ def test_suites_fit_their_schema(name):
     assert {request.arm for request in requests} == set(suite.arms)
     if suite.tuning is not None:
         assert first_round(suite)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [
+            "agent.learning_rate=1e-2",
+            "sequence=rain_permuted",
+            "agent=dqn",
+            "seed=3",
+            "agent.learning_rate=3e-3",
+        ],
+        ["network=aei", "network.widths=[8,8]", "method=[redo]", "method.redo.tau=0.5", "seed=1"],
+        [
+            "+sequence.tuning.ppo={n_steps: 64}",
+            "sequence=catch_permuted",
+            "switch.normalizer=reset",
+            "seed=1",
+        ],
+        ["run_dir=runs/of-${seed}", "sequence.cycles=2", "seed=7"],
+        ["sequence=env", "env=Pendulum-v1", "agent_steps=64", "reference=fresh", "seed=2"],
+    ],
+)
+def test_a_cell_is_what_its_command_line_alone_is(overrides):
+    composer = Composer()
+    composer(
+        [override for override in overrides if "seed=" not in override]
+    )  # what other cells composed before
+    alone = composed(
+        overrides if any("run_dir" in each for each in overrides) else ["run_dir='?'", *overrides]
+    )
+    assert composer(overrides) == referred(resolve(alone), alone.reference)
+    assert composer(overrides).seed == int(next(each for each in overrides if "seed=" in each).split("=")[1])

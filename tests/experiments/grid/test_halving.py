@@ -176,6 +176,20 @@ def test_tuning_that_was_stopped_goes_on_to_the_same_end(hydra, stop_at):
     assert left(parts, "trials.csv") == left(whole, "trials.csv")
 
 
+def test_pieces_come_to_one_record_unless_their_terms_differ(hydra):
+    whole, pieces = hydra("whole"), hydra("pieces")
+    assert tune(whole, [], Known()) == 0
+    for arm in ("LayerNorm", "Adam"):
+        pieces.benchmark.only = [arm]
+        assert tune(pieces, [], Known()) == 0
+    assert OmegaConf.create(left(pieces, "tuned.yaml")) == OmegaConf.create(left(whole, "tuned.yaml"))
+    assert sorted(left(pieces, "trials.csv").splitlines()) == sorted(left(whole, "trials.csv").splitlines())
+    pieces.benchmark.tuning.budget = 4
+    assert tune(pieces, [], Known()) == 0
+    assert list(OmegaConf.create(left(pieces, "tuned.yaml")).chosen.catch) == ["Adam"]
+    assert {row["arm"] for row in csv.DictReader(left(pieces, "trials.csv").splitlines())} == {"Adam"}
+
+
 def test_a_dry_run_shows_the_first_round_and_writes_nothing(hydra, capsys):
     config, launcher = hydra("a"), Known()
     assert tune(config, ["dry_run=true"], launcher) == 0

@@ -25,7 +25,7 @@ from tests.experiments.report.synthetic import summary, write_grid
 
 NO = NO_ENVIRONMENT
 LOGS = {
-    "rivals": {"baseline/PPO_1": (NO, "baseline/PPO", 1), "mine/PPO_1": (NO, "mine/PPO", 1)},
+    "rivals": {"baseline/PPO_1": (NO, "baseline/PPO", 1), "isometric/PPO_1": (NO, "isometric/PPO", 1)},
     "ids": {"CartPole-v1/PPO_1": ("CartPole-v1", "PPO", 1), "Pendulum-v1/PPO_1": ("Pendulum-v1", "PPO", 1)},
     "names": {"CartPole/a/PPO_1": ("CartPole", "a/PPO", 1), "pendulum/a/PPO_1": ("pendulum", "a/PPO", 1)},
     "as the zoo": {"ppo/Ant-v5_1": ("Ant-v5", "ppo", 1), "sac/Ant-v5_3": ("Ant-v5", "sac", 3)},
@@ -87,10 +87,15 @@ def test_a_logs_diagnostics_are_the_last_of_the_network_that_acts(tmp_path):
 
 
 def test_folders_that_are_named_one_by_one_are_told_apart(tmp_path):
-    for name in ("baseline", "mine"):
+    for name in ("baseline", "isometric"):
         log(tmp_path / name / "PPO_1", [1.0, 2.0])
-    expected = [(NO_ENVIRONMENT, "baseline/PPO", 1), (NO_ENVIRONMENT, "mine/PPO", 1)]
-    for paths in (["."], ["baseline", "mine"], ["baseline/PPO_1", "mine/PPO_1"], ["baseline", "mine/PPO_1"]):
+    expected = [(NO_ENVIRONMENT, "baseline/PPO", 1), (NO_ENVIRONMENT, "isometric/PPO", 1)]
+    for paths in (
+        ["."],
+        ["baseline", "isometric"],
+        ["baseline/PPO_1", "isometric/PPO_1"],
+        ["baseline", "isometric/PPO_1"],
+    ):
         found = find_runs([tmp_path / path for path in paths])
         assert places(found) == expected
         assert "as if all had learned in the same one" in " ".join(found.warnings)

@@ -371,11 +371,14 @@ def test_latex_reads_every_character_as_it_is():
     ]
 
 
-def test_few_seeds_have_their_values_instead_of_an_interval(tmp_path):
+def test_few_seeds_have_their_values_instead_of_an_interval(tmp_path, monkeypatch):
     few, many = (write_grid(tmp_path / str(n), ARMS, sequences=1, seeds=n, visits=4) for n in (3, 5))
-    pages = []
+    pages, bands = [], []
+    monkeypatch.setattr(charts.draw, "band", lambda *arguments: bands.append(folder))
     for folder in (few, many):
         write_report([folder])
+    assert set(bands) == {many}
+    for folder in (few, many):
         (table,) = re.findall(r"## Results.*?\n## ", (folder / "report.md").read_text(), flags=re.DOTALL)
         pages.append(next(line for line in table.splitlines() if line.startswith("| loses")))
     assert "[" not in pages[0]

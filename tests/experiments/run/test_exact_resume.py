@@ -36,7 +36,6 @@ FAST = (
     "dqn-rain",
     "classifier-adaptive",
     "ppo-offset-normalised",
-    "ppo-rewards-normalised",
 )
 
 
@@ -71,7 +70,8 @@ LONGER = {
 
 
 @pytest.mark.parametrize(
-    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in LONGER]
+    "case",
+    [case if case == "ppo-nine_rooms" else pytest.param(case, marks=pytest.mark.slow) for case in LONGER],
 )
 def test_a_finished_run_goes_on_as_if_planned_longer(configured, tmp_path, case):
     """Evaluations and diagnostics of the end that was not one are made anew, too."""

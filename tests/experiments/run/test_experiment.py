@@ -117,9 +117,9 @@ def assert_same(folder, theirs):
 
 
 def test_same_seed_same_run_and_other_seed_another(run):
-    first, _ = run("sequence=nine_rooms-smoke", folder="a")
-    again, _ = run("sequence=nine_rooms-smoke", folder="b")
-    other, _ = run("sequence=nine_rooms-smoke", "seed=1", folder="c")
+    first, _ = run("sequence=catch_permuted-smoke", folder="a")
+    again, _ = run("sequence=catch_permuted-smoke", folder="b")
+    other, _ = run("sequence=catch_permuted-smoke", "seed=1", folder="c")
     assert repr(first["returns"]) == repr(again["returns"])  # NaN is NaN here
     assert first["evaluation"] == again["evaluation"]
     assert first["returns"] != other["returns"]
