@@ -7,6 +7,7 @@ precision, in the rollout as in the update, while weights, losses and optimizer 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -23,6 +24,7 @@ from isorl.agents.batched.traced import traced, why_not_traced
 from isorl.agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
 from isorl.agents.policies import NetworkActorCritic, NetworkDQNPolicy, NetworkQ
 
+LOG = logging.getLogger("isorl")
 LARGEST = 1 << 15
 """Weights of one layer up to which numpy is ahead of torch for a handful of observations."""
 PRECISIONS = ("float32", "tfloat32", "bfloat16")
@@ -34,7 +36,7 @@ class MixedPrecisionMixin(BasePolicy):
     precision = "float32"
     noise_width = 0
     """How many numbers of noise draw one action; 0 where actions are not drawn."""
-    _in_numpy: tuple[dict[str, Tensor], dict[Any, Any]] | None = None
+    _in_numpy: tuple[dict[str, np.ndarray], dict[Any, Any]] | None = None
     """While small networks act in numpy: parameters (1, *shape), and by the shape of what is given how to answer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -70,27 +72,37 @@ class MixedPrecisionMixin(BasePolicy):
         if not (self._in_numpy and alike and observation.shape[1:] == space.shape):
             return super().predict(observation, state, episode_start, deterministic)
         weights, graphs = self._in_numpy
-        given = [torch.from_numpy(observation).flatten(1)[None]]
-        if self.noise_width and not deterministic:
-            given.append(self.fill_noise(torch.empty(1, len(observation), self.noise_width)))
-        key = tuple(tensor.shape for tensor in given)
+        noise = torch.zeros(1, len(observation), 0 if deterministic else self.noise_width)
+        given = [observation.reshape(1, len(observation), -1), *([noise.numpy()] if noise.numel() else [])]
+        key = tuple(array.shape for array in given)
+        if key not in graphs:
+            graphs[key] = self._traced[key] = self._graph(key, weights, given)
+        if graphs[key] is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        if noise.numel():
+            self.fill_noise(noise)
         with np.errstate(all="ignore"):  # torch says nothing of numbers that are not finite, either
-            if key not in graphs:
-                graphs[key] = self._traced[key] = self._graph(self._traced.get(key), weights, given)
-            actions = _arrays(graphs[key], weights, given)[0][0]
+            actions = graphs[key](*weights.values(), *given)[0][0]
         if isinstance(self.action_space, spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions, state
 
     @torch.no_grad()
-    def _graph(self, graph: Any, weights: dict[str, Tensor], given: list[Tensor]) -> Any:
-        """Returns how to answer in numpy: by `graph`, where modules have not changed since it was traced."""
-        expected = self.answer(*(tensor[0] for tensor in given))[:2]
+    def _graph(self, key: Any, weights: dict[str, np.ndarray], given: list[np.ndarray]) -> Any:
+        """Returns how to answer in numpy: as before, where modules are as they were; None where it cannot be traced."""
+        tensors, graph = list(map(torch.from_numpy, given)), self._traced.get(key)
         if graph is not None:
-            pairs = zip(_arrays(graph, weights, given), expected, strict=True)
+            pairs = zip(
+                graph(*weights.values(), *given), self.answer(*(own[0] for own in tensors)), strict=False
+            )
             if all(np.allclose(ours[0], theirs, 1e-4, 1e-5, equal_nan=True) for ours, theirs in pairs):
                 return graph
-        return traced(self, lambda *given: self.answer(*given)[:2], weights, given)[0]
+        named = {name: torch.from_numpy(array) for name, array in weights.items()}
+        try:
+            return traced(self, lambda *given: self.answer(*given)[:2], named, tensors)[0]
+        except Exception as error:  # of modules that do what cannot be traced
+            LOG.info("the policy acts by torch: %s", str(error).splitlines()[0])
+            return None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Lets linear layers and convolutions inside compute in `precision`."""
@@ -119,9 +131,9 @@ def numpy_inference(policy: BasePolicy) -> Iterator[None]:
     if not isinstance(policy, MixedPrecisionMixin):
         yield
         return
-    before, weights = policy._in_numpy, {name: p.detach()[None] for name, p in policy.named_parameters()}
+    before = policy._in_numpy
     if policy.is_small():
-        policy._in_numpy = weights, {}
+        policy._in_numpy = {name: p.detach()[None].numpy() for name, p in policy.named_parameters()}, {}
     try:
         with policy.keeping_casts():
             yield
@@ -232,7 +244,3 @@ class FastDQNPolicy(MixedPrecisionMixin, NetworkDQNPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "precision": self.precision}
-
-
-def _arrays(graph: Any, weights: dict[str, Tensor], given: list[Tensor]) -> list[np.ndarray]:
-    return graph(*(tensor.numpy() for tensor in (*weights.values(), *given)))

@@ -80,7 +80,9 @@ def test_numpys_are_torchs(operation):
     for case in CASES[operation]:
         arguments = [argument for argument in case if not isinstance(argument, dict)]
         options = next((argument for argument in case if isinstance(argument, dict)), {})
-        here = [argument.copy("K") if isinstance(argument, np.ndarray) else argument for argument in arguments]
+        here = [
+            argument.copy("K") if isinstance(argument, np.ndarray) else argument for argument in arguments
+        ]
         there = [given(argument) for argument in arguments]
         found, expected = OPERATIONS[operation](*here, **options), operation(*there, **options)
         pairs = (

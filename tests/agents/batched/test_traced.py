@@ -130,3 +130,37 @@ def test_what_is_large_acts_in_torch():
     policy = build(ContinualPPO, 0, env="CartPole-v1", policy={"network": NetworkSpec((256, 256))}).policy
     with numpy_inference(policy):
         assert policy._in_numpy is None
+
+
+def test_what_cannot_be_traced_acts_in_torch():
+    policy = build(ContinualDQN, 0).policy
+    body, observations = (
+        policy.q_net.q_net[0],
+        np.stack([policy.observation_space.sample() for _ in range(8)]),
+    )
+    plain = policy.predict(observations, deterministic=True)[0]
+    body.append(Branch())
+    with numpy_inference(policy):
+        np.testing.assert_array_equal(policy.predict(observations, deterministic=True)[0], plain)
+
+
+def test_modules_that_have_changed_since_the_last_evaluation_are_traced_anew():
+    policy = build(ContinualDQN, 0).policy
+    observations = np.stack([policy.observation_space.sample() for _ in range(8)])
+    sign = Branch()
+    policy.q_net.q_net.append(sign)
+    for sign.factor in (1.0, -1.0):
+        plain = policy.predict(observations, deterministic=True)[0]
+        with numpy_inference(policy):
+            np.testing.assert_array_equal(policy.predict(observations, deterministic=True)[0], plain)
+
+
+class Branch(nn.Module):
+    """Hands on what it is given, as long as that is finite, or times a number of its own."""
+
+    factor = None
+
+    def forward(self, x):
+        if self.factor is not None:
+            return self.factor * x
+        return x if x.isfinite().all() else x.nan_to_num()
