@@ -26,7 +26,7 @@ from isorl.agents.batched.traced import traced, why_not_traced
 from isorl.plasticity.methods import Batch, Method
 
 LOG = logging.getLogger("isorl")
-CHECK_EVERY = 100
+CHECK_EVERY = 500
 """Minibatches after which a traced loss is compared once more with the run's own."""
 TOLERANCE = 1e-3
 """How far a run's gradient may be from autograd's through its own modules, relative to its norm."""
