@@ -64,6 +64,8 @@ class BatchedLearner:
     """Attributes that agents computed as one have in common, numbers that an update loops over."""
     _minibatches = 0  # these two outlive a rebuild
     _own_modules = False
+    _overwrites = False
+    """Whether the next gradients may be written over those that are there instead of being added to them."""
 
     def __init__(self, agents: Sequence[Any], graphs: dict[Any, Any]) -> None:
         self.agents = sorted(agents, key=lambda agent: str(options_of(agent.policy.optimizer)))
@@ -220,20 +222,16 @@ class BatchedLearner:
                 LOG.warning(DISAGREE, difference)
                 self._leave([self.agents[run]], f"numpy and the modules differ in {difference}")
 
-    @property
-    def _accumulates(self) -> bool:
-        """Whether other gradients are added to those of a traced loss, which may otherwise be written over them."""
-        return self._add_terms or self._own_modules
-
     def _add(self, gradients: list[np.ndarray], by_loss: Tensor) -> None:
         """Puts gradients where they belong, scaled by that of the loss (S,)."""
         there, scale = self._gradients[:, : self.table.size], by_loss.numpy()[:, None]
-        out = None if self._accumulates else there
+        out = there if self._overwrites else None
         found = np.concatenate([gradient.reshape(len(gradient), -1) for gradient in gradients], 1, out=out)
         if not (scale == 1).all():
             found *= scale
-        if self._accumulates:
+        if not self._overwrites:
             there += found
+        self._overwrites = False
 
     def clip_gradients(self) -> None:
         """Scales every run's gradient down to its `max_grad_norm`, as torch.nn.utils.clip_grad_norm_ does."""
@@ -263,7 +261,8 @@ class BatchedLearner:
             for parameter, gradient in self.table.each(self.gradients):
                 parameter.grad = gradient
             self._has_gradients = True
-        if self._accumulates:
+        self._overwrites = not (self._add_terms or self._own_modules)
+        if not self._overwrites:
             self.gradients.zero_()
 
 
@@ -279,7 +278,8 @@ class _Known(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_loss: Tensor) -> tuple[None, None, None]:
         """Adds the gradients, scaled by that of the loss."""
-        ctx.add(by_loss)
+        add, ctx.add = ctx.add, None  # what is freed is still in the processor's cache for the next minibatch
+        add(by_loss)
         return None, None, None
 
 
