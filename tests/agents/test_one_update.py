@@ -258,3 +258,25 @@ def test_any_loss_is_learned_from(loss, engine, monkeypatch, caplog):
     assert ("cannot be traced" in caplog.text) == (engine == "torch")
     plain = build(ContinualDQN, 0, exact=True).learn(96)
     torch.testing.assert_close(weights(own), weights(plain), rtol=1e-3, atol=1e-5)
+
+
+def test_a_researchers_own_update():
+    """Two losses for one step, the second at half its weight."""
+
+    class Twice(ContinualDQN):
+        """Averages over two minibatches."""
+
+        def update(self, gradient_steps, batch_size):
+            losses = []
+            for _ in range(gradient_steps):
+                first, second = (self.loss(self.replay_buffer.sample(batch_size)) for _ in range(2))
+                self.policy.optimizer.zero_grad()
+                (first + 0.5 * second).sum().backward()
+                self.clip_gradients()
+                self.policy.optimizer.step()
+                losses.append(first.detach())
+            return torch.stack(losses).mean(0)
+
+    own, plain = (build(Twice, 0, exact=exact).learn(96) for exact in (False, True))
+    assert own.engine.name == "batched"
+    torch.testing.assert_close(weights(own), weights(plain), rtol=1e-3, atol=1e-5)
