@@ -144,7 +144,9 @@ class Continual(BaseAlgorithm):
         if self.runs is not None:
             self.runs.unstack()
         assert self.ep_info_buffer is not None
+        assert self.ep_success_buffer is not None
         self.ep_info_buffer.clear()  # SB3's running means belong to the old task
+        self.ep_success_buffer.clear()
         if self.switch.optimizer == "reset":
             self.policy.optimizer.state.clear()
         normalizer: Any = next(_normalizers(env), None)

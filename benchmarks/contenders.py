@@ -239,7 +239,7 @@ def compute_alone(case: str, device: str, tick: Tick) -> None:
             answer(few)
         steps += 1
         if case.startswith("dqn"):
-            if steps % 4 == 0:
+            if steps % ARGUMENTS[case]["train_freq"] == 0:
                 with torch.no_grad():
                     answer(many)  # the target network
                 updates(1)

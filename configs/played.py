@@ -26,6 +26,7 @@ FAMILIES = {
     "atari": "ALE/",
     "minatar": "MinAtar/",
     "dmc": "dm_control/",
+    "metaworld": "isorl/MetaWorld-",
     "nine_rooms": "isorl/NineRooms",
     "falling": "isorl/(Catch|Rain|Forager)",
     "digits": "isorl/Digits",

@@ -8,7 +8,8 @@ envs = gymnasium.make_vec(
 A switch truncates the episode; the next observation is the new task's first. `info["task"]` is the index of the task
 that the observation belongs to, `info["visit"]` counts the stays, `info["agent_steps"]` is summed over the copies, and
 `info["finished"]` says that the sequence is over: what follows stays in its last task. `info["episode"]` holds the raw
-return "r" and the length "l" of an episode that ended by itself. Rewards are those that isorl's own agents learn from.
+return "r" and the length "l" of an episode that ended by itself, `info["is_success"]` whether it was one, where the
+environment says so. Rewards are those that isorl's own agents learn from.
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ class ContinualVectorEnv(VectorEnv):
                 key: np.array([episode[key] for episode in episodes]) for key in ("r", "l")
             }
             gathered["_episode"] = ended
+            if any("is_success" in info for info in infos):
+                gathered["is_success"] = np.array([info.get("is_success", False) for info in infos])
+                gathered["_is_success"] = ended
         return observations, rewards, done & ~truncated, truncated, gathered
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,4 +176,6 @@ def _of_one(infos: Mapping[str, Any]) -> dict[str, Any]:
     info = {key: infos[key][0].item() for key in ("task", "visit", "agent_steps", "finished")}
     if "episode" in infos:
         info["episode"] = {key: values[0].item() for key, values in infos["episode"].items()}
+    if "is_success" in infos:
+        info["is_success"] = infos["is_success"][0].item()
     return info

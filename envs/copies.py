@@ -172,7 +172,9 @@ class Copies(SyncVectorEnv):
         return observations, {}
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Takes (num_envs, ...) actions; returns what SyncVectorEnv does, of the infos `final_obs` and `life_lost`.
+        """Takes (num_envs, ...) actions; returns what SyncVectorEnv does.
+
+        Of the infos, those at the end of an episode: `final_obs`, `life_lost`, `is_success`, `failed`.
 
         The reset that follows the end of an episode belongs to the step: where it fails, the step has failed.
         """
@@ -183,12 +185,14 @@ class Copies(SyncVectorEnv):
         infos: dict[str, Any] = {}
         for i, env in enumerate(self.envs):
             try:
-                observation, rewards[i], terminated[i], truncated[i], _ = env.step(actions[i])
+                observation, rewards[i], terminated[i], truncated[i], told = env.step(actions[i])
                 self._check_shape(observation)
                 if terminated[i] or truncated[i]:
                     infos.setdefault("final_obs", np.empty(self.num_envs, dtype=object))[i] = np.array(
                         observation
                     )  # an environment may write the next one into the same array
+                    if "is_success" in told:
+                        infos.setdefault("is_success", np.zeros(self.num_envs, bool))[i] = told["is_success"]
                     observation, info = self._begun(env)
                     if "life_lost" in info:
                         infos.setdefault("life_lost", np.zeros(self.num_envs, dtype=bool))[i] = True

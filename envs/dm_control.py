@@ -16,15 +16,20 @@ def register() -> None:
     """Registers the suite's ids; called again, does nothing.
 
     Raises:
-        UserError: dm_control or shimmy is not installed.
+        UserError: dm_control or shimmy is not installed, or the MuJoCo that is cannot build its models.
     """
     if not all(map(importlib.util.find_spec, ("dm_control", "shimmy"))):
         raise UserError("dm_control is not installed. Install it with: pip install -e '.[dmc]'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a machine without a screen, on which nothing has to be drawn
         try:
-            import dm_control.suite  # noqa: F401
+            import dm_control.suite
             import shimmy  # noqa: F401  registers what it finds installed
+
+            dm_control.mujoco.Physics.from_xml_string("<mujoco/>")  # an older MuJoCo fails here
         except Exception as error:  # of a MuJoCo that this dm_control does not know, too
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"dm_control cannot be imported: {reason}.") from None
+            raise UserError(
+                f"dm_control does not work with the MuJoCo that is installed: {reason}. Install it with: "
+                "pip install -e '.[dmc]', apart from Meta-World, which needs an older one."
+            ) from None

@@ -1,6 +1,6 @@
 """Gets the standard files of data sets, checked against their published MD5.
 
-    python -m envs.download mnist cifar100
+    python -m isorl.envs.download mnist cifar100
 
 They go where the streams look for them: into the folder that ISORL_DATA names (default: ./data).
 """

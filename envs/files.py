@@ -141,7 +141,7 @@ def _advice(path: Path) -> str:
     if source is None:
         return "Get it again from its source."
     unpack = f" and unpack with: {source.unpack}" if source.unpack else ""
-    get = f"Get it with: python -m envs.download {path.parent.name}. Or put"
+    get = f"Get it with: python -m isorl.envs.download {path.parent.name}. Or put"
     return f"{get} {', '.join(source.md5)} from {source.url} into '{path.parent}'{unpack}"
 
 

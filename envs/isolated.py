@@ -18,6 +18,8 @@ from isorl.envs.failures import Failures
 from isorl.envs.worker import Failed, Worker
 
 LOG = logging.getLogger("isorl")
+TOLD = ("life_lost", "is_success")
+"""Infos that a copy gives at the end of an episode, where it has them."""
 BEGINNING = 300.0
 """Seconds in which a copy must be made, begin an episode or tell its state."""
 RESTORING = 3600.0
@@ -42,13 +44,13 @@ class OneCopy:
         """Begins an episode of a copy that has drifted for `steps`."""
         return self.env.reset(seed=seed, options={"steps": steps})[0][0]
 
-    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, np.ndarray | None, bool]:
-        """Returns observation, reward, terminated, truncated, last observation at an end, whether a life was lost."""
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, np.ndarray | None, dict[str, bool]]:
+        """Returns observation, reward, terminated, truncated, and at an end the last observation and the infos TOLD."""
         observations, rewards, terminated, truncated, infos = self.env.step(np.asarray(action)[None])
         done = terminated[0] or truncated[0]
         final = infos["final_obs"][0] if done else None
-        lost = bool(done and "life_lost" in infos and infos["life_lost"][0])
-        return observations[0], rewards[0], terminated[0], truncated[0], final, lost
+        told = {name: bool(infos[name][0]) for name in TOLD if done and name in infos}
+        return observations[0], rewards[0], terminated[0], truncated[0], final, told
 
     def render(self) -> np.ndarray:
         """Returns a frame."""
@@ -111,7 +113,7 @@ class IsolatedCopies:
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Makes one agent step in all copies at once; infos hold `final_obs`, `life_lost` and `failed`."""
+        """Makes one agent step in all copies at once; infos hold `final_obs`, `failed` and those TOLD."""
         self._steps += 1
         for worker, action in zip(self._workers, actions, strict=True):
             worker.ask(self._failures.config.step_seconds, "step", action)
@@ -124,15 +126,17 @@ class IsolatedCopies:
                 row = self._answer(number)
             except Failed as error:
                 first = self._made_anew(number, error)
-                row, failed[number] = (first, 0.0, False, True, self._latest[number], False), True
+                row, failed[number] = (first, 0.0, False, True, self._latest[number], {}), True
             rows.append(row)
             finals[number] = row[4]
-        observations, rewards, terminated, truncated, _, lost = zip(*rows, strict=True)
+        observations, rewards, terminated, truncated, _, told = zip(*rows, strict=True)
         self._latest = np.stack(observations)
         ended = np.array(terminated), np.array(truncated)
         infos: dict[str, Any] = {}
         if (ended[0] | ended[1]).any():
-            infos = {"final_obs": finals, "life_lost": np.array(lost), "failed": failed}
+            infos = {"final_obs": finals, "failed": failed}
+            for name in {name for one in told for name in one}:
+                infos[name] = np.array([one.get(name, False) for one in told])
         return self._latest, np.array(rewards), *ended, infos
 
     def state_dict(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from isorl.envs.sequence import Task
 from isorl.envs.worker import Failed
 
 LOG = logging.getLogger("isorl")
-MUJOCO = ("isorl/Slippery", "dm_control/")
+MUJOCO = ("isorl/Slippery", "isorl/MetaWorld-", "dm_control/")
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco"}
 WRAPPER_MODULES = {"gymnasium": "gymnasium.wrappers", "minigrid": "minigrid.wrappers"}
 

@@ -5,7 +5,8 @@
              Architectures), as tabulated in DeepMind's dqn_zoo; the usual human-normalised score
   threshold  random: mean of 200 episodes measured by `python -m envs.scores`; reference: the return at which Gymnasium
              calls the environment solved (its `reward_threshold`)
-  best       random: as above (DeepMind control: of 20 episodes, dog 10); reference: the highest possible return
+  best       random: as above (DeepMind control: of 20 episodes, dog 10; Meta-World: of 50); reference: the highest
+             possible return
   random     random: as above; no reference has been published in numbers, so nothing is normalised
 
 A task whose shifts or arguments change the game is measured on the same scale: what was lost should be seen.

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 
 from isorl.configs import SequenceConfig, TaskConfig, UserError, imports, nearest
-from isorl.envs import dm_control, minatar
+from isorl.envs import dm_control, metaworld, minatar
 from isorl.envs.draws import Draws
 
 
@@ -228,6 +228,8 @@ def registered(env_id: str) -> str:
         minatar.register()
     if env_id.startswith("dm_control/"):
         dm_control.register()
+    if env_id.startswith("isorl/MetaWorld-"):
+        metaworld.register()
     if env_id not in gymnasium.registry:
         raise UserError(f"There is no environment '{env_id}'. {nearest(env_id, gymnasium.registry.keys())}")
     return env_id

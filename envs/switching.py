@@ -41,7 +41,8 @@ class SwitchingVecEnv(VecEnv):
     """Plays the visits of a sequence one after the other, and stays in the last task when it is over.
 
     `infos[i]["episode"]` holds the raw return "r", the length "l" in agent steps, "task" and "visit" of an episode
-    that ended by itself; an episode that a switch cut short is no result and is not reported.
+    that ended by itself; an episode that a switch cut short is no result and is not reported. `infos[i]["is_success"]`
+    says whether that episode was one, where the environment says so.
 
     Args:
         sequence: tasks and schedule, made for `n_envs` copies.
@@ -188,6 +189,8 @@ class SwitchingVecEnv(VecEnv):
                 "task": self.visit.task.index,
                 "visit": self.visit.number,
             }
+            if episode.success is not None:
+                infos[episode.copy]["is_success"] = bool(episode.success)
         return infos
 
     @property

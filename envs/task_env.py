@@ -24,11 +24,12 @@ from isorl.envs.spaces import CommonSpaces, Transform, image_of
 
 @dataclass(frozen=True)
 class Episode:
-    """Holds a finished episode's sum of raw rewards and its length in agent steps."""
+    """Holds a finished episode's sum of raw rewards, its length in agent steps, and its success where it has one."""
 
     copy: int
     raw_return: float
     length: int
+    success: bool | None = None
 
 
 @dataclass
@@ -215,8 +216,10 @@ class TaskEnv:
         """Episodes that really ended. A lost life in Atari terminates for the learner, but the game goes on."""
         over = done & ~infos["life_lost"] if "life_lost" in infos else done
         whole = over & ~infos["failed"] if "failed" in infos else over
+        success = infos.get("is_success", [None] * self.n_envs)
         episodes = [
-            Episode(int(i), float(self._returns[i]), int(self._lengths[i])) for i in np.flatnonzero(whole)
+            Episode(int(i), float(self._returns[i]), int(self._lengths[i]), success[i])
+            for i in np.flatnonzero(whole)
         ]
         self._returns[over] = 0
         self._lengths[over] = 0

@@ -33,7 +33,7 @@ COUNTERS = (
 
 OBSERVED = ("_last_obs", "_last_episode_starts", "_last_original_obs")
 """Attributes with what the learner saw last: given these, SB3 goes on instead of resetting the environment."""
-LOGGED = ("ep_info_buffer", "_last_loss")
+LOGGED = ("ep_info_buffer", "ep_success_buffer", "_last_loss")
 """Attributes of which the next row of training curves is made."""
 
 
@@ -138,10 +138,12 @@ def _restore(agent: Agent, state: dict[str, Any]) -> None:
     agent.env.unwrapped.load_state_dict(_arrays(state["environment"]))  # type: ignore[union-attr]
     for name, value in state["seen"].items():
         setattr(agent, name, _arrays(value))
-    episodes, loss = (state["shown"][name] for name in LOGGED)
+    episodes, successes, loss = (
+        state["shown"].get(name) for name in LOGGED
+    )  # earlier versions kept no successes
     if episodes is not None:
         agent.ep_info_buffer = deque(episodes, maxlen=agent._stats_window_size)
-        agent.ep_success_buffer = deque(maxlen=agent._stats_window_size)  # of no environment here
+        agent.ep_success_buffer = deque(successes or (), maxlen=agent._stats_window_size)
     if hasattr(agent, "_last_loss"):
         agent._last_loss = loss
     _load_normalizer(agent, state["normalizer"])

@@ -28,6 +28,7 @@ KEYS = {
     "hparams": "the run's entry in TensorBoard's HParams page",
     "rollout/ep_rew_mean": "SB3: mean raw return of the last 100 episodes, emptied at a switch",
     "rollout/ep_len_mean": "SB3: their mean length in agent steps",
+    "rollout/success_rate": "SB3: their share of successes, where the environment says `is_success` (Meta-World)",
     "rollout/exploration_rate": "SB3, DQN: epsilon",
     "time/fps": "SB3: agent steps per second",
     "time/episodes": "SB3, DQN: episodes finished",

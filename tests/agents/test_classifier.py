@@ -177,3 +177,19 @@ def test_a_stopped_run_resumes_exactly(configured, tmp_path, monkeypatch):
         for name in ("parts", "whole")
     )
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_a_schedule_falls_with_the_remaining_progress(parts):
+    agent, rates = parts(RANDOM).agent, []
+    agent.lr_schedule = lambda remaining: 1e-3 * remaining
+
+    class Notes(BaseCallback):
+        def _on_rollout_start(self):
+            rates.append(agent.policy.optimizer.param_groups[0]["lr"])
+
+        def _on_step(self):
+            return True
+
+    agent.learn(4 * 64, Notes())
+    last = agent.policy.optimizer.param_groups[0]["lr"]
+    np.testing.assert_allclose([*rates[1:], last], [1e-3, 0.75e-3, 0.5e-3, 0.25e-3])

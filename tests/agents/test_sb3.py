@@ -380,3 +380,27 @@ def test_churn_is_change_since_the_measurement_before(tmp_path):
         with torch.no_grad():
             agent.policy.value_net.bias.add_(3.0)
         assert callback.measure()[key] == pytest.approx(3, rel=1e-4)
+
+
+def test_an_output_for_humans_keeps_nothing(tmp_path):
+    model, callback = PPO("MlpPolicy", "CartPole-v1", n_steps=64), PlasticityCallback(every=64)
+    callback.init_callback(model)
+    for outputs, kept in (
+        (["stdout"], []),
+        (["stdout", "csv", "json"], ["CSVOutputFormat", "JSONOutputFormat"]),
+    ):
+        model.set_logger(configure(str(tmp_path), outputs))
+        assert [type(output).__name__ for output in callback._outputs()] == kept
+        model.logger.close()
+
+
+def test_own_files_are_there_before_there_is_anything_to_lose(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=64)
+    model.set_logger(configure(None, []))
+    for number in range(2):
+        callback = PlasticityCallback(every=64)
+        callback.init_callback(model)
+        with pytest.warns(RuntimeWarning, match="logs to no file"):
+            callback._check_outputs()
+        assert len(list(tmp_path.iterdir())) == number + 1

@@ -1,7 +1,9 @@
 """What happens at a switch: each option acts, and acts only when asked for."""
 
+import gymnasium
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 from stable_baselines3.common.vec_env import VecNormalize
 
 from isorl.agents import ContinualDQN, ContinualPPO
@@ -134,9 +136,21 @@ def test_normalizer(at_switch, option, kept):
     assert (after == before) is kept
 
 
-def test_running_means_belong_to_one_task(at_switch):
-    seen = at_switch(lambda agent: len(agent.ep_info_buffer))
-    ppo(two_tasks()).learn(2 * STEPS)
+class Balanced(CartPoleEnv):
+    """Calls every episode a success."""
+
+    def step(self, action):
+        *given, info = super().step(action)
+        return *given, {**info, "is_success": True}
+
+
+gymnasium.register("toy/Balanced-v0", Balanced)
+
+
+@pytest.mark.parametrize("buffer", ["ep_info_buffer", "ep_success_buffer"])
+def test_running_means_belong_to_one_task(at_switch, buffer):
+    seen = at_switch(lambda agent: len(getattr(agent, buffer)))
+    ppo(two_tasks(env="toy/Balanced-v0")).learn(2 * STEPS)
     ((before, after),) = seen
     assert before > 0
     assert after == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.utils.env_checker import check_env
 
 from isorl.configs import SequenceConfig, TaskConfig, UserError
@@ -54,6 +55,41 @@ def test_the_vector_plays_what_our_agents_play():
     assert switches == 1
     assert info["finished"].all()
     envs.close()
+
+
+class Long(CartPoleEnv):
+    """Calls an episode of more than ten steps a success."""
+
+    def reset(self, *, seed=None, options=None):
+        self.number = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.number += 1
+        *given, info = super().step(action)
+        return *given, {**info, "is_success": self.number > 10}
+
+
+def test_success_is_told_of_the_episodes_that_ended():
+    """Copy 0 always goes left, which fails within ten steps; copy 1 goes left and right in turn."""
+    gymnasium.register("toy/Long-v0", Long)
+    config = SequenceConfig("one", [TaskConfig("toy/Long-v0", agent_steps=1_000)])
+    envs, one = vector(config, num_envs=2), gymnasium.make("isorl/Stream-v0", sequence=config, seed=4)
+    envs.reset()
+    one.reset()
+    told = []
+    for step in range(200):
+        info = envs.step(np.array([0, step % 2]))[4]
+        told += [
+            info["is_success"][copy] == copy for copy in range(2) if info.get("_is_success", [0, 0])[copy]
+        ]
+        *_, terminated, truncated, info = one.step(step % 2)
+        assert ("is_success" in info) == terminated
+        if terminated or truncated:
+            told.append(info["is_success"])
+            one.reset()
+    assert len(told) > 20
+    assert all(told)
 
 
 def test_one_copy_ends_its_episode_at_a_switch_and_goes_on_in_the_next_task():

@@ -79,3 +79,17 @@ def test_modules_of_a_sequence_are_found_wherever_an_id_is():
         ),
     ]
     assert modules_of(SequenceConfig(name="x", tasks=tasks)) == ["a.b", "d", "f"]
+
+
+def test_a_mujoco_that_dm_control_does_not_know_is_refused(monkeypatch):
+    mujoco = pytest.importorskip("dm_control.mujoco")
+
+    def built(model):
+        raise AttributeError("'MjModel' object has no attribute 'B_colind'")
+
+    assert task_of("dm_control/walker-walk-v0").env == "dm_control/walker-walk-v0"
+    monkeypatch.setattr(mujoco.Physics, "from_xml_string", built)
+    with pytest.raises(
+        UserError, match=r"has no attribute 'B_colind'. Install it with.* apart from Meta-World"
+    ):
+        task_of("dm_control/walker-walk-v0")

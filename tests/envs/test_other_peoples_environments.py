@@ -13,7 +13,10 @@ from isorl.envs.task_env import TaskEnv
 
 
 class OneArray(gymnasium.Env):
-    """Counts its steps in an array that it hands out itself, and sums the actions of its episode; three steps each."""
+    """Counts its steps in an array that it hands out itself, and sums the actions of its episode; three steps each.
+
+    An episode is a success if the sum is above 0.
+    """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
 
@@ -30,7 +33,7 @@ class OneArray(gymnasium.Env):
 
     def step(self, action):
         self.seen += [1, action[0]]
-        return self.seen, 1.0, False, bool(self.seen[0] == 3), {}
+        return self.seen, 1.0, False, bool(self.seen[0] == 3), {"is_success": self.seen[1] > 0}
 
     def render(self):
         return np.zeros((4, 4, 3), np.uint8)
@@ -61,6 +64,14 @@ def test_the_last_observation_is_of_the_episode_that_ended(env_of):
     observations = [observations.tolist() for observations, *_ in steps]
     assert observations == [[[1, 0.5]] * 2, [[2, 1]] * 2, [[0, 0]] * 2]
     assert [info["terminal_observation"].tolist() for info in steps[-1][3]] == [[3, 1.5]] * 2
+
+
+def test_success_is_told_at_the_end_of_an_episode_and_no_earlier(env_of):
+    env = env_of()
+    env.reset()
+    infos = [env.step(np.array([[0.5], [-0.5]], np.float32))[3] for _ in range(4)]
+    told = [[info.get("is_success") for info in step] for step in infos]
+    assert told == [[None, None], [None, None], [True, False], [None, None]]
 
 
 def test_actions_are_kept_when_the_agent_writes_the_next_into_the_same_array(env_of):

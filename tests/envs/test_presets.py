@@ -19,6 +19,7 @@ EXTRAS = {
     "MiniGrid": "minigrid",
     "MinAtar": "minatar",
     "dm_control": "dm_control",
+    "MetaWorld": "metaworld",
 }
 
 

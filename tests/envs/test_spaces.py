@@ -248,3 +248,9 @@ def test_dict_observations_are_flattened_by_gymnasium():
     env = TaskEnv(Task(0, "grid", "MiniGrid-Empty-5x5-v0", 1, wrappers=wrappers), 2)
     assert env.reset(0).shape == (2, 147)
     env.close()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_images_of_floats_span_the_ranges_of_all(order):
+    pairs = [(spaces.Box(low, high, (1, 8, 8)), SWITCH) for low, high in ((0, 0.5), (-1, 0.25), (0.1, 2))]
+    assert unified(*pairs[::order]).observation == spaces.Box(-1, 2, (1, 8, 8))

@@ -19,6 +19,7 @@ NOISE = {"name": "noisy_observation", "seed": 1, "std": 0.1}
 STICKY = {"name": "StickyAction", "repeat_action_probability": 0.5}
 FLAT_IMAGE = ["minigrid:ImgObsWrapper", "FlattenObservation"]
 DMC = ("walker-run", "quadruped-walk")  # different observations and actions: filled up
+ARM = ("hammer", "window-close")
 FAMILIES = {
     "classic control": [task("CartPole-v1", 200), task("Acrobot-v1", 200)],
     "time limit": [task("Pendulum-v1", 200, kwargs={"max_episode_steps": 17})],
@@ -43,6 +44,7 @@ FAMILIES = {
         )
     ],
     "dm_control": [task(f"dm_control/{name}-v0", 90, wrappers=["FlattenObservation"]) for name in DMC],
+    "metaworld": [task(f"isorl/MetaWorld-{name}-v3", 90, kwargs={"max_episode_steps": 25}) for name in ARM],
     "atari": [task("ALE/Breakout-v5", 500), task("ALE/Pong-v5", 500)],
     "atari modes": [task("ALE/SpaceInvaders-v5", 900, kwargs={"mode": 3})],
     "minigrid": [task("MiniGrid-MultiRoom-N2-S4-v0", 200, wrappers=FLAT_IMAGE)],
@@ -82,7 +84,7 @@ def assert_same_steps(one, other, actions):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_restored_equals_continued(family):
     """Saved at a step where the copies are at different points of their episodes; then across ends and switches."""
-    if (needed := family.split()[0]) in ("minatar", "dm_control"):
+    if (needed := family.split()[0]) in ("minatar", "dm_control", "metaworld"):
         pytest.importorskip(needed)
     tasks = FAMILIES[family]
     env, restored = make(tasks, cycles=2), make(tasks, cycles=2)

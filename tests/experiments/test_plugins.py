@@ -1,13 +1,14 @@
 """What Python registers is a choice of the command line with the defaults of its dataclass."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra.core.config_store import ConfigStore
 
 from isorl.agents import ContinualPPO, options
-from isorl.configs import UserError
+from isorl.configs import UserError, command_line
 from isorl.configs.command_line import check_overrides, composed, resolve
 from isorl.envs.shifts import SHIFTS, FlipObservation
 from isorl.experiments import plugins
@@ -91,3 +92,17 @@ def test_an_agents_numbers_may_be_tuned_by_a_sequence(registered):
 def test_they_are_explained(registered):
     assert plugins.about("optimizer", "slow_adam") == "Adam, slowly."
     assert "widths=(4,)" in plugins.about("network", "thin")
+
+
+def test_a_worker_finds_the_users_folders_again_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(command_line, "own_folders", [])
+    mine, packages = tmp_path / "mine", tmp_path / "packages"
+    mine.mkdir(), packages.mkdir()
+    sources = [
+        SimpleNamespace(provider="main", path=str(packages)),
+        SimpleNamespace(provider="command-line", path=str(mine)),
+    ]
+    hydra = SimpleNamespace(runtime=SimpleNamespace(config_sources=sources))
+    monkeypatch.setattr(plugins.HydraConfig, "get", lambda: hydra)
+    plugins.in_worker(SimpleNamespace(imports=[]))
+    assert command_line.own_folders == [str(mine)]

@@ -51,6 +51,13 @@ def test_warnings_say_names_as_they_are(name, capsys):
     assert name in capsys.readouterr().err
 
 
+def test_numbers_in_a_text_get_no_colours_of_their_own(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console = terminal.console(file=io.StringIO())
+    console.print("3 of 4 cells in '/tmp/runs'")
+    assert console.file.getvalue() == "3 of 4 cells in '/tmp/runs'\n"
+
+
 def test_messages_fit_and_commands_stay_whole():
     command = "  python train.py " + "resume=/a/long/path/to/somewhere " * 4
     path = "/" + "x" * 90

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -138,6 +139,13 @@ class TestTuning:
         assert [request.overrides for request in first_round(suite)] == [
             request.overrides for request in requests
         ]
+
+    def test_a_trial_is_of_one_arm_on_one_sequence(self, suite):
+        suite = self.of(replace(suite, sequences={**suite.sequences, "rain": ["sequence=rain_permuted"]}))
+        trial = tuning.Trial("rain", "AEI", ("agent.gamma=0.9",), (7, 8))
+        requests = tuning.requests(suite, trial, ["device=cpu"])
+        assert [(request.sequence, request.seed) for request in requests] == [("rain", 7), ("rain", 8)]
+        assert {request.arm for request in requests} == {"AEI | agent.gamma=0.9"}
 
     def test_reported_seeds_cannot_be_tuning_seeds(self, suite):
         with pytest.raises(UserError, match=r"Seeds \[1\] would both"):

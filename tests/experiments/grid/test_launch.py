@@ -1,7 +1,9 @@
 """The life of a grid, with a launcher that works its jobs off in this process."""
 
+import io
 import os
 import shutil
+import threading
 
 import pytest
 from omegaconf import OmegaConf
@@ -214,3 +216,25 @@ def test_grid_is_read_as_it_was_written_also_after_a_move(tmp_path):
     assert moved.folder == tmp_path / "b" / "cells" / "run"
     with pytest.raises(UserError, match=r"has no grid\.json"):
         Grid.load(tmp_path)
+
+
+def test_the_table_is_drawn_anew_while_cells_are_at_work(monkeypatch):
+    over, updates, update = threading.Event(), [], progress_table.Live.update
+
+    class Watched:
+        rate, looks = 1.0, 0
+
+        def look(self):
+            self.looks += 1
+            if self.looks == 4:
+                over.set()
+            return {}
+
+    def noted(live, table, **more):
+        updates.append(more)
+        update(live, table, **more)
+
+    monkeypatch.setattr(progress_table, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(progress_table.Live, "update", noted)
+    progress_table._live(Watched(), Console(file=io.StringIO(), force_terminal=True), over)
+    assert updates == [{}, {}, {}, {"refresh": True}]

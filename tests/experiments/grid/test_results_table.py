@@ -47,6 +47,10 @@ def test_the_best_arm_comes_first_and_what_is_unfinished_is_left_out(tmp_path):
         "catch", "adam", "", "2", "2.75", "2 to 3.5", "4",
     ]  # fmt: skip
     assert "nan" in third
+    columns = results_table.table(cells).columns
+    assert [column.justify for column in columns] == [*["left"] * 3, *["right"] * 4], (
+        "numbers stand under numbers"
+    )
 
 
 def test_boundary_and_methods_that_never_acted_are_shown(tmp_path):

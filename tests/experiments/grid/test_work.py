@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from isorl.configs.errors import Interrupted
 from isorl.experiments.grid import work as work_module
 from isorl.experiments.grid.cell import beside
 from isorl.experiments.grid.expand import Composer
-from isorl.experiments.grid.work import claimed, work
+from isorl.experiments.grid.work import claimed, score_of, work
 from isorl.experiments.run import experiment
 from isorl.experiments.run.returns import Returns
 
@@ -147,3 +148,8 @@ def test_fresh_agents_start_anew_in_each_visit(tiny, tmp_path):
     assert work(config).did == "run"
     assert "full_reset" in (tmp_path / "fresh" / "config.yaml").read_text()
     shutil.rmtree(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(("means", "score"), [([1.0, 3.0], 2.0), ([1.0, None], math.nan), ([], math.nan)])
+def test_a_run_with_a_visit_without_episodes_has_no_score(means, score):
+    assert score_of({"returns": [{"mean": mean} for mean in means]}) == pytest.approx(score, nan_ok=True)

@@ -112,3 +112,10 @@ def test_the_interval_over_seeds_is_the_bootstraps_from_five_seeds_on(seeds):
         assert (low[[0, 2]] < known).all()
         assert (high[[0, 2]] > known).all()
         assert (low[[0, 2]] >= rows[:, [0, 2]].min(0)).all()
+
+
+def test_colours_stand_for_the_pages_variables_and_are_its_light_ones_on_paper():
+    assert draw.colour(1) == "#0a0b01" == draw.colour(1 + draw.ARMS)
+    with draw.on_paper():
+        assert draw.colour(1) == draw.PAGE["arm1"] == draw.colour(1 + draw.ARMS)
+    assert draw.colour(0) == "#0a0b00"

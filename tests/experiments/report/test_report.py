@@ -159,6 +159,8 @@ def test_tensorboard_overlays_arms_and_lists_runs(written):
     run = EventAccumulator(str(written / "tensorboard" / "hparams" / "sequence 1" / "loses" / "seed3"))
     run.Reload()
     assert run.Scalars("result/plasticity_ratio")[0].value == pytest.approx(0.55, abs=0.03)
+    arms = {folder.name for folder in (written / "tensorboard" / "hparams" / "sequence 1").iterdir()}
+    assert arms == {"keeps", "loses"}, "references are no arms"
 
 
 def test_an_arm_whose_method_never_acted_is_named(grid, tmp_path):

@@ -4,7 +4,9 @@ import json
 import os
 import signal
 
+import gymnasium
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from isorl.configs.errors import Interrupted
 from isorl.envs import Sequence
@@ -45,6 +47,23 @@ FAST = (
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler, of its own parts
 def test_resumed_equals_uninterrupted(configured, tmp_path, monkeypatch, case):
     assert not _differences_of_halves(configured, tmp_path, monkeypatch, [*CASES[case], *QUIET])
+
+
+class Upright(CartPoleEnv):
+    """Calls an episode a success whose cart is right of the middle."""
+
+    def step(self, action):
+        *given, info = super().step(action)
+        return *given, {**info, "is_success": bool(given[0][0] > 0)}
+
+
+def test_the_success_rate_goes_on_after_a_resume(configured, tmp_path, monkeypatch):
+    gymnasium.register("toy/Upright-v0", Upright)
+    words = ["sequence=env", "env=toy/Upright-v0", "agent_steps=3_000", *QUIET]
+    assert not _differences_of_halves(configured, tmp_path, monkeypatch, words)
+    rows = map(json.loads, (tmp_path / "halves" / "metrics.jsonl").read_text().splitlines())
+    rates = [row["value"] for row in rows if row["key"] == "rollout/success_rate"]
+    assert 0 < rates[-1] < 1
 
 
 def test_churn_is_measured_across_a_resume(configured, tmp_path, monkeypatch):

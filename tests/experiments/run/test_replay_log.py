@@ -105,6 +105,16 @@ def test_little_more_than_the_buffer_lies_on_disk(tmp_path):
     assert len(list(tmp_path.glob("*.rows"))) == len(noted["segments"])
 
 
+def test_a_segment_takes_its_share_of_the_buffer_before_the_next_begins(tmp_path):
+    replay, rng = buffer(), np.random.default_rng(0)
+    log = ReplayLog(tmp_path, replay)
+    share, rows = SIZE // replay_log.SEGMENTS, []
+    for _ in range(2 * share):
+        play(replay, 1, rng)
+        rows = [segment["rows"] for segment in log.append()["segments"]]
+    assert rows == [share, share]
+
+
 def test_every_frame_is_written_once(tmp_path):
     replay, rng = buffer(FrameReplay, n_envs=1), np.random.default_rng(0)
     log = ReplayLog(tmp_path, replay)

@@ -4,14 +4,18 @@ import itertools
 import json
 import os
 import signal
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from isorl.configs import UserError
 from isorl.configs.errors import Interrupted
-from isorl.experiments.run import experiment
+from isorl.configs.schema import CheckpointConfig
+from isorl.experiments.run import checkpoint_manager, experiment
 from isorl.experiments.run.callback import RunCallback
+from isorl.experiments.run.folder import RunFolder
 
 
 def interrupt_at(monkeypatch, step):
@@ -146,3 +150,15 @@ def test_longer_run_that_was_killed_at_once_is_resumed_as_a_longer_one(configure
             experiment.resume(str(folder), cycles=2)
     assert not (folder / "summary.json").exists()
     assert len(experiment.resume(str(folder))["returns"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(UserError("of the run itself"), "^of the run itself"), (KeyError("at"), "does not fit this run")],
+)
+def test_a_part_of_a_checkpoint_that_is_refused_is_never_passed_over(tmp_path, monkeypatch, error, said):
+    monkeypatch.setattr(checkpoint_manager.checkpoint, "restore", lambda agent, state: None)
+    manager = checkpoint_manager.CheckpointManager(RunFolder(tmp_path), CheckpointConfig(), SimpleNamespace())
+    run = SimpleNamespace(load_state_dict=Mock(side_effect=error))
+    with pytest.raises(UserError, match=said):
+        manager._restore({"run": {}}, run)
