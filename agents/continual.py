@@ -62,7 +62,7 @@ class Continual(BaseAlgorithm):
         self.methods = Methods(methods)
         self.rng = RngState()
         self.runs: BatchedRuns | None = None
-        """The runs of the process, while this one is computed with them or by their kernels."""
+        """The runs of the process, while this one is computed with them, or as they are."""
         self.engine = Engine("torch", 1, "it has not begun to learn")
         """What computes the updates, once `learn` has begun."""
         self.switch = switch or SwitchConfig()

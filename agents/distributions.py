@@ -34,24 +34,32 @@ def draw_categorical(logits: Tensor, noise: Tensor | None = None) -> tuple[Tenso
 
 def categorical(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Returns log-probabilities (..., B) of actions (..., B) int64, and entropies -sum_a p log p (..., B)."""
-    return _Categorical.apply(logits, actions[..., None])
+    log_prob, entropy, *_ = _Categorical.apply(logits, actions[..., None])
+    return log_prob, entropy
 
 
 class _Categorical(torch.autograd.Function):
     """Autograd's nine steps back in one: d log p(a) / d logits = onehot(a) - p, d H / d logits = -p (log p + H)."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes log p(a) and H (..., B) of logits (..., B, A) and actions (..., B, 1)."""
+    def forward(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Computes log p(a) and H (..., B), p and log p (..., B, A) of logits (..., B, A) and actions (..., B, 1)."""
         log_p = torch.log_softmax(logits, dim=-1)
         p = log_p.exp()
-        entropy = (p * log_p).sum(-1).neg_()
-        ctx.save_for_backward(actions, p, log_p, entropy)
-        return log_p.gather(-1, actions)[..., 0], entropy
+        return log_p.gather(-1, actions)[..., 0], (p * log_p).sum(-1).neg_(), p, log_p
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keeps what the gradient takes."""
+        _, entropy, p, log_p = output
+        ctx.mark_non_differentiable(p, log_p)
+        ctx.save_for_backward(inputs[1], p, log_p, entropy)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_log_prob: Tensor, by_entropy: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, by_log_prob: Tensor, by_entropy: Tensor, *_: Any) -> tuple[Tensor, None]:
         """Computes the gradient of the logits."""
         actions, p, log_p, entropy = ctx.saved_tensors
         by_log_prob, by_entropy = by_log_prob[..., None], by_entropy[..., None]

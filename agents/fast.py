@@ -1,7 +1,7 @@
 """The option `exact`: compute bit for bit what stable-baselines3 computes, or the same within rounding, but faster.
 
 Fast means other parts in the same loop and the same update: policies (fast_policies.py), layouts (rollout.py,
-replay.py), torch's fused optimizer kernel, kernels for small networks (batched/). Minibatches, draws and formulas are
+replay.py), torch's fused optimizer kernel, numpy for small networks (batched/). Minibatches, draws and formulas are
 those of the exact mode, so a fast run differs from an exact one as two machines' runs do: by rounding, which chaos
 then amplifies. A fast run equals itself, also when it is resumed.
 """

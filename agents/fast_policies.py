@@ -7,6 +7,7 @@ precision, in the rollout as in the update, while weights, losses and optimizer 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -19,10 +20,13 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
-from isorl.agents.batched.kernels import NumpyMLP
+from isorl.agents.batched.traced import traced, why_not_traced
 from isorl.agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
 from isorl.agents.policies import NetworkActorCritic, NetworkDQNPolicy, NetworkQ
 
+LOG = logging.getLogger("isorl")
+LARGEST = 1 << 15
+"""Weights of one layer up to which numpy is ahead of torch for a handful of observations."""
 PRECISIONS = ("float32", "tfloat32", "bfloat16")
 
 
@@ -30,22 +34,30 @@ class MixedPrecisionMixin(BasePolicy):
     """Computes networks in a chosen precision on images that are channels_last; stands before a policy's class."""
 
     precision = "float32"
-    _in_numpy: tuple[NumpyMLP, ...] = ()
-    """The networks, while they act in numpy."""
+    noise_width = 0
+    """How many numbers of noise draw one action; 0 where actions are not drawn."""
+    _in_numpy: tuple[dict[str, np.ndarray], dict[Any, Any]] | None = None
+    """While small networks act in numpy: parameters (1, *shape), and by the shape of what is given how to answer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._traced: dict[Any, Any] = {}
         self.scales_images = self.normalize_images and is_image_space(
             self.observation_space, check_channels=False
         )
 
-    def numpy_networks(self) -> tuple[NumpyMLP, ...]:
-        """Returns those of `networks()` as they are now; none where numpy does not know a layer, or is slower."""
-        plain = self.device.type == "cpu" and self.precision == "float32" and not self.scales_images
-        try:
-            return tuple(map(NumpyMLP, self.networks().values())) if plain else ()  # type: ignore[operator]
-        except ValueError:
-            return ()
+    def is_small(self) -> bool:
+        """Tells whether numpy is ahead of torch where this policy acts."""
+        plain = self.device.type == "cpu" and self.precision == "float32" and why_not_traced(self) is None
+        return plain and max(parameter.numel() for parameter in self.parameters()) <= LARGEST
+
+    def answer(self, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Maps observations (B, ...) and `noise`, or None for the best, to actions (B, ...) and what made them so."""
+        raise NotImplementedError
+
+    def fill_noise(self, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Fills (B, noise_width) with the noise by which actions are drawn."""
+        raise NotImplementedError
 
     def predict(
         self,
@@ -55,16 +67,42 @@ class MixedPrecisionMixin(BasePolicy):
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
         """Does what stable-baselines3's does: (B, ...) observations -> actions (B, ...), and no state."""
-        networks, space = self._in_numpy, self.observation_space
-        batch = isinstance(observation, np.ndarray) and observation.shape[1:] == space.shape
-        if not (networks and batch and networks[0].is_faster(len(observation))):
+        space: Any = self.observation_space
+        alike = isinstance(observation, np.ndarray) and observation.dtype == space.dtype
+        if not (self._in_numpy and alike and observation.shape[1:] == space.shape):
             return super().predict(observation, state, episode_start, deterministic)
+        weights, graphs = self._in_numpy
+        noise = torch.zeros(1, len(observation), 0 if deterministic else self.noise_width)
+        given = [observation.reshape(1, len(observation), -1), *([noise.numpy()] if noise.numel() else [])]
+        key = tuple(array.shape for array in given)
+        if key not in graphs:
+            graphs[key] = self._traced[key] = self._graph(key, weights, given)
+        if graphs[key] is None:
+            return super().predict(observation, state, episode_start, deterministic)
+        if noise.numel():
+            self.fill_noise(noise)
         with np.errstate(all="ignore"):  # torch says nothing of numbers that are not finite, either
-            return self._act_in_numpy(observation.astype(np.float32, copy=False), deterministic), state
+            actions = graphs[key](*weights.values(), *given)[0][0]
+        if isinstance(self.action_space, spaces.Box):
+            actions = np.clip(actions, self.action_space.low, self.action_space.high)
+        return actions, state
 
-    def _act_in_numpy(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
-        """Returns the actions that the networks in numpy choose."""
-        raise NotImplementedError
+    @torch.no_grad()
+    def _graph(self, key: Any, weights: dict[str, np.ndarray], given: list[np.ndarray]) -> Any:
+        """Returns how to answer in numpy: as before, where modules are as they were; None where it cannot be traced."""
+        tensors, graph = list(map(torch.from_numpy, given)), self._traced.get(key)
+        if graph is not None:
+            pairs = zip(
+                graph(*weights.values(), *given), self.answer(*(own[0] for own in tensors)), strict=False
+            )
+            if all(np.allclose(ours[0], theirs, 1e-4, 1e-5, equal_nan=True) for ours, theirs in pairs):
+                return graph
+        named = {name: torch.from_numpy(array) for name, array in weights.items()}
+        try:
+            return traced(self, lambda *given: self.answer(*given)[:2], named, tensors)[0]
+        except Exception as error:  # of modules that do what cannot be traced
+            LOG.info("the policy acts by torch: %s", str(error).splitlines()[0])
+            return None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Lets linear layers and convolutions inside compute in `precision`."""
@@ -93,7 +131,9 @@ def numpy_inference(policy: BasePolicy) -> Iterator[None]:
     if not isinstance(policy, MixedPrecisionMixin):
         yield
         return
-    before, policy._in_numpy = policy._in_numpy, policy.numpy_networks()
+    before = policy._in_numpy
+    if policy.is_small():
+        policy._in_numpy = {name: p.detach()[None].numpy() for name, p in policy.named_parameters()}, {}
     try:
         with policy.keeping_casts():
             yield
@@ -113,15 +153,22 @@ class FastActorCritic(MixedPrecisionMixin, NetworkActorCritic):
     def __init__(self, *args: Any, precision: str = "float32", **kwargs: Any) -> None:
         self.precision = precision
         super().__init__(*args, **kwargs)
-        self.is_discrete = isinstance(self.action_space, spaces.Discrete)
+        space: Any = self.action_space
+        self.is_discrete = isinstance(space, spaces.Discrete)
+        self.noise_width = space.n if self.is_discrete else space.shape[0]
 
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Maps observations (B, ...) to actions (B, ...), values (B, 1), log-probabilities (B,)."""
+        noise = None if deterministic else torch.empty(len(obs), self.noise_width, device=obs.device)
+        actions, log_probs, values = self.answer(obs, noise if noise is None else self.fill_noise(noise))
+        return actions, values, log_probs
+
+    def answer(self, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps observations (B, ...) and noise (B, A) to actions (B, ...), log-probabilities (B,), values (B, 1)."""
         outputs, values = self._outputs(obs)
-        noise = None if deterministic else self._noise(outputs)
         if self.is_discrete:
-            return _with_values(values, *draw_categorical(outputs, noise))
-        return _with_values(values, *draw_gaussian(outputs, self.log_std, noise))
+            return *draw_categorical(outputs, noise), values
+        return *draw_gaussian(outputs, self.log_std, noise), values
 
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps (B, ...), (B, ...) to values (B, 1), log-probabilities (B,), entropies (B,)."""
@@ -134,24 +181,11 @@ class FastActorCritic(MixedPrecisionMixin, NetworkActorCritic):
         """Maps observations (B, ...) to values (B, 1)."""
         return self._outputs(obs)[1]
 
-    def _noise(self, outputs: Tensor) -> Tensor:
-        return self.fill_noise(torch.empty_like(outputs))
-
     def fill_noise(self, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Fills (B, A) with Gumbel or normal noise, from the numbers by which torch.distributions draws actions."""
         if self.is_discrete:
             return noise.exponential_(generator=generator).log_().neg_()
         return noise.normal_(generator=generator)
-
-    @torch.no_grad()
-    def _act_in_numpy(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
-        outputs = torch.from_numpy(self._in_numpy[0](observations))
-        noise = None if deterministic else self._noise(outputs)
-        if self.is_discrete:
-            return draw_categorical(outputs, noise)[0].numpy()
-        actions = draw_gaussian(outputs, self.log_std, noise)[0].numpy()
-        space: Any = self.action_space
-        return np.clip(actions, space.low, space.high)
 
     def _outputs(self, obs: Any) -> tuple[Tensor, Tensor]:
         """Maps observations (B, ...) to outputs of the actor (B, A) and the critic (B, 1), float32."""
@@ -192,8 +226,10 @@ class FastDQNPolicy(MixedPrecisionMixin, NetworkDQNPolicy):
         self.precision = precision
         super().__init__(*args, **kwargs)
 
-    def _act_in_numpy(self, observations: np.ndarray, deterministic: bool) -> np.ndarray:
-        return self._in_numpy[0](observations).argmax(-1)
+    def answer(self, obs: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps observations (B, ...) to the greedy actions (B,) and the values of all (B, A)."""
+        q = self.q_net(obs)
+        return q.argmax(-1), q
 
     def set_training_mode(self, mode: bool) -> None:
         """Does what stable-baselines3's does, where something changes: it is called at every step."""
@@ -208,7 +244,3 @@ class FastDQNPolicy(MixedPrecisionMixin, NetworkDQNPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "precision": self.precision}
-
-
-def _with_values(values: Tensor, actions: Tensor, log_prob: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return actions, values, log_prob

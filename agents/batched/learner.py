@@ -4,112 +4,234 @@ The weights of all runs lie in one table, of which each run keeps a view: parame
 stay where policies, methods, diagnostics and checkpoints look for them, and are always up to date. Whatever changes
 more than their values (a method at a task switch) unstacks them; the next update builds anew.
 
-Shapes: S runs, N environment copies, T steps, B samples of a minibatch, I inputs, A actions, P parameters of a run.
+Shapes: S runs, N environment copies, T steps, B samples of a minibatch, A actions, P parameters of a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import MethodType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
-from torch import Tensor, nn
+from torch import Tensor
 
-from isorl.agents.batched.networks import BatchedNetworks, blocks_of
 from isorl.agents.batched.optimizer import ROW_OPTIMIZERS, options_of, steps_taken
 from isorl.agents.batched.parameters import ParameterTable, Unbatchable
-from isorl.agents.batched.traced import TracedLosses
+from isorl.agents.batched.traced import traced, why_not_traced
 from isorl.plasticity.methods import Batch, Method
 
+LOG = logging.getLogger("isorl")
+CHECK_EVERY = 500
+"""Minibatches after which a traced loss is compared once more with the run's own."""
 TOLERANCE = 1e-3
-"""How far a run's gradient by the kernels may be from autograd's through its own modules, relative to its norm."""
+"""How far a run's gradient may be from autograd's through its own modules, relative to its norm."""
+DISAGREE = (
+    "isorl.agents.batched and the run's own modules (isorl.agents.policies) differ: %s. "
+    "The run goes on with its own modules."
+)
+
+
+class Engine(NamedTuple):
+    """What computes a run's updates.
+
+    Attributes:
+        name: "batched": numpy for all runs of a process at once; "compiled": torch's compiler; "torch": its modules,
+            operation by operation.
+        runs: how many runs are computed as one.
+        why: the reason.
+    """
+
+    name: str
+    runs: int
+    why: str
 
 
 class BatchedLearner:
-    """Looks like one agent to `update`, the function of the agents' own class, and is its own policy.
+    """Looks like one agent to `update`, the function of the agents' own class, and is its own policy and methods.
 
     Args:
         agents: fast ones on the CPU with equal `form_of`.
-
-    Raises:
-        Unbatchable: they cannot be computed as one, and why.
+        graphs: what has been traced for so many agents of this form, by what was given.
     """
 
-    other_networks: ClassVar[dict[str, str]] = {}
-    """Attributes with networks that are not learned -> the column of a minibatch that a loss asks them for."""
     batch_size: int
-    _losses: TracedLosses
     ALIKE: ClassVar[tuple[str, ...]]
     """Attributes that agents computed as one have in common, numbers that an update loops over."""
+    _minibatches = 0  # these two outlive a rebuild
+    _own_modules = False
+    _overwrites = False
+    """Whether the next gradients may be written over those that are there instead of being added to them."""
 
-    def __init__(self, agents: Sequence[Any]) -> None:
+    def __init__(self, agents: Sequence[Any], graphs: dict[Any, Any]) -> None:
         self.agents = sorted(agents, key=lambda agent: str(options_of(agent.policy.optimizer)))
-        first = self.agents[0]
+        self._graphs = graphs
+        self._gather()
         for name in self.ALIKE:
-            setattr(self, name, getattr(first, name))
-        networks = [agent.learner.networks for agent in self.agents]
-        outside: list[list[nn.Module]] = [[nn.ParameterList(each.learner.outside())] for each in self.agents]
-        self.table = ParameterTable([*blocks_of(networks), *([outside] if first.learner.outside() else [])])
-        self.gradients = self.table.zeros()
-        self.methods = BatchedMethods(self)
-        self._accumulates = any(type(m).loss is not Method.loss for each in self.agents for m in each.methods)
-        self.networks = BatchedNetworks(networks, self.table, self.gradients)
-        self._check_complete()
+            setattr(self, name, getattr(self.agents[0], name))
         self._max_norms = np.array([agent.max_grad_norm for agent in self.agents], np.float32)
+        self._add_terms = any(type(m).loss is not Method.loss for each in self.agents for m in each.methods)
+        self._anchor = torch.zeros((), requires_grad=True)
+        self.policy = self.methods = self
+        self.update = MethodType(type(self.agents[0]).update, self)
+
+    def _gather(self) -> None:
+        """Moves the parameters, gradients and moments of all runs into tables."""
+        trained, others = zip(*map(_parameters, self.agents), strict=True)
+        self._names = [*trained[0]]
+        self.table = ParameterTable([list(own.values()) for own in trained])
+        fixed = ParameterTable([list(own.values()) for own in others])
+        views = [*self.table.views(self.table.values), *fixed.views(fixed.values)]
+        self._weights = dict(zip((*trained[0], *others[0]), views, strict=True))
+        self._arrays = [view.numpy() for view in views]
+        self.gradients = self.table.zeros()
         self._gradients = self.gradients.numpy()
-        own = [agent.policy.optimizer for agent in self.agents]
         self._has_gradients = False
-        vars(self).setdefault("_losses", TracedLosses(self))  # it outlives a rebuild
-        self.numbers: Any = vars(self).get("numbers", ())
-        """What a traced loss depends on besides tensors."""
+        own = [agent.policy.optimizer for agent in self.agents]
         self.optimizer = ROW_OPTIMIZERS[type(own[0])](own, self.table, self.gradients, self._make_way)
-        self.policy = self
-        for function in ("update", "loss"):  # those of the agents, on this learner
-            setattr(self, function, MethodType(getattr(type(first), function), self))
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
         """Is the agents' class, so that `super()` in a function of theirs finds its way on this learner, too."""
         return type(self.agents[0])
 
-    def maybe_compile(self, loss: Any) -> Any:
-        """Returns `loss`, traced: the same operations without a graph made anew for every minibatch."""
-        return partial(self._losses, loss)
-
-    @property
-    def anchor(self) -> Tensor:
-        """What makes autograd come back to the kernels."""
-        return self.networks.anchor
-
-    @contextmanager
-    def standing_in(self, networks: dict[str, Any]) -> Iterator[None]:
-        """Puts others in the place of networks inside."""
-        own = {name: getattr(self, name) for name in networks}
-        vars(self).update(networks)
-        try:
-            yield
-        finally:
-            vars(self).update(own)
-
     def set_training_mode(self, mode: bool) -> None:
         """Does nothing: none of the layers that are computed here has a mode."""
 
-    def inputs(self, observations: np.ndarray) -> Tensor:
-        """Prepares observations (S, B, ...) for the networks: (S, B, I) float32."""
-        x = torch.from_numpy(observations)
-        policy = self.agents[0].policy
-        if x.dtype != torch.float32 or policy.scales_images:
-            x = policy.prepared(x.flatten(0, 1))
-        return x.reshape(*observations.shape[:2], -1)
-
     def method_batch(self, batch: Any) -> list[Batch]:
-        """Returns what each run's methods see of a minibatch."""
-        return [Batch(partial(Tensor.detach, own)) for own in batch.observations] if self.methods else []
+        """Returns what each run's methods see of a minibatch; nothing where no run has any."""
+        if not any(agent.methods for agent in self.agents):
+            return []
+        return [agent.method_batch(_part(batch, run)) for run, agent in enumerate(self.agents)]
+
+    def add_loss(self, loss: Tensor, batches: Sequence[Batch]) -> Tensor:
+        """Adds the terms of every run's methods to its loss (S,)."""
+        if not batches:
+            return loss
+        own = zip(self.agents, loss.unbind(), batches, strict=True)
+        return torch.stack([agent.methods.add_loss(term, batch) for agent, term, batch in own])
+
+    def after_update(self, batches: Sequence[Batch]) -> None:
+        """Lets every run's methods act."""
+        for agent, batch in zip(self.agents, batches, strict=bool(batches)):
+            agent.methods.after_update(batch)
+        if batches and not self.optimizer.holds_state:
+            self.rebuild()
+
+    @torch.no_grad()
+    def compute(self, function: Callable[..., Sequence[Tensor]], *given: Tensor) -> list[Tensor]:
+        """Returns what `function` of an agent and of tensors (...) returns for every run, of tensors (S, ...)."""
+        graph, _ = self._graph(function, partial(function, self.agents[0]), given)
+        if graph is None:
+            own = [function(agent, *parts) for agent, *parts in zip(self.agents, *given, strict=True)]
+            return [torch.stack(results) for results in zip(*own, strict=True)]
+        found = graph(*self._arrays, *(tensor.numpy() for tensor in given))
+        return [torch.from_numpy(np.asarray(array)) for array in found]
+
+    def loss(self, batch: Any, numbers: Any = ()) -> Any:
+        """Returns the agents' own loss (S,) of a minibatch (S, B, ...), with terms where it has any.
+
+        Args:
+            batch: a named tuple.
+            numbers: what the loss takes besides: a named tuple of numbers, or (S,) of them where runs differ.
+        """
+        loss = self._traced_loss(batch, numbers)
+        if not self._own_modules:
+            return loss
+        own = [self._own_loss(run, batch, numbers) for run in range(len(self.agents))]
+        if not isinstance(own[0], tuple):
+            return torch.stack(own)
+        losses, terms = zip(*own, strict=True)
+        return torch.stack(losses), {name: torch.stack([each[name] for each in terms]) for name in terms[0]}
+
+    def _own_loss(self, run: int, batch: Any, numbers: Any) -> Any:
+        """Computes the loss of one run by its own modules."""
+        return self.agents[run].loss(_part(batch, run), *([_part(numbers, run)] if numbers else []))
+
+    def _traced_loss(self, batch: Any, numbers: Any) -> Any:
+        """Returns what `loss` does; of no meaning where the runs compute by their own modules from now on."""
+        flat = (*batch, *numbers)
+        varying = [number for number, value in enumerate(flat) if isinstance(value, Tensor)]
+        given = [flat[number] for number in varying]
+
+        def text(*given: Tensor) -> dict[str, Tensor]:
+            values = list(flat)
+            for number, value in zip(varying, given, strict=True):
+                values[number] = value
+            own, rest = type(batch)(*values[: len(batch)]), values[len(batch) :]
+            found = self.agents[0].loss(own, *([type(numbers)(*rest)] if rest else []))
+            loss, terms = found if isinstance(found, tuple) else (found, {})
+            return {"loss": loss, **terms}
+
+        constant = tuple(None if isinstance(value, Tensor) else value for value in flat)
+        graph, names = self._graph(constant, text, given, self._names)
+        if graph is None:
+            return None
+        found = graph(*self._arrays, *(tensor.numpy() for tensor in given))
+        loss, *terms = map(torch.from_numpy, found[: len(names)])
+        gradients = found[len(names) :]
+        self._minibatches += 1
+        if self._minibatches % CHECK_EVERY == 1:
+            runs = len(self.agents) if self._minibatches == 1 else 1
+            self._check(range(runs), batch, numbers, gradients)
+        loss = _Known.apply(self._anchor, loss, partial(self._add, gradients))
+        return (loss, dict(zip(names[1:], terms, strict=True))) if terms else loss
+
+    def _graph(self, name: Any, function: Any, given: Sequence[Tensor], differentiated: Any = ()) -> Any:
+        """Returns what `traced` does for tensors of these shapes; (None, None) where that is not possible.
+
+        Args:
+            name: of the function, unlike others'.
+            function: from tensors, given one by one, to tensors.
+            given: (S, ...) each.
+            differentiated: names of weights.
+        """
+        key = (name, *(tensor.shape for tensor in given))
+        if key not in self._graphs and not self._own_modules:
+            policy = self.agents[0].policy
+            try:
+                self._graphs[key] = traced(policy, function, self._weights, given, differentiated)
+            except Exception as error:  # of a text that does what cannot be traced
+                reason = f"it cannot be traced: {str(error).splitlines()[0]}"
+                LOG.info("updates are computed by torch from now on: %s", reason)
+                self._leave(self.agents, reason)
+        return (None, None) if self._own_modules else self._graphs[key]
+
+    def _leave(self, agents: Sequence[Any], reason: str) -> None:
+        """Lets every run compute by its own modules: here until the update has ended, by itself from then on."""
+        self._own_modules = True
+        for agent in agents:
+            agent.engine = Engine("torch", 1, reason)
+
+    def _check(self, runs: Iterable[int], batch: Any, numbers: Any, gradients: list[np.ndarray]) -> None:
+        """Compares gradients with autograd's through each run's own modules; where they differ, it is left."""
+        for run in runs:
+            own = self._own_loss(run, batch, numbers)
+            loss = own[0] if isinstance(own, tuple) else own
+            parameters = self.table.owners[run]
+            plain = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            whole = torch.stack([gradient.norm() for gradient in plain]).norm()
+            errors = [(torch.from_numpy(a[run]) - b).norm() for a, b in zip(gradients, plain, strict=True)]
+            error, name = max(zip(errors, self._names, strict=True))
+            if error > TOLERANCE * whole:  # not where it is NaN: a run that diverges finds out itself
+                difference = f"the gradient of '{name}' by {float(error / whole):.1e} of the whole's norm"
+                LOG.warning(DISAGREE, difference)
+                self._leave([self.agents[run]], f"numpy and the modules differ in {difference}")
+
+    def _add(self, gradients: list[np.ndarray], by_loss: Tensor) -> None:
+        """Puts gradients where they belong, scaled by that of the loss (S,)."""
+        there, scale = self._gradients[:, : self.table.size], by_loss.numpy()[:, None]
+        out = there if self._overwrites else None
+        found = np.concatenate([gradient.reshape(len(gradient), -1) for gradient in gradients], 1, out=out)
+        if not (scale == 1).all():
+            found *= scale
+        if not self._overwrites:
+            there += found
+        self._overwrites = False
 
     def clip_gradients(self) -> None:
         """Scales every run's gradient down to its `max_grad_norm`, as torch.nn.utils.clip_grad_norm_ does."""
@@ -127,168 +249,84 @@ class BatchedLearner:
     def rebuild(self) -> None:
         """Gathers again what runs have replaced."""
         self.unstack()
-        self.__init__(self.agents)  # type: ignore[misc]
+        self.__init__(self.agents, self._graphs)  # type: ignore[misc]
 
     def unstack(self) -> None:
         """Leaves every run an optimizer state of its own again."""
         self.optimizer.give_back()
 
     def _make_way(self) -> None:
-        """Prepares for the next gradients; those of the networks are written over what is there."""
+        """Prepares for the next gradients; where nothing is added to them, they are written over what is there."""
         if not self._has_gradients:  # before the first update a run has none
             for parameter, gradient in self.table.each(self.gradients):
                 parameter.grad = gradient
             self._has_gradients = True
-        self.networks.overwrites = not self._accumulates
-        if self._accumulates:
+        self._overwrites = not (self._add_terms or self._own_modules)
+        if not self._overwrites:
             self.gradients.zero_()
 
-    def example(self, arguments: list[Any]) -> tuple[Any, list[tuple[Any, ...]]]:
-        """Returns a minibatch, and what `loss` takes besides: of all runs, then of each."""
-        raise NotImplementedError
 
-    def _check_complete(self) -> None:
-        held = {id(parameter) for parameter in self.table.parameters}
-        groups = [group for agent in self.agents for group in agent.policy.optimizer.param_groups]
-        if held != {id(parameter) for group in groups for parameter in group["params"]}:
-            raise Unbatchable("the optimizer trains other parameters than those of the networks")
+class _Known(torch.autograd.Function):
+    """A loss whose gradients are known before they are asked for."""
 
-    def disagreements(self, batch: Any, arguments: Sequence[tuple[Any, ...]]) -> dict[int, str]:
-        """Compares the kernels' gradients with autograd's through each run's own modules, on one minibatch.
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, loss: Tensor, add: Callable[[Tensor], None]) -> Tensor:
+        """Returns the loss (S,); `anchor` makes autograd come back here."""
+        ctx.add = add
+        return loss.clone()
 
-        Args:
-            batch: (S, B, ...); nothing is drawn, and nothing learned from it.
-            arguments: what `loss` takes besides: of all runs, then of each.
-
-        Returns:
-            The number of a run -> where both differ by more than TOLERANCE, and how far; empty where they agree.
-        """
-        everybodys, *own = arguments
-        self._make_way()
-        _loss(self, batch, everybodys).sum().backward()
-        found = {id(parameter): gradient for parameter, gradient in self.table.each(self.gradients)}
-        differ = {}
-        for run, (agent, arguments_of_run) in enumerate(zip(self.agents, own, strict=True)):
-            part = type(batch)(*(column if column is None else column[run] for column in batch))
-            named = {name: p for name, p in agent.policy.named_parameters() if id(p) in found}
-            plain = torch.autograd.grad(_loss(agent, part, arguments_of_run), list(named.values()))
-            whole = torch.stack([gradient.norm() for gradient in plain]).norm()
-            for (name, parameter), gradient in zip(named.items(), plain, strict=True):
-                error = (found[id(parameter)] - gradient).norm()
-                if error > TOLERANCE * whole:  # not where it is NaN: a run that diverges finds out itself
-                    differ[run] = (
-                        f"the gradient of '{name}' by {float(error / whole):.1e} of the whole's norm"
-                    )
-        return differ
-
-
-class BatchedMethods:
-    """The plasticity methods of all runs; each sees its own run, by the functions by which it sees it alone."""
-
-    def __init__(self, learner: BatchedLearner) -> None:
-        self._learner = learner
-
-    def __bool__(self) -> bool:
-        return any(agent.methods for agent in self._learner.agents)
-
-    def add_loss(self, loss: Tensor, batches: Sequence[Batch]) -> Tensor:
-        """Adds every run's terms to its loss (S,)."""
-        if not batches:
-            return loss
-        own = zip(self._learner.agents, loss.unbind(), batches, strict=True)
-        return torch.stack([agent.methods.add_loss(term, batch) for agent, term, batch in own])
-
-    def after_update(self, batches: Sequence[Batch]) -> None:
-        """Lets every run's methods act."""
-        for agent, batch in zip(self._learner.agents, batches, strict=bool(batches)):
-            agent.methods.after_update(batch)
-        if batches and not self._learner.optimizer.holds_state:
-            self._learner.rebuild()
+    @staticmethod
+    def backward(ctx: Any, by_loss: Tensor) -> tuple[None, None, None]:
+        """Adds the gradients, scaled by that of the loss."""
+        add, ctx.add = ctx.add, None  # what is freed is still in the processor's cache for the next minibatch
+        add(by_loss)
+        return None, None, None
 
 
 class BatchedOnPolicy(BatchedLearner):
     """S agents that learn from rollouts."""
 
-    ALIKE = (
-        "n_envs",
-        "n_steps",
-        "n_epochs",
-        "batch_size",
-        "target_kl",
-        "normalize_advantage",
-        "action_space",
-    )
+    ALIKE = ("n_envs", "n_steps", "n_epochs", "batch_size", "target_kl", "normalize_advantage")
 
-    def __init__(self, agents: Sequence[Any]) -> None:
-        if any(agent.target_kl is not None for agent in agents):
-            raise Unbatchable("each run may end its epochs early (target_kl)")
-        super().__init__(agents)
-        policy = self.agents[0].policy
-        self.is_discrete = policy.is_discrete
-        for function in ("forward", "evaluate_actions", "predict_values"):
-            setattr(self, function, MethodType(getattr(type(policy), function), self))
-
-    @torch.no_grad()
     def act(self, observations: list[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         """Answers every run's observations (N, ...) with actions (N, ...), values (N, 1), log-probabilities (N,)."""
-        answers = self.forward(self.inputs(_stacked(observations)))  # type: ignore[attr-defined]
-        return list(zip(*(answer.numpy() for answer in answers), strict=True))
+        noise = torch.empty(len(self.agents), len(observations[0]), self.agents[0].policy.noise_width)
+        for own, agent in zip(noise.unbind(), self.agents, strict=True):
+            agent.policy.fill_noise(own, agent.rng.torch)
+        answers = self.compute(_answer, _stacked(observations), noise)
+        actions, log_probs, values = (answer.numpy() for answer in answers)
+        return list(zip(actions, values, log_probs, strict=True))
 
-    @torch.no_grad()
     def values(self, observations: list[np.ndarray]) -> list[Tensor]:
         """Values every run's observations (N, ...): (N, 1)."""
-        return list(self.predict_values(self.inputs(_stacked(observations))).unbind())  # type: ignore[attr-defined]
+        return list(self.compute(_values, _stacked(observations))[0])
 
     def learn(self, coefficients: list[Any]) -> list[dict[str, Tensor]]:
         """Runs the agents' `update` on the rollouts of all; returns what each logs."""
-        self.rollout_buffer, folded = BatchedRollout(self), _folded(coefficients)
-        self.numbers = tuple(coefficients)
-        logged = self.update(folded)  # type: ignore[attr-defined]
+        self.rollout_buffer = BatchedRollout(self.agents)
+        columns = zip(*coefficients, strict=True)  # a number where all have the same, else a tensor (S,)
+        folded = [each[0] if len(set(each)) == 1 else torch.tensor(each) for each in columns]
+        logged = self.update(type(coefficients[0])(*folded))
         self.optimizer.tell_own()
         return [
             {name: value if value.ndim == 0 else value[:, run] for name, value in logged.items()}
             for run in range(len(self.agents))
         ]
 
-    def example(self, coefficients: list[Any]) -> tuple[Any, list[tuple[Any, ...]]]:
-        """Returns a minibatch, and what `loss` takes besides: of all runs, then of each."""
-        arguments = [_folded(coefficients), *coefficients]
-        return BatchedRollout(self).first(self.batch_size), [(each,) for each in arguments]
-
-    def _outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.networks(x)
-        if not self.is_discrete:
-            self.log_std = outputs["0"][:, None]  # (S, 1, A)
-        return outputs["actor"], outputs["critic"]
-
-    def _noise(self, outputs: Tensor) -> Tensor:
-        """Draws the noise of every run's actions from its own generator."""
-        noise = torch.empty_like(outputs)
-        for own, agent in zip(noise.unbind(), self.agents, strict=True):
-            agent.policy.fill_noise(own, agent.rng.torch)
-        return noise
-
 
 class BatchedRollout:
-    """The rollouts of S runs.
+    """The rollouts of S runs, of equal length."""
 
-    Raises:
-        Unbatchable: they differ in length.
-    """
-
-    def __init__(self, learner: BatchedOnPolicy) -> None:
-        self._agents = learner.agents
-        buffers = [agent.rollout_buffer for agent in self._agents]
-        if len({buffer.pos for buffer in buffers}) > 1:
-            raise Unbatchable("the rollouts differ in length")
+    def __init__(self, agents: Sequence[Any]) -> None:
+        self._agents = agents
+        buffers = [agent.rollout_buffer for agent in agents]
         steps = buffers[0].pos
-        names = ("actions", "values", "log_probs", "advantages", "returns")
-        columns = [[getattr(buffer, name)[:steps] for buffer in buffers] for name in ("observations", *names)]
-        observations, *others = ([own.reshape(-1, *own.shape[2:]) for own in column] for column in columns)
-        self._columns = [
-            learner.inputs(_stacked(observations)).numpy(),
-            *map(np.stack, others),
-        ]  # (S, T N, ...)
+        names = ("observations", "actions", "values", "log_probs", "advantages", "returns")
+        columns = ([getattr(buffer, name)[:steps] for buffer in buffers] for name in names)
+        self._columns = [  # (S, T N, ...)
+            np.stack([own.reshape(-1, *own.shape[2:]) for own in column]) for column in columns
+        ]
+        self._columns[0] = _flat(self._columns[0])
 
     def get(self, batch_size: int) -> Iterator[RolloutBufferSamples]:
         """Yields minibatches (S, B, ...) of one epoch, each run's samples in the order that it draws alone."""
@@ -298,75 +336,40 @@ class BatchedRollout:
         parts = (torch.from_numpy(column).split(batch_size, dim=1) for column in shuffled)
         yield from map(RolloutBufferSamples, *parts)
 
-    def first(self, size: int) -> RolloutBufferSamples:
-        """Returns the first samples (S, B, ...), drawing nothing."""
-        return RolloutBufferSamples(*(torch.from_numpy(column[:, :size]) for column in self._columns))
-
 
 class BatchedOffPolicy(BatchedLearner):
     """S agents that learn from a replay buffer."""
 
-    ALIKE = ("n_envs", "batch_size", "train_freq", "gradient_steps", "action_space")
-    other_networks: ClassVar = {"targets": "next_observations"}
+    ALIKE = ("n_envs", "batch_size", "train_freq", "gradient_steps")
     _vec_normalize_env = None
 
-    def __init__(self, agents: Sequence[Any]) -> None:
-        if any(agent.get_vec_normalize_env() is not None for agent in agents):
-            raise Unbatchable("each run normalises what it samples")
-        if not all(agent.replay_buffer.stores_arrays for agent in agents):
-            raise Unbatchable("the replay does not store observations as they come")
-        super().__init__(agents)
-        self.replay_buffer = BatchedReplay(self)
-        gammas = [agent.gamma for agent in self.agents]
-        self.gamma = gammas[0] if len(set(gammas)) == 1 else torch.tensor(gammas)[:, None, None]
-        targets = [agent.learner.targets for agent in self.agents]
-        self.targets = BatchedNetworks(targets, ParameterTable(blocks_of(targets)))
+    def __init__(self, agents: Sequence[Any], graphs: dict[Any, Any]) -> None:
+        super().__init__(agents, graphs)
+        self.replay_buffer = BatchedReplay(self.agents)
 
-    @torch.no_grad()
     def act(self, observations: list[np.ndarray]) -> list[np.ndarray]:
         """Answers every run's observations (N, ...) with the greedy actions (N,)."""
-        return list(self.q_net(self.inputs(_stacked(observations))).numpy().argmax(-1))
+        return list(self.compute(_answer, _stacked(observations))[0].numpy())
 
     def learn(self, arguments: list[tuple[int, int]]) -> list[Tensor]:
         """Runs the agents' `update` on the replay of all; returns the mean loss of each."""
-        losses = self.update(*arguments[0])  # type: ignore[attr-defined]
+        losses = self.update(*arguments[0])
         self.optimizer.tell_own()
         return list(losses.unbind())
-
-    def example(self, arguments: list[tuple[int, int]]) -> tuple[Any, list[tuple[Any, ...]]]:
-        """Returns a minibatch, and what `loss` takes besides: of all runs, then of each."""
-        return self.replay_buffer.first(arguments[0][1]), [()] * (len(self.agents) + 1)
-
-    def q_net(self, x: Tensor) -> Tensor:
-        """Maps inputs (S, B, I) to the values (S, B, A) of all actions."""
-        return self.networks(x)["q"]
-
-    def q_net_target(self, x: Tensor) -> Tensor:
-        """Does the same by the target networks."""
-        return self.targets(x)["q"]
 
 
 class BatchedReplay:
     """The replay buffers of S runs."""
 
-    def __init__(self, learner: BatchedOffPolicy) -> None:
-        self._learner = learner
-        self._buffers = [agent.replay_buffer for agent in learner.agents]
+    def __init__(self, agents: Sequence[Any]) -> None:
+        self._agents, self._buffers = agents, [agent.replay_buffer for agent in agents]
+        self._gammas = np.array([agent.gamma for agent in agents], np.float32)[:, None, None]
 
     def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
         """Returns a minibatch (S, B, ...), every run's rows drawn as it draws them alone."""
-        pairs = zip(self._learner.agents, self._buffers, strict=True)
-        return self._gathered([buffer.rows(batch_size, agent.rng.numpy) for agent, buffer in pairs])
-
-    def first(self, size: int) -> ReplayBufferSamples:
-        """Returns the first transitions (S, B, ...), drawing nothing."""
-        return self._gathered(
-            [np.arange(size) % (buffer.pos * buffer.n_envs or size) for buffer in self._buffers]
-        )
-
-    def _gathered(self, rows: Sequence[np.ndarray]) -> ReplayBufferSamples:
-        shape = (len(rows), len(rows[0]))
-        first = self._buffers[0]
+        pairs = zip(self._agents, self._buffers, strict=True)
+        rows = [buffer.rows(batch_size, agent.rng.numpy) for agent, buffer in pairs]
+        shape, first = (len(rows), batch_size), self._buffers[0]
         observations, after = np.empty((2, *shape, *first.obs_shape), first.observations.dtype)
         actions = np.empty((*shape, 1), first.actions.dtype)
         rewards, dones, timeouts = np.empty((3, *shape), np.float32)
@@ -376,11 +379,9 @@ class BatchedReplay:
                 array = getattr(buffer, name)
                 # "clip": the rows are there, and looking whether they are takes a copy
                 array.reshape(-1, *array.shape[2:]).take(rows[run], axis=0, out=out[run], mode="clip")
-        now, later = self._learner.inputs(observations), self._learner.inputs(after)
-        ended = torch.from_numpy(dones * (1 - timeouts))[..., None]
-        return ReplayBufferSamples(
-            now, torch.from_numpy(actions), later, ended, torch.from_numpy(rewards)[..., None]
-        )
+        ended = (dones * (1 - timeouts))[..., None]
+        columns = (_flat(observations), actions, _flat(after), ended, rewards[..., None], self._gammas)
+        return ReplayBufferSamples(*map(torch.from_numpy, columns))
 
 
 LEARNERS: dict[str, type[BatchedLearner]] = {"on_policy": BatchedOnPolicy, "off_policy": BatchedOffPolicy}
@@ -393,31 +394,62 @@ def form_of(agent: Any) -> Any:
     Raises:
         Unbatchable: this agent can only be computed alone.
     """
-    options = options_of(agent.policy.optimizer)
+    policy = agent.policy
+    if reason := why_not_traced(policy):
+        raise Unbatchable(reason)
+    if getattr(agent, "target_kl", None) is not None:
+        raise Unbatchable("each run may end its epochs early (target_kl)")
+    if agent.batched_as == "off_policy" and agent.get_vec_normalize_env() is not None:
+        raise Unbatchable("each run normalises what it samples")
+    if agent.batched_as == "off_policy" and not agent.replay_buffer.stores_arrays:
+        raise Unbatchable("the replay does not store observations as they come")
+    trained, others = _parameters(agent)
+    options = options_of(policy.optimizer)
+    if len(steps_taken(policy.optimizer)) != 1:
+        raise Unbatchable("its parameters have taken different numbers of steps")
     return (
         type(agent),
         str(agent.learner.networks),
-        type(agent.policy.optimizer),
-        tuple(group.get("isometric") for group in agent.policy.optimizer.param_groups),
+        (policy.observation_space.shape, policy.observation_space.dtype, str(policy.action_space)),
+        tuple((name, parameter.shape) for part in (trained, others) for name, parameter in part.items()),
+        type(policy.optimizer),
+        tuple(group.get("isometric") for group in policy.optimizer.param_groups),
         options.get("iso_target"),
         tuple(str(getattr(agent, name)) for name in LEARNERS[agent.batched_as].ALIKE),
         agent.clip_ranges() if hasattr(agent, "clip_ranges") else None,
-        None if len(steps_taken(agent.policy.optimizer)) == 1 else id(agent),
     )
 
 
-def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    """Stacks arrays (...) to (S, ...), three times as fast as np.stack."""
-    return np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)
+def _parameters(agent: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the parameters of a policy by name: those that are trained, in the optimizer's order, and the others."""
+    names = {id(parameter): name for name, parameter in agent.policy.named_parameters()}
+    held = [parameter for group in agent.policy.optimizer.param_groups for parameter in group["params"]]
+    if not names.keys() >= set(map(id, held)):
+        raise Unbatchable("the optimizer trains other parameters than those of the networks")
+    if not all(parameter.requires_grad for parameter in agent.policy.parameters()):
+        raise Unbatchable("some of its weights are frozen")
+    trained = {names[id(parameter)]: parameter for parameter in held}
+    return trained, {name: p for name, p in agent.policy.named_parameters() if name not in trained}
 
 
-def _loss(agent: Any, batch: Any, arguments: tuple[Any, ...]) -> Tensor:
-    """Computes the loss of a minibatch by the agent's own text."""
-    loss = agent.loss(batch, *arguments)
-    return loss[0] if isinstance(loss, tuple) else loss
+def _answer(agent: Any, observations: Tensor, noise: Tensor | None = None) -> Sequence[Tensor]:
+    return agent.policy.answer(observations, noise)
 
 
-def _folded(coefficients: list[Any]) -> Any:
-    """Folds every run's numbers into one tuple: a number where all have the same, else a tensor (S,)."""
-    columns = zip(*coefficients, strict=True)
-    return type(coefficients[0])(*(c[0] if len(set(c)) == 1 else torch.tensor(c) for c in columns))
+def _values(agent: Any, observations: Tensor) -> Sequence[Tensor]:
+    return [agent.policy.predict_values(observations)]
+
+
+def _part(columns: Any, run: int) -> Any:
+    """Returns one run's part of a named tuple of tensors (S, ...) and others."""
+    return type(columns)(*(each[run] if isinstance(each, Tensor) else each for each in columns))
+
+
+def _flat(observations: np.ndarray) -> np.ndarray:
+    """Flattens observations (S, B, ...) to (S, B, I)."""
+    return observations.reshape(*observations.shape[:2], -1)
+
+
+def _stacked(arrays: list[np.ndarray]) -> Tensor:
+    """Stacks observations (N, ...) to (S, N, I), three times as fast as np.stack."""
+    return torch.from_numpy(_flat(np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)))

@@ -5,7 +5,7 @@ Runs with equal options stand together in one parameter group; a step of the opt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, groupby
 from operator import itemgetter
 from typing import Any
@@ -59,9 +59,6 @@ class RowOptimizer(Optimizer):
         table: the runs' parameters.
         gradients: (S, P) of them.
         make_way: what `zero_grad` does.
-
-    Raises:
-        Unbatchable: as `options_of`; or a run's parameters have taken different numbers of steps.
     """
 
     def __init__(
@@ -119,8 +116,6 @@ class RowOptimizer(Optimizer):
 
     def _share_state(self) -> None:
         """Makes every run's state views of one table, and its count of steps one for all of its parameters."""
-        if any(len(steps_taken(optimizer)) != 1 for optimizer in self._own):
-            raise Unbatchable("the parameters of a run have taken different numbers of steps")
         rows = [row for group in self.param_groups for row in group["params"]]
         moments = {name: self._table.zeros() for name in MOMENTS}
         self._shared: list[tuple[Any, nn.Parameter, dict[str, Any]]] = []
@@ -190,18 +185,13 @@ class RowAdamO(RowOptimizer, AdamO):
 
     def _further(self, rows: slice) -> dict[str, Any]:
         isometric = {id(p) for g in self._own[rows.start].param_groups if g["isometric"] for p in g["params"]}
+        views = map(self._table.views, (self._table.values, self._gradients))
         weights = [
             _with_gradient(weight[rows], gradient[rows])
-            for owner, weight, gradient in self._of_first(rows)
+            for owner, weight, gradient in zip(self._table.owners[rows.start], *views, strict=True)
             if id(owner) in isometric and weight.ndim == 3
         ]
         return {"isometric": bool(weights), "weights": weights}
-
-    def _of_first(self, rows: slice) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
-        """Yields each parameter of the first of some runs, its like of all runs and their gradients: (S, *shape)."""
-        for place in (place for places in self._table.blocks for place in places):
-            values, gradients = place.view(self._table.values), place.view(self._gradients)
-            yield from zip(place.owners[rows.start], values.unbind(1), gradients.unbind(1), strict=True)
 
     def isometric_weights(self, group: dict[str, Any]) -> list[Tensor]:
         """Returns the weights (S, O, I) of a group of runs that the step acts on."""

@@ -3,15 +3,13 @@
 A run's numbers lie together, so that its norm, its clipping and its optimizer step are each one pass over one row, with
 options of its own.
 
-Shapes: S runs, C modules of one structure in each, P parameters of a run.
+Shapes: S runs, P parameters of a run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,85 +21,38 @@ class Unbatchable(Exception):
     """Why runs cannot be computed as one."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Says where one parameter of C modules lies in a row.
-
-    Attributes:
-        owners: the parameters, run -> module.
-        start: where the first module's numbers begin.
-        size: how many numbers a module has.
-        offset: where this parameter begins in its module.
-    """
-
-    owners: list[list[nn.Parameter]]
-    start: int
-    size: int
-    offset: int
-
-    def view(self, whole: Tensor) -> Tensor:
-        """Views this parameter of all runs in a table: (S, P) -> (S, C, *shape)."""
-        first, count = self.owners[0][0], len(self.owners[0])
-        block = whole[:, self.start : self.start + count * self.size].unflatten(1, (count, self.size))
-        return block[..., self.offset : self.offset + first.numel()].unflatten(-1, first.shape)
-
-
 class ParameterTable:
     """Moves the parameters of S runs into one tensor.
 
     Args:
-        blocks: block -> run -> modules, those of one block of one structure.
+        owners: run -> parameters, of the same shapes in each.
 
     Attributes:
-        blocks: of each block, where its parameters lie.
-        values: (S, P) all of them; what the modules hold are views of it.
-
-    Raises:
-        Unbatchable: modules of one block differ.
+        values: (S, P) all of them; the parameters' data are views of it.
+        size: how many numbers of P a run has; what follows is nothing.
     """
 
-    def __init__(self, blocks: Sequence[Sequence[Sequence[nn.Module]]]) -> None:
-        self.blocks: list[list[Place]] = []
-        self.runs, end = len(blocks[0]), 0
-        for block in blocks:
-            owners = [[list(module.parameters()) for module in modules] for modules in block]
-            shapes = [parameter.shape for parameter in owners[0][0]]
-            if any([p.shape for p in module] != shapes for modules in owners for module in modules):
-                raise Unbatchable("their parameters have different shapes")
-            size, offset, places = sum(shape.numel() for shape in shapes), 0, []
-            for number, shape in enumerate(shapes):
-                own = [[module[number] for module in modules] for modules in owners]
-                places.append(Place(own, end, size, offset))
-                offset += shape.numel()
-            self.blocks.append(places)
-            end += len(block[0]) * size
-        # a whole number of vectors: a processor rounds what is left over from them differently, and what a run learns
-        # would depend on how many others there are
-        self._size = -(-end // VECTOR) * VECTOR
+    def __init__(self, owners: Sequence[Sequence[nn.Parameter]]) -> None:
+        self.owners = owners
+        self._shapes = [parameter.shape for parameter in owners[0]]
+        self.size = sum(shape.numel() for shape in self._shapes)
         self.values = self.zeros()
-        for parameter, row in self.each(self.values):
-            parameter.data = row.copy_(parameter.data)
+        for parameter, own in self.each(self.values):
+            parameter.data = own.copy_(parameter.data)
 
     def zeros(self) -> Tensor:
         """Makes a table (S, P) of zeros."""
-        return torch.zeros(self.runs, self._size)
+        # a whole number of vectors: a processor rounds what is left over from them differently, and what a run learns
+        # would depend on how many others there are
+        return torch.zeros(len(self.owners), -(-self.size // VECTOR) * VECTOR)
 
-    def views(self, whole: Tensor) -> list[list[Tensor]]:
-        """Views every block's parameters in a table (S, P): (S, C, *shape) each."""
-        return [[place.view(whole) for place in places] for places in self.blocks]
-
-    def arrays(self, whole: Tensor) -> list[list[np.ndarray]]:
-        """Does what `views` does, as arrays."""
-        return [[view.detach().numpy() for view in block] for block in self.views(whole)]
+    def views(self, whole: Tensor) -> list[Tensor]:
+        """Views every parameter of all runs in a table (S, P): (S, *shape) each."""
+        parts = whole[:, : self.size].split([shape.numel() for shape in self._shapes], 1)
+        return [part.view(len(part), *shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
     def each(self, whole: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Yields every parameter of every run with its part of a table (S, P)."""
-        for places in self.blocks:
-            for place in places:
-                for parameters, row in zip(place.owners, place.view(whole).unbind(), strict=True):
-                    yield from zip(parameters, row.unbind(), strict=True)
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters of all runs."""
-        return [parameter for parameter, _ in self.each(self.values)]
+        views = self.views(whole)
+        for run, own in enumerate(self.owners):
+            yield from zip(own, (view[run] for view in views), strict=True)

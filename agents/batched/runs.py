@@ -9,7 +9,7 @@ are changes no bit of what any of them computes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +19,7 @@ import torch
 from greenlet import getcurrent, greenlet
 from threadpoolctl import threadpool_limits
 
-from isorl.agents.batched.learner import LEARNERS, BatchedLearner, form_of
+from isorl.agents.batched.learner import LEARNERS, BatchedLearner, Engine, form_of
 from isorl.agents.batched.parameters import Unbatchable
 from isorl.agents.rng import OwnRngState
 
@@ -27,25 +27,6 @@ LOG = logging.getLogger("isorl")
 
 PHASES = ("act", "values", "learn")
 """What runs ask for, in the order in which they do: names of functions of their learner."""
-DISAGREE = (
-    "isorl.agents.batched.kernels and the run's own modules (isorl.agents.policies) differ: %s. "
-    "The run goes on with its own modules."
-)
-
-
-class Engine(NamedTuple):
-    """What computes a run's updates.
-
-    Attributes:
-        name: "batched": numpy kernels for all runs of a process at once; "compiled": torch's compiler; "torch": its
-            modules, operation by operation.
-        runs: how many runs are computed as one.
-        why: the reason.
-    """
-
-    name: str
-    runs: int
-    why: str
 
 
 class BatchedRuns:
@@ -56,11 +37,8 @@ class BatchedRuns:
 
     def __init__(self) -> None:
         self._learners: list[BatchedLearner] = []
-        self._asked: set[int] | None = None  # ids of the agents among whom learners were looked for
-        self._checked: set[int] = (
-            set()
-        )  # ids of agents whose gradients by the kernels were compared with autograd's
-        self._plain: set[int] = set()  # ... and differed
+        self._asked: dict[int, int | None] | None = None  # by agents' ids: for whom learners were made
+        self._graphs: dict[Any, dict[Any, Any]] = {}  # what has been traced, by form and number of runs
         self._scheduler: greenlet | None = None
         self.size = 1
         """Runs among which the process's time is shared."""
@@ -133,6 +111,10 @@ class BatchedRuns:
 
     def unstack(self) -> None:
         """Is called before anything else than a batched update changes what a run keeps."""
+        self._dissolve()
+        self._graphs.clear()
+
+    def _dissolve(self) -> None:
         for learner in self._learners:
             learner.unstack()
         self._learners, self._asked = [], None
@@ -148,20 +130,11 @@ class BatchedRuns:
     def _answers(self, requests: Sequence[Request]) -> list[Any]:
         """Answers requests for the same thing: an answer, None or an exception for each."""
         answers: dict[int, Any] = {}
-        arguments = {id(request.agent): request.argument for request in requests}
+        arguments, phase = {id(request.agent): request.argument for request in requests}, requests[0].phase
         try:
-            learners = self._learners_of([request.agent for request in requests])
-            while learners:
-                learner = learners.pop(0)
-                try:
-                    with np.errstate(all="ignore"):  # a run that diverges finds out itself, as with torch
-                        answers |= self._answer(learner, requests[0].phase, arguments)
-                except Unbatchable as reason:
-                    LOG.info("these runs compute each for itself: %s", reason)
-                    learner.unstack()
-                    self._learners.remove(learner)
-                    if len(learner.agents) > 1:
-                        learners += self._made([agent] for agent in learner.agents)
+            for learner in self._learners_of([request.agent for request in requests], phase):
+                with np.errstate(all="ignore"):  # a run that diverges finds out itself, as with torch
+                    answers |= self._answer(learner, phase, arguments)
         except BaseException as error:  # of any run's numbers, or a signal: each run ends in its own way
             return [error] * len(requests)
         return [answers.get(id(request.agent)) for request in requests]
@@ -169,53 +142,29 @@ class BatchedRuns:
     def _answer(self, learner: BatchedLearner, phase: str, arguments: dict[int, Any]) -> dict[int, Any]:
         if phase == "learn":
             learner.follow()
-        own = [arguments[id(agent)] for agent in learner.agents]
-        if phase == "learn" and not self._checked.issuperset(map(id, learner.agents)):
-            self._check(learner, own)
-        found = getattr(learner, phase)(own)
+        found = getattr(learner, phase)([arguments[id(agent)] for agent in learner.agents])
         return dict(zip(map(id, learner.agents), found, strict=True))
 
-    def _check(self, learner: BatchedLearner, arguments: list[Any]) -> None:
-        """Compares kernels and modules once for each run, before its first update.
-
-        Raises:
-            Unbatchable: they differ for a run, which from now on computes for itself.
-        """
-        self._checked.update(map(id, learner.agents))
-        differ = learner.disagreements(*learner.example(arguments))
-        for run, difference in differ.items():
-            LOG.warning(DISAGREE, difference)
-            agent = learner.agents[run]
-            agent.engine = Engine("torch", 1, f"the kernels differ from the modules in {difference}")
-            self._plain.add(id(agent))
-        if differ:
-            self._asked = None  # the others are computed as one from the next time on
-            raise Unbatchable("kernels and modules differ for one of them")
-
-    def _learners_of(self, agents: list[Any]) -> list[BatchedLearner]:
-        """Returns the learners among these runs: one for all that are of one form."""
-        asked = {id(agent) for agent in agents}
-        if self._asked == asked:
-            return list(self._learners)
-        self.unstack()
-        self._asked = asked
-        groups: dict[Any, list[Any]] = {}
-        for agent in agents:
-            groups.setdefault(form_of(agent), []).append(agent)
-        self._made(groups.values())
-        return list(self._learners)
-
-    def _made(self, groups: Iterable[list[Any]]) -> list[BatchedLearner]:
-        """Makes a learner of each group, of those in it that can be computed as one."""
-        made = []
-        for group in groups:
-            agents = [agent for agent in group if id(agent) not in self._plain]
-            try:
-                made += [_learner_of(agents[0])(agents)] if agents else []
-            except Unbatchable as reason:
-                LOG.info("these runs compute each for itself: %s", reason)
-        self._learners += made
-        return made
+    def _learners_of(self, agents: list[Any], phase: str) -> list[BatchedLearner]:
+        """Returns the learners among these runs: one for all that are of one form, with rollouts of one length."""
+        asked = {
+            id(agent): _steps(agent) if phase == "learn" else None
+            for agent in agents
+            if agent.engine.name == "batched"
+        }
+        if self._asked != asked:
+            self._dissolve()
+            self._asked = asked
+            groups: dict[Any, list[Any]] = {}
+            for agent in (agent for agent in agents if id(agent) in asked):
+                try:
+                    groups.setdefault((form_of(agent), asked[id(agent)]), []).append(agent)
+                except Unbatchable as reason:
+                    LOG.info("this run computes for itself: %s", reason)
+            for (form, _), group in groups.items():
+                graphs = self._graphs.setdefault((form, len(group)), {})
+                self._learners.append(LEARNERS[group[0].batched_as](group, graphs))
+        return self._learners
 
 
 class Request(NamedTuple):
@@ -233,12 +182,11 @@ def unbatchable_reason(agent: Any) -> str | None:
     if agent.exact:
         return "exact=true computes what stable-baselines3 computes"
     if agent.device.type != "cpu" or agent.precision != "float32":
-        return f"the kernels compute in float32 on the CPU, not in {agent.precision} on {agent.device.type}"
+        return f"numpy computes float32 here on the CPU, not in {agent.precision} on {agent.device.type}"
     if agent.compile:
         return "its update is compiled"
     try:
         form_of(agent)
-        _learner_of(agent)([agent]).unstack()
     except Unbatchable as reason:
         return str(reason)
     return None
@@ -249,8 +197,10 @@ def batching_key(agent: Any) -> Hashable:
     return None if unbatchable_reason(agent) else form_of(agent)
 
 
-def _learner_of(agent: Any) -> type[BatchedLearner]:
-    return LEARNERS[agent.batched_as]
+def _steps(agent: Any) -> int | None:
+    """Returns the length of a rollout that is shorter than planned: the task has changed."""
+    buffer = getattr(agent, "rollout_buffer", None)
+    return None if buffer is None or buffer.pos == buffer.buffer_size else buffer.pos
 
 
 def _engine(agent: Any, runs: int) -> Engine:

@@ -1,219 +1,161 @@
-"""A loss and its gradient as a straight line of numpy operations, traced from the loss's own text.
+"""Functions that read a policy's weights, as a straight line of numpy operations over the weights of S runs.
 
 Autograd makes a graph and walks back through it for every minibatch; for arrays of some hundred numbers that takes
-longer than the numbers. torch's make_fx writes down once which operations the text and its derivative come to, the very
-ones that autograd would call, and they are computed in numpy (aten.py) from then on. Every CHECK_EVERY-th time the
-text is asked as well: a loss that does something else than it did when it was traced (numbers of Python's that change)
-goes on by autograd.
+longer than the numbers. torch's make_fx writes down once which operations a text and its derivative come to, under
+torch's vmap over the runs, the very ones that autograd would call; they are computed in numpy (aten.py) from then on.
+
+Shapes: S runs.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 from torch.fx.node import map_arg
 
-from isorl.agents.batched.aten import OPERATIONS, SHAPES_ONLY, aten
+from isorl.agents.batched.aten import aten, columns_of, in_numpy, product_by_columns
 
-LOG = logging.getLogger("isorl")
-CHECK_EVERY = 100
-CHANGED = "the loss is not what it was when it was traced: it is differentiated by autograd from now on"
-TOLERANCE = dict(rtol=1e-4, atol=1e-5, equal_nan=True)
-
-
-class _Given:
-    """Stands in for a network whose outputs for one input are known."""
-
-    def __init__(self, x: Tensor, outputs: dict[str, Tensor]) -> None:
-        self._x, self._outputs = x, outputs
-
-    def __call__(self, x: Tensor) -> dict[str, Tensor]:
-        if x is not self._x:
-            raise ValueError("the loss asks a network for something else than the minibatch")
-        return self._outputs
+MANY, SMALL_PRODUCT = 16, 1_000_000
+"""Samples from which on transposing products pays, and multiplications in a layer from which on it does not."""
+HANDED_ON = (aten.detach.default, aten.alias.default)
+"""Operations that return their argument; in numpy there is no graph to leave."""
+SHAPED = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
+"""Operations that change at most the shape of their argument."""
+FILLED = (aten.ones_like.default, aten.zeros_like.default)
+"""Operations whose result depends on the shape of their argument alone."""
 
 
-class TracedLosses:
-    """The losses of a learner, traced for each shape of a minibatch and each set of coefficients.
+def traced(
+    policy: nn.Module,
+    function: Callable[..., Sequence[Tensor] | Mapping[str, Tensor]],
+    weights: Mapping[str, Tensor],
+    given: Sequence[Tensor],
+    differentiated: Sequence[str] = (),
+) -> tuple[Callable[..., list[np.ndarray]], list[str]]:
+    """Returns what `function` computes for S runs, as a function of arrays: all `weights`, then all `given`.
 
     Args:
-        learner: has `networks`, which are learned, and `other_networks`: an attribute with others -> the column of a
-            minibatch that they are asked for.
+        policy: of one of the runs; what `function` reads besides weights is as it is now, for all runs and for ever.
+        function: from tensors, given one by one, to tensors of which the first is a number where it is differentiated.
+        weights: (S, *shape) of the policy's parameters by name.
+        given: (S, ...) examples.
+        differentiated: names of weights; the gradients of the first result by these follow the results.
+
+    Returns:
+        The function, and the names of its results where `function` names them.
     """
+    module, names = _Module(policy, function), list[str]()
 
-    def __init__(self, learner: Any) -> None:
-        self._learner = learner
-        self._graphs: dict[Any, _Graph | None] = {}
-        self._calls = 0
+    def of_run(own: Sequence[Tensor], given: Sequence[Tensor]) -> Any:
+        named = {f"policy.{name}": weight for name, weight in zip(weights, own, strict=True)}
+        return functional_call(module, named, tuple(given))
 
-    def __call__(self, loss: Callable[..., Any], *arguments: Any) -> Any:
-        """Returns what `loss` returns, (S,) or (S,) with terms by name; differentiable by the networks' parameters."""
-        batch = next(each for each in arguments if hasattr(each, "observations"))
-        key = (loss, batch.observations.shape, self._learner.numbers)
-        if key not in self._graphs:
-            self._graphs[key] = self._traced(loss, arguments, batch)
-        graph = self._graphs[key]
-        if graph is None:
-            return loss(*arguments)
-        self._calls += 1
-        if self._calls % CHECK_EVERY == 0 and not self._agrees(loss, arguments, batch, graph):
-            LOG.warning(CHANGED)
-            self._graphs[key] = None
-            return loss(*arguments)
-        return graph.result(
-            _Layers.apply(self._learner.anchor, self._learner.networks, graph, self._others(batch), batch)
-        )
+    def of_all(own: list[Tensor], given: list[Tensor]) -> list[Tensor]:
+        leaves = [weight.detach().requires_grad_() for weight in own]
+        found = vmap(of_run)(leaves, given)
+        if isinstance(found, dict):
+            names[:] = found
+        results = list(found.values() if isinstance(found, dict) else found)
+        if differentiated:
+            named = dict(zip(weights, leaves, strict=True))
+            by = [named[name] for name in differentiated]
+            results += torch.autograd.grad(results[0].sum(), by, allow_unused=True, materialize_grads=True)
+        return [result.detach() for result in results]
 
-    def _others(self, batch: Any) -> list[Tensor]:
-        """Returns the outputs of networks that are not learned."""
-        found = []
-        with torch.no_grad():
-            for name, column in self._learner.other_networks.items():
-                found += getattr(self._learner, name)(getattr(batch, column)).values()
-        return found
-
-    def _agrees(self, loss: Any, arguments: Any, batch: Any, graph: _Graph) -> bool:
-        with torch.no_grad():
-            text, _ = _parts(loss(*arguments))
-            outputs, _ = self._learner.networks.forward_with_cache(batch.observations.numpy())
-            values, *_ = graph(outputs, self._others(batch), batch)
-        return torch.allclose(text, torch.from_numpy(values), **TOLERANCE)  # type: ignore[arg-type]
-
-    def _traced(self, loss: Any, arguments: tuple[Any, ...], batch: Any) -> _Graph | None:
-        """Traces `loss`; None where that is not possible, with a line in the log."""
-        learner = self._learner
-        with torch.no_grad():
-            own, text = learner.networks(batch.observations), loss(*arguments)
-            others = {
-                name: getattr(learner, name)(getattr(batch, column))
-                for name, column in learner.other_networks.items()
-            }
-        columns = {
-            name: column for name, column in zip(batch._fields, batch, strict=True) if column is not None
-        }
-        terms: list[str] = []
-
-        def straight(outputs: list[Tensor], known: list[Tensor], given: list[Tensor]) -> list[Tensor]:
-            """Computes the loss, its terms and the gradients of `outputs`."""
-            there = dict(zip(columns, given, strict=True))
-            minibatch = type(batch)(*(there.get(name) for name in batch._fields))
-            stands = {"networks": _Given(minibatch.observations, dict(zip(own, outputs, strict=True)))}
-            values = iter(known)
-            for name, column in learner.other_networks.items():
-                stands[name] = _Given(
-                    getattr(minibatch, column), {output: next(values) for output in others[name]}
-                )
-            with learner.standing_in(stands):
-                value, by_name = _parts(loss(*(minibatch if each is batch else each for each in arguments)))
-            terms[:] = by_name
-            slopes = torch.autograd.grad(value.sum(), outputs)
-            return [value.detach(), *(term.detach() for term in by_name.values()), *slopes]
-
-        leaves = [value.detach().requires_grad_() for value in own.values()]
-        known = [value for each in others.values() for value in each.values()]
-        try:
-            module = make_fx(straight)(leaves, known, list(columns.values()))
-            _into_numpy(module)
-            graph = _Graph(module.forward, list(columns), list(terms), isinstance(text, tuple))
-            if self._agrees(loss, arguments, batch, graph):
-                return graph
-            reason = "numpy computes another one"
-        except Exception as error:  # of a loss that does what cannot be traced, or of an operation in numpy
-            reason = str(error).splitlines()[0]
-        LOG.info("the loss is differentiated by autograd at every minibatch: %s", reason)
-        return None
+    return _straight(make_fx(of_all)([weight.detach() for weight in weights.values()], list(given))), names
 
 
-def _into_numpy(module: GraphModule) -> None:
-    """Puts numpy's functions in the place of torch's operations.
+def why_not_traced(policy: Any) -> str | None:
+    """Returns why `traced` must not be given functions of this policy; None where it may."""
+    if policy.is_cnn:
+        return "a network is no MLP"
+    if any(True for _ in policy.buffers()):
+        return "a layer keeps more than its weights"
+    return None
 
-    Raises:
-        NotImplementedError: operations for which there is none.
-    """
+
+class _Module(nn.Module):
+    """A function as a module, so that torch puts other tensors in the place of its policy's parameters."""
+
+    def __init__(self, policy: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.policy, self.forward = policy, function
+
+
+def _straight(module: Any) -> Callable[..., list[np.ndarray]]:
+    """Puts numpy's functions in the place of torch's operations."""
     graph, known = module.graph, dict[Node, Any]()
-    unknown = {str(node.target) for node in graph.nodes if node.op == "call_function"} - set(
-        map(str, OPERATIONS)
-    )
-    if unknown:
-        raise NotImplementedError(f"numpy does not know {', '.join(sorted(unknown))}")
     graph.eliminate_dead_code()
+    in_place = {node for node in graph.nodes if node.op == "call_function" and node.is_impure()}
+    written = {target for node in in_place for target in _first_arguments(node)}
+    by_columns, columns = _products_by_columns(graph), dict[Node, Node]()
     for node in list(graph.nodes):
         if node.op == "get_attr":
             known[node] = getattr(module, str(node.target)).numpy()
         if node.op != "call_function":
             continue
-        if node.target in (aten.detach.default, aten.alias.default):
-            node.replace_all_uses_with(node.args[0])  # in numpy there is no graph to leave
+        if _is_handed_on(node, written):
+            node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
-        else:
-            node.target, target = OPERATIONS[node.target], node.target
-            if target in SHAPES_ONLY:
-                known[node] = node.target(np.empty(tuple(node.meta["val"].shape), np.float32))
-            elif known.keys() >= set(node.all_input_nodes):
-                args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
-                known[node] = node.target(*args, **kwargs)
-    for number, (node, value) in enumerate(
-        known.items()
-    ):  # what does not depend on the minibatch is computed once
+            continue
+        if node in by_columns:
+            a, b = node.args
+            if a not in columns:
+                with graph.inserting_before(node):
+                    columns[a] = graph.call_function(columns_of, (a,))
+            node.target, node.args = product_by_columns, (columns[a], b)
+            continue
+        node.target, target = in_numpy(node.target), node.target
+        if node in written:
+            continue
+        if target in FILLED:
+            known[node] = node.target(np.empty(tuple(node.meta["val"].shape), np.float32))
+        elif known.keys() >= set(node.all_input_nodes):
+            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
+    for number, (node, value) in enumerate(known.items()):  # what depends on no argument is computed once
         setattr(module, f"known{number}", value)
         with graph.inserting_before(node):
             node.replace_all_uses_with(graph.create_node("get_attr", f"known{number}"))
     graph.set_codegen(CodeGen())  # flat arguments, a flat list of results
-    graph.eliminate_dead_code()
+    graph.eliminate_dead_code(lambda node: node in in_place or node.is_impure())
     module.recompile()
+    return module.forward
 
 
-class _Graph:
-    """A traced loss: (networks' outputs, other outputs, minibatch) -> loss, terms and gradients of the outputs."""
+def _products_by_columns(graph: Graph) -> set[Node]:
+    """Returns the products that are computed by columns.
 
-    def __init__(
-        self, straight: Callable[..., Any], columns: list[str], terms: list[str], has_terms: bool
-    ) -> None:
-        self._straight, self._columns = straight, columns
-        self.terms, self._has_terms = terms, has_terms
-
-    def __call__(self, outputs: list[Tensor], others: list[Tensor], batch: Any) -> list[np.ndarray]:
-        given = (*outputs, *others, *(getattr(batch, name) for name in self._columns))
-        return self._straight(*(tensor.numpy() for tensor in given))
-
-    def result(self, values: tuple[Tensor, ...]) -> Any:
-        """Gives the values the form in which the loss's text returns them."""
-        return (values[0], dict(zip(self.terms, values[1:], strict=True))) if self._has_terms else values[0]
+    BLAS multiplies small matrices row by row at a third of its speed for row by column. So where a minibatch is small,
+    the samples of a feature lie together in memory in all layers; and those of weights' gradients as in the weights.
+    """
+    products = {node: node.args[0] for node in graph.nodes if node.target is aten.bmm.default}
+    over_samples = {node for node, first in products.items() if first.target is aten.transpose.int}
+    rows = [first.meta["val"].shape[-2] for node, first in products.items() if node not in over_samples]
+    sizes = [first.meta["val"][0].numel() * node.meta["val"].shape[-1] for node, first in products.items()]
+    small = min(rows, default=0) >= MANY and max(sizes) < SMALL_PRODUCT
+    return set(products) if small else over_samples
 
 
-class _Layers(torch.autograd.Function):
-    """The networks and a traced loss as one node of autograd's graph."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, anchor: Tensor, networks: Any, graph: _Graph, others: list[Tensor], batch: Any
-    ) -> Any:
-        """Computes the loss and its terms."""
-        outputs, ctx.cache = networks.forward_with_cache(batch.observations.numpy())
-        values = graph(outputs, others, batch)
-        count = 1 + len(graph.terms)
-        ctx.networks, ctx.slopes = networks, values[count:]
-        loss, *terms = map(torch.from_numpy, values[:count])
-        ctx.mark_non_differentiable(*terms)
-        return loss, *terms
-
-    @staticmethod
-    def backward(ctx: Any, by_loss: Tensor, *_: Any) -> tuple[None, ...]:
-        """Lets the kernels put the gradients where they belong."""
-        scale, slopes = by_loss.numpy(), ctx.slopes
-        if not (scale == 1).all():
-            slopes = [slope * scale.reshape(-1, *[1] * (slope.ndim - 1)) for slope in slopes]
-        ctx.networks.backward(slopes, ctx.cache)
-        return (None,) * 5
+def _first_arguments(node: Node) -> Iterator[Node]:
+    """Yields `node`, what it may write into, and whatever that may be a view of."""
+    while isinstance(node, Node):
+        yield node
+        node = node.args[0] if node.args else None  # type: ignore[assignment]
 
 
-def _parts(loss: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    return loss if isinstance(loss, tuple) else (loss, {})
+def _is_handed_on(node: Node, written: set[Node]) -> bool:
+    """Tells whether a node is its first argument and no more, or a copy of it that nobody writes into."""
+    if node.target in SHAPED:
+        return node.meta["val"].shape == node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    if node.target is aten.mul.Scalar:
+        return bool(node.args[1] == 1) and node not in written
+    return node.target in HANDED_ON

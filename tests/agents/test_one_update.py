@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from isorl.agents import ContinualDQN, ContinualPPO, compiled, dqn, ppo
-from isorl.agents.batched import BatchedRuns, traced
-from isorl.agents.batched import kernels as kernels_module
+from isorl.agents.batched import BatchedRuns, aten
+from isorl.agents.batched import learner as learner_module
 from isorl.configs.command_line import composed, resolve
 from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.methods import METHODS
@@ -146,14 +146,14 @@ def test_a_researchers_own_loss(exact):
 
 
 class Cube(nn.Module):
-    """x^3, of which no kernel knows."""
+    """x^3, of which the engine does not know."""
 
     def forward(self, x):
         return x**3
 
 
 class Scaled(nn.Module):
-    """An activation with a parameter: no kernel can compute it."""
+    """An activation with a parameter."""
 
     def __init__(self):
         super().__init__()
@@ -163,41 +163,48 @@ class Scaled(nn.Module):
         return torch.relu(self.scale * x)
 
 
-@pytest.mark.parametrize(
-    ("module", "engine"), [(Cube, "batched"), (Scaled, "torch")], ids=["any function", "with parameters"]
-)
+class Branching(nn.Module):
+    """An activation of which the operations depend on numbers, so that they cannot be written down once."""
+
+    def forward(self, x):
+        return torch.relu(x) if x.isfinite().all() else torch.tanh(x)
+
+
+@pytest.mark.parametrize(("module", "engine"), [(Cube, "batched"), (Scaled, "batched"), (Branching, "torch")])
 @pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
 def test_a_researchers_own_activation(module, engine, agent, monkeypatch, caplog):
-    """One registration, as README has it; what numpy does not know is torch's, or the run is plain and says so."""
+    """One registration, as README has it; where it cannot be traced, the run is plain and says so."""
     monkeypatch.setitem(ACTIVATIONS._entries, "own", Activation(lambda dim: module()))
     network = {"network": NetworkSpec(widths=(16, 16), activation="own")}
     with caplog.at_level(logging.INFO, "isorl"):
         own = build(agent, 0, policy=network).learn(96)
     assert own.engine.name == engine
-    assert engine == "batched" or "Scaled" in caplog.text
+    assert ("cannot be traced" in caplog.text) == (engine == "torch")
     plain = build(agent, 0, policy=network, exact=True).learn(96)
     torch.testing.assert_close(weights(own), weights(plain), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
-def test_kernels_that_differ_from_the_modules_are_left(agent, monkeypatch, caplog):
-    """Every run checks before its first update; it warns, naming both places, and goes on by its own modules."""
+def test_operations_that_differ_from_the_modules_are_left(agent, monkeypatch, caplog):
+    """Every run checks before its first step; it warns, naming both places, and goes on by its own modules."""
     plain = build(agent, 0, exact=True).learn(96)
-    backward = kernels_module.ReLU.backward
-    monkeypatch.setattr(kernels_module.ReLU, "backward", lambda self, *a: 0.5 * backward(self, *a))
+    wrong = {
+        aten.aten.threshold_backward.default: lambda gradient, x, threshold: 0.5 * gradient * (x > threshold)
+    }
+    monkeypatch.setattr(aten, "OPERATIONS", {**aten.OPERATIONS, **wrong})
     with caplog.at_level(logging.WARNING, "isorl"):
         runs = BatchedRuns().results([lambda seed=seed: build(agent, seed).learn(96) for seed in range(2)])
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warned) == 2, "one for each run"
-    assert "isorl.agents.batched.kernels" in warned[0]
+    assert "isorl.agents.batched" in warned[0]
     assert "isorl.agents.policies" in warned[0]
     assert {run.engine.name for run in runs} == {"torch"}
     torch.testing.assert_close(weights(runs[0]), weights(plain), rtol=1e-4, atol=2e-6)
 
 
-def test_a_loss_that_changes_after_it_was_traced_goes_on_by_autograd(monkeypatch, caplog):
+def test_a_loss_that_changes_after_it_was_traced_is_left(monkeypatch, caplog):
     """A number of Python's, which a trace cannot see, moves after a while: found at the next check."""
-    monkeypatch.setattr(traced, "CHECK_EVERY", 3)
+    monkeypatch.setattr(learner_module, "CHECK_EVERY", 3)
     plain, factor = dqn.td_loss, [1.0]
     monkeypatch.setattr(dqn, "td_loss", lambda q, target: factor[0] * plain(q, target))
 
@@ -208,12 +215,14 @@ def test_a_loss_that_changes_after_it_was_traced_goes_on_by_autograd(monkeypatch
 
     with caplog.at_level(logging.WARNING, "isorl"):
         agent = build(ContinualDQN, 0, switches=(2000,)).learn(128, callback=Moves())
-    assert agent.engine.name == "batched"
-    assert [record.getMessage() for record in caplog.records] == [traced.CHANGED]
+    assert agent.engine.name == "torch"
+    [warned] = [record.getMessage() for record in caplog.records]
+    assert "isorl.agents.batched" in warned
+    assert "the gradient of 'q_net." in warned
 
 
-def test_what_a_loss_asks_besides_the_minibatch_is_computed(caplog):
-    """Double DQN: the online network is asked for the next observations, too, so the loss is autograd's."""
+def test_what_a_loss_asks_besides_the_minibatch_is_computed():
+    """Double DQN: the online network is asked for the next observations, too."""
 
     class Double(ContinualDQN):
         """van Hasselt et al. 2016."""
@@ -234,17 +243,40 @@ def test_what_a_loss_asks_besides_the_minibatch_is_computed(caplog):
 
 
 @pytest.mark.parametrize(
-    "loss",
-    [lambda q, target: (q - target).abs().clamp(max=5).mean(-1) + F.mse_loss(q, target),
-     lambda q, target: torch.special.i0(q - target).mean(-1),
-     lambda q, target: (q - target).square().mean(-1) * (2 if q.mean() > target.mean() else 1)],
+    ("loss", "engine"),
+    [(lambda q, target: (q - target).abs().clamp(max=5).mean(-1) + F.mse_loss(q, target), "batched"),
+     (lambda q, target: torch.special.i0(q - target).mean(-1), "batched"),
+     (lambda q, target: (q - target).square().mean(-1) * (2 if q.mean() > target.mean() else 1), "torch")],
     ids=["reduced at once", "an operation that numpy does not know", "a branch on a number"],
 )  # fmt: skip
-def test_what_cannot_be_traced_is_autograds_and_says_so(loss, monkeypatch, caplog):
+def test_any_loss_is_learned_from(loss, engine, monkeypatch, caplog):
+    """What cannot be traced is the modules', in the first update, too, and says so."""
     monkeypatch.setattr(dqn, "td_loss", loss)
     with caplog.at_level(logging.INFO, "isorl"):
         own = build(ContinualDQN, 0).learn(96)
-    assert own.engine.name == "batched"
-    assert "differentiated by autograd" in caplog.text
+    assert own.engine.name == engine
+    assert ("cannot be traced" in caplog.text) == (engine == "torch")
     plain = build(ContinualDQN, 0, exact=True).learn(96)
+    torch.testing.assert_close(weights(own), weights(plain), rtol=1e-3, atol=1e-5)
+
+
+def test_a_researchers_own_update():
+    """Two losses for one step, the second at half its weight."""
+
+    class Twice(ContinualDQN):
+        """Averages over two minibatches."""
+
+        def update(self, gradient_steps, batch_size):
+            losses = []
+            for _ in range(gradient_steps):
+                first, second = (self.loss(self.replay_buffer.sample(batch_size)) for _ in range(2))
+                self.policy.optimizer.zero_grad()
+                (first + 0.5 * second).sum().backward()
+                self.clip_gradients()
+                self.policy.optimizer.step()
+                losses.append(first.detach())
+            return torch.stack(losses).mean(0)
+
+    own, plain = (build(Twice, 0, exact=exact).learn(96) for exact in (False, True))
+    assert own.engine.name == "batched"
     torch.testing.assert_close(weights(own), weights(plain), rtol=1e-3, atol=1e-5)
