@@ -63,3 +63,12 @@ def test_a_window_ends_and_nothing_is_reset():
 def test_bad_fields(options, message):
     with pytest.raises(ValueError, match=message):
         Forager(**options)
+
+
+def test_what_is_worth_most_is_drawn_green_and_the_other_red():
+    env = placed((0, 0), {(2, 2): 1, (3, 2): 2})
+    best = 1 + int(env._values[2] > env._values[1])
+    image = env.draw(0)
+    colours = {kind: tuple(image[12 * row, 24]) for kind, row in ((1, 2), (2, 3))}
+    assert colours == {best: (46, 160, 67), 3 - best: (207, 34, 46)}
+    assert tuple(image[0, 0]) == (31, 111, 235)

@@ -104,6 +104,14 @@ def test_scores_of_gradients_by_hand():
     assert values["plasticity/gradient_spectrum/q/linear2"].tolist() == pytest.approx([5])
 
 
+def test_units_of_a_layer_without_any_gradient_all_count_as_small():
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    for layer in (network[0], network[2]):
+        layer.weight.grad = torch.zeros_like(layer.weight)
+    values = diagnose({"q": network}, torch.ones(1, 2), ["small_gradient_units"])
+    assert values["plasticity/small_gradient_units/q"] == 1
+
+
 def test_a_condition_number_at_the_cap_is_known_as_one():
     for n in (1, 7, 64, 256):
         singular = torch.cat([torch.zeros(1), torch.rand(n - 1) + 1]).double()
