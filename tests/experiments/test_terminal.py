@@ -98,3 +98,8 @@ def test_a_reader_may_stop_reading(words, tmp_path):
     process.wait()
     assert "BrokenPipe" not in said
     assert "Traceback" not in said
+
+
+def test_the_table_of_a_run_says_what_it_shows():
+    title = summary.table({"sequence": "catch", "returns": [], "diagnostics": []}).title
+    assert title == "catch: raw return of training episodes, by visit"

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from isorl.plasticity import AdamO, AdaptiveStrength, NetworkSpec, build_mlp, parameter_groups
+from isorl.plasticity.methods.adaptive_isometry import INDICES
 
 
 def controller(**options):
@@ -107,3 +108,11 @@ def test_a_penalty_of_the_loss_is_controlled_alike():
     assert penalty.strength == 0.5
     control.update(1.0, 0.2)
     assert control.update(2.0, 0.2).after == penalty.strength == control.strength == 1.0
+
+
+def test_an_index_rises_as_plasticity_declines():
+    rank = INDICES["feature_effective_rank"]
+    assert [rank(4.0), rank(1.0), rank(0.0)] == [0.25, 1.0, math.inf]
+    for name, worse in {"ntk_index": (1, 2), "dormant_units": (0, 1), "gram_deviation": (0, 1)}.items():
+        better, worst = map(INDICES[name], worse)
+        assert 0 < better < worst < math.inf

@@ -131,3 +131,14 @@ def test_trial_of_runs_together(tiny, monkeypatch, count, first_takes):
     assert speed == pytest.approx(count * rounds * 32 / (5.0 if first_takes > 2 else 2.25))
     assert sorted(learned) == sorted([*range(count)] * (rounds + (first_takes < 2)))
     assert met == {count}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "jobs"),
+    [
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, 1),
+        ({"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": 3}, 3),
+    ],
+)
+def test_jobs_at_a_time_are_those_of_the_launcher(launcher, jobs):
+    assert cost.at_once(launcher) == jobs

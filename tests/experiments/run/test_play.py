@@ -1,10 +1,13 @@
 """Videos of a run, and why some cannot be made."""
 
+from types import SimpleNamespace
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+from isorl import train
 from isorl.configs import UserError
 from isorl.experiments.grid.expand import Composer
 from isorl.experiments.grid.work import work
@@ -79,3 +82,11 @@ def test_a_random_agent_is_neither_resumed_nor_played(tiny, tmp_path):
     for command in (experiment.resume, play):
         with pytest.raises(UserError, match="learns nothing"):
             command(str(folder))
+
+
+def test_the_command_names_every_file(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "isorl.experiments.run.play.play", lambda folder: [f"{folder}/a.mp4", f"{folder}/b.mp4"]
+    )
+    assert train._dispatch(SimpleNamespace(play="runs/x")) is None
+    assert capsys.readouterr().out == "runs/x/a.mp4\nruns/x/b.mp4\n"
