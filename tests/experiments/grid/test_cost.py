@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from isorl.agents.batched import BatchedRuns
@@ -141,4 +142,4 @@ def test_trial_of_runs_together(tiny, monkeypatch, count, first_takes):
     ],
 )
 def test_jobs_at_a_time_are_those_of_the_launcher(launcher, jobs):
-    assert cost.at_once(launcher) == jobs
+    assert cost.at_once(OmegaConf.create(launcher)) == jobs
