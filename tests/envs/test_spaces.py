@@ -252,5 +252,7 @@ def test_dict_observations_are_flattened_by_gymnasium():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_images_of_floats_span_the_ranges_of_all(order):
-    pairs = [(spaces.Box(low, high, (1, 8, 8)), SWITCH) for low, high in ((0, 0.5), (-1, 0.25), (0.1, 2))]
+    low, high = np.full((1, 8, 8), -0.5, np.float32), np.full((1, 8, 8), 0.5, np.float32)
+    low[0, 0, 0], high[0, 0, 0] = -1, 2  # of one pixel alone
+    pairs = [(spaces.Box(0, 0.5, (1, 8, 8)), SWITCH), (spaces.Box(low, high), SWITCH)]
     assert unified(*pairs[::order]).observation == spaces.Box(-1, 2, (1, 8, 8))
