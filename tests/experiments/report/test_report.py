@@ -474,3 +474,13 @@ def test_p_values_as_they_are_shown(value, text):
 )  # fmt: skip
 def test_a_trend_is_named_where_its_interval_leaves_out_zero(interval, verdict):
     assert result_sections._verdict(*interval) == verdict
+
+
+@pytest.mark.parametrize("commits", [("a1", "a1"), ("a1", "b2")])
+def test_cells_of_several_commits_are_warned_of(tmp_path, commits):
+    folder = write_grid(tmp_path, ARMS, sequences=1, seeds=2, visits=4)
+    for number, cell in enumerate(sorted((tmp_path / "cells" / "sequence 0").iterdir())):
+        (cell / "run.json").write_text(json.dumps({"commit": commits[number % 2], "machine": "one"}))
+    write_report([folder])
+    text = (folder / "report.md").read_text()
+    assert ("Cells were made by several commits" in text) == (len(set(commits)) > 1)
