@@ -198,7 +198,7 @@ def test_operations_that_differ_from_the_modules_are_left(agent, monkeypatch, ca
     assert len(warned) == 2, "one for each run"
     assert "isorl.agents.batched" in warned[0]
     assert "isorl.agents.policies" in warned[0]
-    assert {run.engine.name for run in runs} == {"torch"}
+    assert {(run.engine.name, run.engine.runs) for run in runs} == {("torch", 1)}
     torch.testing.assert_close(weights(runs[0]), weights(plain), rtol=1e-4, atol=2e-6)
 
 
@@ -280,3 +280,9 @@ def test_a_researchers_own_update():
     own, plain = (build(Twice, 0, exact=exact).learn(96) for exact in (False, True))
     assert own.engine.name == "batched"
     torch.testing.assert_close(weights(own), weights(plain), rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_that_computes_for_itself_says_so_and_why():
+    agent = build(ContinualPPO, 0, exact=True)
+    with BatchedRuns().member(agent):
+        assert agent.engine == ("torch", 1, "exact=true computes what stable-baselines3 computes")
