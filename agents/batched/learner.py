@@ -4,22 +4,22 @@ The weights of all runs lie in one table, of which each run keeps a view: parame
 stay where policies, methods, diagnostics and checkpoints look for them, and are always up to date. Whatever changes
 more than their values (a method at a task switch) unstacks them; the next update builds anew.
 
-Shapes: S runs, N environment copies, T steps, B samples of a minibatch, A actions, P parameters of a run.
+Shapes: S runs, N environment copies, B samples of a minibatch, I inputs, A actions, P parameters of a run.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import MethodType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from stable_baselines3.common.type_aliases import ReplayBufferSamples, RolloutBufferSamples
 from torch import Tensor
 
+from isorl.agents.batched.buffers import BatchedReplay, BatchedRollout, flat
 from isorl.agents.batched.optimizer import ROW_OPTIMIZERS, options_of, steps_taken
 from isorl.agents.batched.parameters import ParameterTable, Unbatchable
 from isorl.agents.batched.traced import traced, why_not_traced
@@ -314,29 +314,6 @@ class BatchedOnPolicy(BatchedLearner):
         ]
 
 
-class BatchedRollout:
-    """The rollouts of S runs, of equal length."""
-
-    def __init__(self, agents: Sequence[Any]) -> None:
-        self._agents = agents
-        buffers = [agent.rollout_buffer for agent in agents]
-        steps = buffers[0].pos
-        names = ("observations", "actions", "values", "log_probs", "advantages", "returns")
-        columns = ([getattr(buffer, name)[:steps] for buffer in buffers] for name in names)
-        self._columns = [  # (S, T N, ...)
-            np.stack([own.reshape(-1, *own.shape[2:]) for own in column]) for column in columns
-        ]
-        self._columns[0] = _flat(self._columns[0])
-
-    def get(self, batch_size: int) -> Iterator[RolloutBufferSamples]:
-        """Yields minibatches (S, B, ...) of one epoch, each run's samples in the order that it draws alone."""
-        orders = [agent.rollout_buffer.order(agent.rng.numpy) for agent in self._agents]
-        rows = np.stack(orders) + np.arange(len(orders))[:, None] * len(orders[0])
-        shuffled = (column.reshape(-1, *column.shape[2:])[rows] for column in self._columns)
-        parts = (torch.from_numpy(column).split(batch_size, dim=1) for column in shuffled)
-        yield from map(RolloutBufferSamples, *parts)
-
-
 class BatchedOffPolicy(BatchedLearner):
     """S agents that learn from a replay buffer."""
 
@@ -356,32 +333,6 @@ class BatchedOffPolicy(BatchedLearner):
         losses = self.update(*arguments[0])
         self.optimizer.tell_own()
         return list(losses.unbind())
-
-
-class BatchedReplay:
-    """The replay buffers of S runs."""
-
-    def __init__(self, agents: Sequence[Any]) -> None:
-        self._agents, self._buffers = agents, [agent.replay_buffer for agent in agents]
-        self._gammas = np.array([agent.gamma for agent in agents], np.float32)[:, None, None]
-
-    def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
-        """Returns a minibatch (S, B, ...), every run's rows drawn as it draws them alone."""
-        pairs = zip(self._agents, self._buffers, strict=True)
-        rows = [buffer.rows(batch_size, agent.rng.numpy) for agent, buffer in pairs]
-        shape, first = (len(rows), batch_size), self._buffers[0]
-        observations, after = np.empty((2, *shape, *first.obs_shape), first.observations.dtype)
-        actions = np.empty((*shape, 1), first.actions.dtype)
-        rewards, dones, timeouts = np.empty((3, *shape), np.float32)
-        names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-        for name, out in zip(names, (observations, after, actions, rewards, dones, timeouts), strict=True):
-            for run, buffer in enumerate(self._buffers):
-                array = getattr(buffer, name)
-                # "clip": the rows are there, and looking whether they are takes a copy
-                array.reshape(-1, *array.shape[2:]).take(rows[run], axis=0, out=out[run], mode="clip")
-        ended = (dones * (1 - timeouts))[..., None]
-        columns = (_flat(observations), actions, _flat(after), ended, rewards[..., None], self._gammas)
-        return ReplayBufferSamples(*map(torch.from_numpy, columns))
 
 
 LEARNERS: dict[str, type[BatchedLearner]] = {"on_policy": BatchedOnPolicy, "off_policy": BatchedOffPolicy}
@@ -445,11 +396,6 @@ def _part(columns: Any, run: int) -> Any:
     return type(columns)(*(each[run] if isinstance(each, Tensor) else each for each in columns))
 
 
-def _flat(observations: np.ndarray) -> np.ndarray:
-    """Flattens observations (S, B, ...) to (S, B, I)."""
-    return observations.reshape(*observations.shape[:2], -1)
-
-
 def _stacked(arrays: list[np.ndarray]) -> Tensor:
     """Stacks observations (N, ...) to (S, N, I), three times as fast as np.stack."""
-    return torch.from_numpy(_flat(np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)))
+    return torch.from_numpy(flat(np.concatenate(arrays).reshape(len(arrays), *arrays[0].shape)))
