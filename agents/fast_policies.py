@@ -20,7 +20,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
-from isorl.agents.batched.traced import traced, why_not_traced
+from isorl.agents.batched.traced import Traces, close, traced, why_not_traced
 from isorl.agents.distributions import categorical, draw_categorical, draw_gaussian, gaussian
 from isorl.agents.policies import NetworkActorCritic, NetworkDQNPolicy, NetworkQ
 
@@ -36,12 +36,12 @@ class MixedPrecisionMixin(BasePolicy):
     precision = "float32"
     noise_width = 0
     """How many numbers of noise draw one action; 0 where actions are not drawn."""
-    _in_numpy: tuple[dict[str, np.ndarray], dict[Any, Any]] | None = None
-    """While small networks act in numpy: parameters (1, *shape), and by the shape of what is given how to answer."""
+    _in_numpy: dict[str, np.ndarray] | None = None
+    """While small networks act in numpy: parameters (1, *shape)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._traced: dict[Any, Any] = {}
+        self._traces = Traces()
         self.scales_images = self.normalize_images and is_image_space(
             self.observation_space, check_channels=False
         )
@@ -71,38 +71,39 @@ class MixedPrecisionMixin(BasePolicy):
         alike = isinstance(observation, np.ndarray) and observation.dtype == space.dtype
         if not (self._in_numpy and alike and observation.shape[1:] == space.shape):
             return super().predict(observation, state, episode_start, deterministic)
-        weights, graphs = self._in_numpy
         noise = torch.zeros(1, len(observation), 0 if deterministic else self.noise_width)
         given = [observation.reshape(1, len(observation), -1), *([noise.numpy()] if noise.numel() else [])]
-        key = tuple(array.shape for array in given)
-        if key not in graphs:
-            graphs[key] = self._traced[key] = self._graph(key, weights, given)
-        if graphs[key] is None:
+        graph = self._graph(given)
+        if graph is None:
             return super().predict(observation, state, episode_start, deterministic)
         if noise.numel():
             self.fill_noise(noise)
         with np.errstate(all="ignore"):  # torch says nothing of numbers that are not finite, either
-            actions = graphs[key](*weights.values(), *given)[0][0]
+            actions = graph(*self._in_numpy.values(), *given)[0][0]
         if isinstance(self.action_space, spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions, state
 
     @torch.no_grad()
-    def _graph(self, key: Any, weights: dict[str, np.ndarray], given: list[np.ndarray]) -> Any:
-        """Returns how to answer in numpy: as before, where modules are as they were; None where it cannot be traced."""
-        tensors, graph = list(map(torch.from_numpy, given)), self._traced.get(key)
-        if graph is not None:
-            pairs = zip(
-                graph(*weights.values(), *given), self.answer(*(own[0] for own in tensors)), strict=False
+    def _graph(self, given: list[np.ndarray]) -> Any:
+        """Returns how to answer in numpy, of arrays (1, B, ...) of these shapes; None where it cannot be traced."""
+        arrays: dict[str, np.ndarray] = self._in_numpy or {}
+        tensors = list(map(torch.from_numpy, given))
+
+        def trace() -> Any:
+            named = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            try:
+                return traced(self, lambda *given: self.answer(*given)[:2], named, tensors)[0]
+            except Exception as error:  # of modules that do what cannot be traced
+                LOG.info("the policy acts by torch: %s", str(error).splitlines()[0])
+                return None
+
+        def agrees(graph: Any) -> bool:
+            return close(
+                (own[0] for own in graph(*arrays.values(), *given)), self.answer(*(own[0] for own in tensors))
             )
-            if all(np.allclose(ours[0], theirs, 1e-4, 1e-5, equal_nan=True) for ours, theirs in pairs):
-                return graph
-        named = {name: torch.from_numpy(array) for name, array in weights.items()}
-        try:
-            return traced(self, lambda *given: self.answer(*given)[:2], named, tensors)[0]
-        except Exception as error:  # of modules that do what cannot be traced
-            LOG.info("the policy acts by torch: %s", str(error).splitlines()[0])
-            return None
+
+        return self._traces.get(tuple(array.shape for array in given), trace, agrees)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Lets linear layers and convolutions inside compute in `precision`."""
@@ -133,7 +134,8 @@ def numpy_inference(policy: BasePolicy) -> Iterator[None]:
         return
     before = policy._in_numpy
     if policy.is_small():
-        policy._in_numpy = {name: p.detach()[None].numpy() for name, p in policy.named_parameters()}, {}
+        policy._in_numpy = {name: p.detach()[None].numpy() for name, p in policy.named_parameters()}
+        policy._traces.doubt()
     try:
         with policy.keeping_casts():
             yield

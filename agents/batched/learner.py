@@ -22,7 +22,7 @@ from torch import Tensor
 from isorl.agents.batched.buffers import BatchedReplay, BatchedRollout, flat
 from isorl.agents.batched.optimizer import ROW_OPTIMIZERS, options_of, steps_taken
 from isorl.agents.batched.parameters import ParameterTable, Unbatchable
-from isorl.agents.batched.traced import traced, why_not_traced
+from isorl.agents.batched.traced import Traces, close, traced, why_not_traced
 from isorl.plasticity.methods import Batch, Method
 
 LOG = logging.getLogger("isorl")
@@ -56,7 +56,7 @@ class BatchedLearner:
 
     Args:
         agents: fast ones on the CPU with equal `form_of`.
-        graphs: what has been traced for so many agents of this form, by what was given.
+        traces: what has been traced for so many agents of this form.
     """
 
     batch_size: int
@@ -67,9 +67,9 @@ class BatchedLearner:
     _overwrites = False
     """Whether the next gradients may be written over those that are there instead of being added to them."""
 
-    def __init__(self, agents: Sequence[Any], graphs: dict[Any, Any]) -> None:
+    def __init__(self, agents: Sequence[Any], traces: Traces) -> None:
         self.agents = sorted(agents, key=lambda agent: str(options_of(agent.policy.optimizer)))
-        self._graphs = graphs
+        self._traces = traces
         self._gather()
         for name in self.ALIKE:
             setattr(self, name, getattr(self.agents[0], name))
@@ -125,12 +125,19 @@ class BatchedLearner:
     @torch.no_grad()
     def compute(self, function: Callable[..., Sequence[Tensor]], *given: Tensor) -> list[Tensor]:
         """Returns what `function` of an agent and of tensors (...) returns for every run, of tensors (S, ...)."""
-        graph, _ = self._graph(function, partial(function, self.agents[0]), given)
-        if graph is None:
+
+        def by_modules() -> list[Tensor]:
             own = [function(agent, *parts) for agent, *parts in zip(self.agents, *given, strict=True)]
             return [torch.stack(results) for results in zip(*own, strict=True)]
-        found = graph(*self._arrays, *(tensor.numpy() for tensor in given))
-        return [torch.from_numpy(np.asarray(array)) for array in found]
+
+        def agrees(trace: tuple[Any, Any]) -> bool:
+            return close(trace[0](*arrays), by_modules())
+
+        arrays = [*self._arrays, *(tensor.numpy() for tensor in given)]
+        graph, _ = self._graph(function, partial(function, self.agents[0]), given, agrees)
+        if graph is None:
+            return by_modules()
+        return [torch.from_numpy(np.asarray(array)) for array in graph(*arrays)]
 
     def loss(self, batch: Any, numbers: Any = ()) -> Any:
         """Returns the agents' own loss (S,) of a minibatch (S, B, ...), with terms where it has any.
@@ -167,11 +174,17 @@ class BatchedLearner:
             loss, terms = found if isinstance(found, tuple) else (found, {})
             return {"loss": loss, **terms}
 
+        def agrees(trace: tuple[Any, Any]) -> bool:
+            graph, names = trace
+            gradients, runs = graph(*arrays)[len(names) :], range(len(self.agents))
+            return not any(self._difference(run, batch, numbers, gradients) for run in runs)
+
+        arrays = [*self._arrays, *(tensor.numpy() for tensor in given)]
         constant = tuple(None if isinstance(value, Tensor) else value for value in flat)
-        graph, names = self._graph(constant, text, given, self._names)
+        graph, names = self._graph(constant, text, given, agrees, self._names)
         if graph is None:
             return None
-        found = graph(*self._arrays, *(tensor.numpy() for tensor in given))
+        found = graph(*arrays)
         loss, *terms = map(torch.from_numpy, found[: len(names)])
         gradients = found[len(names) :]
         self._minibatches += 1
@@ -181,25 +194,34 @@ class BatchedLearner:
         loss = _Known.apply(self._anchor, loss, partial(self._add, gradients))
         return (loss, dict(zip(names[1:], terms, strict=True))) if terms else loss
 
-    def _graph(self, name: Any, function: Any, given: Sequence[Tensor], differentiated: Any = ()) -> Any:
+    def _graph(
+        self,
+        name: Any,
+        function: Callable[..., Any],
+        given: Sequence[Tensor],
+        agrees: Callable[[tuple[Any, Any]], bool],
+        differentiated: Sequence[str] = (),
+    ) -> tuple[Any, Any]:
         """Returns what `traced` does for tensors of these shapes; (None, None) where that is not possible.
 
         Args:
             name: of the function, unlike others'.
             function: from tensors, given one by one, to tensors.
             given: (S, ...) each.
+            agrees: tells of a trace that modules may have changed since whether it is still theirs.
             differentiated: names of weights.
         """
-        key = (name, *(tensor.shape for tensor in given))
-        if key not in self._graphs and not self._own_modules:
-            policy = self.agents[0].policy
+        policy, key = self.agents[0].policy, (name, *(tensor.shape for tensor in given))
+        if not self._own_modules:
             try:
-                self._graphs[key] = traced(policy, function, self._weights, given, differentiated)
+                return self._traces.get(
+                    key, lambda: traced(policy, function, self._weights, given, differentiated), agrees
+                )
             except Exception as error:  # of a text that does what cannot be traced
                 reason = f"it cannot be traced: {str(error).splitlines()[0]}"
                 LOG.info("updates are computed by torch from now on: %s", reason)
                 self._leave(self.agents, reason)
-        return (None, None) if self._own_modules else self._graphs[key]
+        return None, None
 
     def _leave(self, agents: Sequence[Any], reason: str) -> None:
         """Lets every run compute by its own modules: here until the update has ended, by itself from then on."""
@@ -210,17 +232,22 @@ class BatchedLearner:
     def _check(self, runs: Iterable[int], batch: Any, numbers: Any, gradients: list[np.ndarray]) -> None:
         """Compares gradients with autograd's through each run's own modules; where they differ, it is left."""
         for run in runs:
-            own = self._own_loss(run, batch, numbers)
-            loss = own[0] if isinstance(own, tuple) else own
-            parameters = self.table.owners[run]
-            plain = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-            whole = torch.stack([gradient.norm() for gradient in plain]).norm()
-            errors = [(torch.from_numpy(a[run]) - b).norm() for a, b in zip(gradients, plain, strict=True)]
-            error, name = max(zip(errors, self._names, strict=True))
-            if error > TOLERANCE * whole:  # not where it is NaN: a run that diverges finds out itself
-                difference = f"the gradient of '{name}' by {float(error / whole):.1e} of the whole's norm"
+            if difference := self._difference(run, batch, numbers, gradients):
                 LOG.warning(DISAGREE, difference)
                 self._leave([self.agents[run]], f"numpy and the modules differ in {difference}")
+
+    def _difference(self, run: int, batch: Any, numbers: Any, gradients: list[np.ndarray]) -> str | None:
+        """Returns where gradients differ from autograd's through the run's own modules; None where they do not."""
+        own = self._own_loss(run, batch, numbers)
+        loss = own[0] if isinstance(own, tuple) else own
+        parameters = self.table.owners[run]
+        plain = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        whole = torch.stack([gradient.norm() for gradient in plain]).norm()
+        errors = [(torch.from_numpy(a[run]) - b).norm() for a, b in zip(gradients, plain, strict=True)]
+        error, name = max(zip(errors, self._names, strict=True))
+        if error > TOLERANCE * whole:  # not where it is NaN: a run that diverges finds out itself
+            return f"the gradient of '{name}' by {float(error / whole):.1e} of the whole's norm"
+        return None
 
     def _add(self, gradients: list[np.ndarray], by_loss: Tensor) -> None:
         """Puts gradients where they belong, scaled by that of the loss (S,)."""
@@ -249,7 +276,7 @@ class BatchedLearner:
     def rebuild(self) -> None:
         """Gathers again what runs have replaced."""
         self.unstack()
-        self.__init__(self.agents, self._graphs)  # type: ignore[misc]
+        self.__init__(self.agents, self._traces)  # type: ignore[misc]
 
     def unstack(self) -> None:
         """Leaves every run an optimizer state of its own again."""
@@ -320,8 +347,8 @@ class BatchedOffPolicy(BatchedLearner):
     ALIKE = ("n_envs", "batch_size", "train_freq", "gradient_steps")
     _vec_normalize_env = None
 
-    def __init__(self, agents: Sequence[Any], graphs: dict[Any, Any]) -> None:
-        super().__init__(agents, graphs)
+    def __init__(self, agents: Sequence[Any], traces: Traces) -> None:
+        super().__init__(agents, traces)
         self.replay_buffer = BatchedReplay(self.agents)
 
     def act(self, observations: list[np.ndarray]) -> list[np.ndarray]:

@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from isorl.agents.batched.learner import LEARNERS, BatchedLearner, Engine, form_of
 from isorl.agents.batched.parameters import Unbatchable
+from isorl.agents.batched.traced import Traces
 from isorl.agents.rng import OwnRngState
 
 LOG = logging.getLogger("isorl")
@@ -38,7 +39,7 @@ class BatchedRuns:
     def __init__(self) -> None:
         self._learners: list[BatchedLearner] = []
         self._asked: dict[int, int | None] | None = None  # by agents' ids: for whom learners were made
-        self._graphs: dict[Any, dict[Any, Any]] = {}  # what has been traced, by form and number of runs
+        self._traces: dict[Any, Traces] = {}  # by form and number of runs
         self._scheduler: greenlet | None = None
         self.size = 1
         """Runs among which the process's time is shared."""
@@ -112,7 +113,8 @@ class BatchedRuns:
     def unstack(self) -> None:
         """Is called before anything else than a batched update changes what a run keeps."""
         self._dissolve()
-        self._graphs.clear()
+        for traces in self._traces.values():
+            traces.doubt()
 
     def _dissolve(self) -> None:
         for learner in self._learners:
@@ -162,8 +164,8 @@ class BatchedRuns:
                 except Unbatchable as reason:
                     LOG.info("this run computes for itself: %s", reason)
             for (form, _), group in groups.items():
-                graphs = self._graphs.setdefault((form, len(group)), {})
-                self._learners.append(LEARNERS[group[0].batched_as](group, graphs))
+                traces = self._traces.setdefault((form, len(group)), Traces())
+                self._learners.append(LEARNERS[group[0].batched_as](group, traces))
         return self._learners
 
 

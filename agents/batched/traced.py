@@ -9,12 +9,14 @@ Shapes: S runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, vmap
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -70,7 +72,9 @@ def traced(
             results += torch.autograd.grad(results[0].sum(), by, allow_unused=True, materialize_grads=True)
         return [result.detach() for result in results]
 
-    return _straight(make_fx(of_all)([weight.detach() for weight in weights.values()], list(given))), names
+    with tracing(TracingContext(FakeTensorMode())):  # else make_fx makes a mode for the shape of every result
+        graph = make_fx(of_all)([weight.detach() for weight in weights.values()], list(given))
+    return _straight(graph), names
 
 
 def why_not_traced(policy: Any) -> str | None:
@@ -80,6 +84,32 @@ def why_not_traced(policy: Any) -> str | None:
     if any(True for _ in policy.buffers()):
         return "a layer keeps more than its weights"
     return None
+
+
+class Traces:
+    """What has been traced, by keys of the caller's."""
+
+    def __init__(self) -> None:
+        self._trusted: dict[Any, Any] = {}
+        self._doubted: dict[Any, Any] = {}
+
+    def doubt(self) -> None:
+        """Is called where modules may have changed: what is here is compared with them before it answers again."""
+        self._doubted |= self._trusted
+        self._trusted.clear()
+
+    def get(self, key: Any, trace: Callable[[], Any], agrees: Callable[[Any], bool]) -> Any:
+        """Returns what is here, where it still `agrees` with the modules; else what `trace` makes of them."""
+        if key not in self._trusted:
+            former = self._doubted.pop(key, None)
+            self._trusted[key] = former if former is not None and agrees(former) else trace()
+        return self._trusted[key]
+
+
+def close(results: Iterable[Any], expected: Iterable[Any]) -> bool:
+    """Tells whether arrays are as near to others as two orders of summation leave them, NaN where they are NaN."""
+    pairs = zip(results, expected, strict=False)
+    return all(np.allclose(ours, theirs, 1e-4, 1e-5, equal_nan=True) for ours, theirs in pairs)
 
 
 class _Module(nn.Module):

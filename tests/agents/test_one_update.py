@@ -221,6 +221,39 @@ def test_a_loss_that_changes_after_it_was_traced_is_left(monkeypatch, caplog):
     assert "the gradient of 'q_net." in warned
 
 
+@pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_what_was_traced_answers_after_a_switch_where_modules_are_as_they_were(agent, factor, monkeypatch):
+    """What a layer multiplies by, which a trace cannot see, moves at the switch, or does not."""
+    traces, plain = [], learner_module.traced
+    monkeypatch.setattr(learner_module, "traced", lambda *given: traces.append(None) or plain(*given))
+
+    class Times(nn.Module):
+        factor = 1.0
+
+        def forward(self, x):
+            return x * self.factor
+
+    def run(exact):
+        own = build(agent, 0, exact=exact)
+        times = Times()
+        next(m for m in own.policy.modules() if isinstance(m, nn.Sequential)).append(times)
+        switch, before = own.on_switch, []
+        own.on_switch = lambda env: (
+            before.append(len(traces)),
+            setattr(times, "factor", factor),
+            switch(env),
+        )
+        return own.learn(128), before
+
+    own, before = run(exact=False)
+    assert own.engine.name == "batched"
+    assert before[-1] > 0
+    assert (len(traces) > before[-1]) == (factor != 1.0)
+    expected = weights(run(exact=True)[0])
+    torch.testing.assert_close(weights(own), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_what_a_loss_asks_besides_the_minibatch_is_computed():
     """Double DQN: the online network is asked for the next observations, too."""
 
