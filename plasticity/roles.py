@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from isorl.plasticity.networks.isometric import IsometricLinear, PatchConv2d
+from isorl.plasticity.networks.isometric import IsometricConv2d, IsometricLinear, PatchConv2d
 from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
 from isorl.plasticity.registry import unknown_name
 
@@ -22,7 +22,8 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LAYERS = (nn.Linear, *CONVOLUTIONS)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
 _BY_ONE_MATRIX = {
-    kind.forward for kind in (*_LAYERS, IsometricLinear, PatchConv2d, SpectralLinear, SpectralConv2d)
+    kind.forward
+    for kind in (*_LAYERS, IsometricLinear, IsometricConv2d, PatchConv2d, SpectralLinear, SpectralConv2d)
 }
 
 

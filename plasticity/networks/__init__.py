@@ -23,6 +23,7 @@ from isorl.plasticity.networks.bodies import (
 )
 from isorl.plasticity.networks.heads import cross_entropy, masked
 from isorl.plasticity.networks.isometric import (
+    IsometricConv2d,
     IsometricLinear,
     PatchConv2d,
     Shift,
@@ -43,6 +44,7 @@ __all__ = [
     "CReLU",
     "DeepFourier",
     "GroupSort",
+    "IsometricConv2d",
     "IsometricLinear",
     "MaxMin",
     "NetworkSpec",

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from isorl.plasticity.networks.hypersphere import Embedder, LerpBlock, UnitRows
-from isorl.plasticity.networks.isometric import IsometricLinear, PatchConv2d, Shift
+from isorl.plasticity.networks.isometric import IsometricConv2d, IsometricLinear, PatchConv2d, Shift
 from isorl.plasticity.networks.spec import NetworkSpec
 from isorl.plasticity.networks.spectral import SpectralConv2d, SpectralLinear
 
@@ -51,7 +51,7 @@ def describe_body(in_shape: tuple[int, ...], spec: NetworkSpec) -> str:
         name = "SimbaV2" if spec.architecture == "simba_v2" else "MLP"
         return f"{name} {widths}{' on flattened images' if len(in_shape) == 3 else ''}"
     name = "small CNN" if body == "small_cnn" else "Nature CNN"
-    form = " in isometric form" if spec.isometry != "none" else ""
+    form = " of patches" if spec.has_patches else ""
     form += " with SimbaV2 blocks" if spec.architecture == "simba_v2" else ""
     return f"{name}{form} on {' x '.join(map(str, in_shape))}"
 
@@ -81,14 +81,14 @@ def build_mlp(in_features: int, spec: NetworkSpec) -> Body:
 def build_nature_cnn(in_shape: tuple[int, int, int], spec: NetworkSpec, features: int = 512) -> Body:
     """Returns a CNN (B, C, H, W), already scaled to [0, 1] -> (B, features).
 
-    Plain: the convolutions of Mnih et al. 2015. With any isometry: `_isometric_convolutions` below.
+    Overlapping: the convolutions of Mnih et al. 2015. Patches: `_nature_patches` below.
     """
-    convolutions = _nature_convolutions if spec.isometry == "none" else _isometric_convolutions
-    if spec.isometry == "none" and min(in_shape[1:]) < SMALLEST_OF_NATURE:
+    convolutions = _nature_patches if spec.has_patches else _nature_convolutions
+    if not spec.has_patches and min(in_shape[1:]) < SMALLEST_OF_NATURE:
         height, width = in_shape[1:]
         raise ValueError(
             f"the Nature CNN needs images of at least 36 x 36, got {height} x {width}; enlarge them, "
-            "or choose body='small_cnn', or isometry='soft', whose body takes any size"
+            "or choose body='small_cnn', or convolutions='patches', which take any size"
         )
     return _build_cnn(in_shape, spec, convolutions, features)
 
@@ -96,9 +96,9 @@ def build_nature_cnn(in_shape: tuple[int, int, int], spec: NetworkSpec, features
 def build_small_cnn(in_shape: tuple[int, int, int], spec: NetworkSpec, features: int = 128) -> Body:
     """Returns a CNN for small images (B, C, H, W) -> (B, features), as MinAtar's authors use.
 
-    Plain: one 3 x 3 convolution of 16 channels and a linear layer (Young and Tian 2019, arXiv 1903.03176). With any
-    isometry: patches of 3 x 3 with 64 channels in place of the convolution, whose overlap no isometry has; on
-    10 x 10 pixels both give 1,024 features, and up to 7 channels the patches lose nothing of their input.
+    Overlapping: one 3 x 3 convolution of 16 channels and a linear layer (Young and Tian 2019, arXiv 1903.03176).
+    Patches: 3 x 3 with 64 channels in place of the convolution, whose overlap no isometry has; on 10 x 10 pixels both
+    give 1,024 features, and up to 7 channels the patches lose nothing of their input.
     """
     if min(in_shape[1:]) < SMALLEST:
         height, width = in_shape[1:]
@@ -147,23 +147,12 @@ def _nature_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for out_channels, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
         units = out_channels // spec.unit.copies
-        conv = SpectralConv2d if spec.spectral_norm else nn.Conv2d
-        layers += [conv(channels, units, size, stride), *_unit(units, spec, dim=-3)]
+        layers += [_convolution(channels, units, size, stride, spec), *_unit(units, spec, dim=-3)]
         channels = out_channels
     return layers
 
 
-def _small_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
-    copies = spec.unit.copies
-    if spec.isometry != "none":
-        layer: nn.Module = PatchConv2d(channels, units := 64 // copies, 3, spec.isometry, _gain(spec))
-    else:
-        conv = SpectralConv2d if spec.spectral_norm else nn.Conv2d
-        layer = conv(channels, units := 16 // copies, 3, 1)
-    return [layer, *_unit(units, spec, dim=-3)]
-
-
-def _isometric_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
+def _nature_patches(channels: int, spec: NetworkSpec) -> list[nn.Module]:
     """Patches of 4, then 3, then a 1 x 1 mix, with shifts between: 84 -> 21 -> 7 -> 7 pixels, 64 channels.
 
     The same 3136 features as the Nature CNN from 60 % of its multiplications.
@@ -180,6 +169,15 @@ def _isometric_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]
     return layers
 
 
+def _small_convolutions(channels: int, spec: NetworkSpec) -> list[nn.Module]:
+    copies = spec.unit.copies
+    if spec.has_patches:
+        layer: nn.Module = PatchConv2d(channels, units := 64 // copies, 3, spec.isometry, _gain(spec))
+    else:
+        layer = _convolution(channels, units := 16 // copies, 3, 1, spec)
+    return [layer, *_unit(units, spec, dim=-3)]
+
+
 def _simba(in_features: int, width: int, spec: NetworkSpec) -> list[nn.Module]:
     blocks = len(spec.widths) - 1
     return [Embedder(in_features, width), *(LerpBlock(width, blocks) for _ in range(blocks))]
@@ -193,6 +191,12 @@ def _linear(in_features: int, out_features: int, spec: NetworkSpec) -> nn.Linear
         if spec.spectral_norm
         else nn.Linear(in_features, out_features)
     )
+
+
+def _convolution(channels: int, units: int, size: int, stride: int, spec: NetworkSpec) -> nn.Conv2d:
+    if spec.isometry in ("projected", "hard"):
+        return IsometricConv2d(channels, units, size, stride, spec.isometry, _gain(spec))
+    return (SpectralConv2d if spec.spectral_norm else nn.Conv2d)(channels, units, size, stride)
 
 
 def _unit(features: int, spec: NetworkSpec, dim: int) -> list[nn.Module]:

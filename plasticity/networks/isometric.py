@@ -33,31 +33,45 @@ class IsometricLinear(nn.Linear):
         return f"{super().extra_repr()}, isometry={self.isometry}, gain={self.gain:.4g}"
 
 
-class PatchConv2d(nn.Conv2d):
-    """Convolves non-overlapping patches, and so is exactly as isometric as its weight (O, C k k).
+class IsometricConv2d(nn.Conv2d):
+    """Is an nn.Conv2d whose reshaped kernel (O, C k k) is orthogonal.
 
-    A convolution with overlap is not: an orthogonal reshaped kernel only keeps its Jacobian's singular values
-    below k / stride. Overlap comes from `Shift` instead. Sizes that k does not divide are padded with zeros,
-    which changes no norm.
+    Where patches overlap the layer is no isometry: its Jacobian's singular values only stay below k / stride.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, size: int, isometry: str, gain: float = 1.0):
-        super().__init__(in_channels, out_channels, size, stride=size)
+    def __init__(
+        self, in_channels: int, out_channels: int, size: int, stride: int, isometry: str, gain: float = 1.0
+    ):
+        super().__init__(in_channels, out_channels, size, stride)
         self.isometry, self.gain = isometry, gain
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns (B, O, H', W') of (B, C, H, W), as nn.Conv2d does."""
+        return F.conv2d(x, effective_weight(self), self.bias, self.stride)
+
+    def extra_repr(self) -> str:
+        """Returns the options, for printing."""
+        return f"{super().extra_repr()}, isometry={self.isometry}, gain={self.gain:.4g}"
+
+
+class PatchConv2d(IsometricConv2d):
+    """Convolves non-overlapping patches, and so is exactly as isometric as its weight (O, C k k).
+
+    Overlap comes from `Shift` instead. Sizes that k does not divide are padded with zeros, which changes no norm.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, isometry: str, gain: float = 1.0):
+        super().__init__(in_channels, out_channels, size, size, isometry, gain)
+
+    def forward(self, x: Tensor) -> Tensor:
         """Returns (B, O, ceil(H / k), ceil(W / k)) of (B, C, H, W)."""
-        return F.conv2d(self.pad(x), effective_weight(self), self.bias, self.stride)
+        return super().forward(self.pad(x))
 
     def pad(self, x: Tensor) -> Tensor:
         """Returns `x` with zeros to the right and below, up to whole patches."""
         k = self.kernel_size[0]
         right, below = -x.shape[-1] % k, -x.shape[-2] % k
         return F.pad(x, (0, right, 0, below)) if right or below else x
-
-    def extra_repr(self) -> str:
-        """Returns the options, for printing."""
-        return f"{super().extra_repr()}, isometry={self.isometry}, gain={self.gain:.4g}"
 
 
 class Shift(nn.Module):

@@ -11,6 +11,7 @@ from isorl.plasticity.registry import Registry, unknown_name
 ISOMETRIES = ("none", "soft", "projected", "hard")
 ARCHITECTURES = ("plain", "simba_v2")
 BODIES = ("auto", "mlp", "small_cnn", "nature_cnn")
+CONVOLUTIONS = ("auto", "overlapping", "patches")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class NetworkSpec:
             Nature CNN for images.
         body: mlp (images are flattened), small_cnn, nature_cnn, or auto: an MLP for vectors, for images the
             Nature CNN from 36 x 36 pixels on and the small CNN below (`body_for`).
+        convolutions: of a CNN. overlapping: those of the body's paper; where weights are kept orthogonal these are the
+            reshaped kernels, whose layers stretch by up to kernel / stride. patches: none overlap, and each layer is
+            as isometric as its weight. auto: patches with any isometry, overlapping without.
     """
 
     widths: tuple[int, ...] = (64, 64)
@@ -42,11 +46,14 @@ class NetworkSpec:
     spectral_norm: bool = False
     architecture: str = "plain"
     body: str = "auto"
+    convolutions: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # configuration files give lists
         if self.body not in BODIES:
             raise unknown_name("body", self.body, list(BODIES))
+        if self.convolutions not in CONVOLUTIONS:
+            raise unknown_name("convolutions", self.convolutions, list(CONVOLUTIONS))
         if self.isometry not in ISOMETRIES:
             raise unknown_name("isometry", self.isometry, list(ISOMETRIES))
         for width in self.widths:
@@ -56,6 +63,11 @@ class NetworkSpec:
         if self.spectral_norm and self.isometry != "none":
             raise ValueError(
                 f"spectral_norm=True and isometry={self.isometry!r} both set the singular values; choose one"
+            )
+        if self.spectral_norm and self.has_patches:
+            raise ValueError(
+                "spectral_norm=True divides the kernels of overlapping convolutions; with it use "
+                "convolutions='overlapping', or for patches isometry='soft' instead of spectral_norm"
             )
         if self.layer_norm and self.isometry in ("projected", "hard"):
             raise ValueError(
@@ -82,6 +94,11 @@ class NetworkSpec:
                 f"architecture='simba_v2' has features of one width, got widths {list(self.widths)}; "
                 f"use for example {[*self.widths[:1], *self.widths[:1]] or [64, 64]}"
             )
+
+    @property
+    def has_patches(self) -> bool:
+        """Returns whether the convolutions of a CNN are over patches that do not overlap."""
+        return self.convolutions == "patches" or (self.convolutions == "auto" and self.isometry != "none")
 
     @property
     def is_projected(self) -> bool:

@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -106,7 +107,7 @@ def test_a_body_can_be_asked_for_and_described():
     assert describe_body(image, NetworkSpec((8, 6), body="mlp")) == "MLP 6400-8-6 on flattened images"
     assert describe_body((4,), NetworkSpec((8,))) == "MLP 4-8"
     assert describe_body(image, NetworkSpec()) == "Nature CNN on 4 x 40 x 40"
-    assert describe_body(image, NetworkSpec(isometry="soft")) == "Nature CNN in isometric form on 4 x 40 x 40"
+    assert describe_body(image, NetworkSpec(isometry="soft")) == "Nature CNN of patches on 4 x 40 x 40"
     with pytest.raises(ValueError, match="small_cnn needs images, but observations have shape \\(4,\\)"):
         body_for((4,), NetworkSpec(body="small_cnn"))
     with pytest.raises(ValueError, match="at least 3 x 3, got 2 x 9"):
@@ -244,6 +245,40 @@ def test_the_isometric_cnn_is_patches_of_4_3_and_1_with_shifts_between():
     x = torch.rand(1, 4, 84, 84)
     shapes = [tuple((x := layer(x)).shape[1:]) for layer in body]
     assert [shape for shape in dict.fromkeys(shapes)] == [(64, 21, 21), (64, 7, 7), (3136,), (512,)]
+
+
+@pytest.mark.parametrize("isometry", ["none", "soft", "projected", "hard"])
+@pytest.mark.parametrize("body", ["nature_cnn", "small_cnn"])
+def test_any_isometry_has_convolutions_of_both_kinds(body, isometry):
+    """Of overlapping ones the reshaped kernels are orthogonal, and layers stretch by up to kernel / stride."""
+    image = (4, 36, 36)
+    spec = NetworkSpec((), "maxmin", isometry=isometry, body=body)
+    overlapping, patches = (
+        build_body(image, replace(spec, convolutions=kind)) for kind in ("overlapping", "patches")
+    )
+    geometry = {"nature_cnn": [(8, 4), (4, 2), (3, 1)], "small_cnn": [(3, 1)]}[body]
+    layers = [layer for layer in overlapping if isinstance(layer, nn.Conv2d)]
+    assert [(layer.kernel_size[0], layer.stride[0]) for layer in layers] == geometry
+    assert not any(isinstance(layer, Shift | PatchConv2d) for layer in overlapping)
+    assert all(isinstance(layer, PatchConv2d) for layer in patches if isinstance(layer, nn.Conv2d))
+    expected = patches if isometry != "none" else overlapping
+    assert str(build_body(image, spec)) == str(expected)
+    if isometry == "none":
+        return
+    for layer in layers:
+        sigma = torch.linalg.svdvals(effective_weight(layer).detach().flatten(1))
+        torch.testing.assert_close(sigma, torch.ones_like(sigma))
+        side = layer.kernel_size[0] + layer.stride[0]  # two positions that overlap
+        jacobian = layer_jacobian(layer, torch.rand(layer.in_channels, side, side))
+        stretch = torch.linalg.svdvals(jacobian).max()
+        assert 1 < stretch <= layer.kernel_size[0] / layer.stride[0] + 1e-5
+
+
+def test_patches_and_spectral_norm_are_refused():
+    with pytest.raises(ValueError, match="use convolutions='overlapping'"):
+        NetworkSpec(spectral_norm=True, convolutions="patches")
+    with pytest.raises(ValueError, match="Did you mean 'patches'"):
+        NetworkSpec(convolutions="patch")
 
 
 def test_patch_convolutions_agree_with_orthogonium():
