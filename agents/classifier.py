@@ -3,6 +3,8 @@
 A stream (envs/stream.py) is a vector environment: the agent answers a batch, one input per copy, and is then shown
 the right answers, `env.labels`. An agent step is one sample. It has stable-baselines3's interface, so sequences,
 switches, methods, diagnostics, callbacks, save, load and predict are those of PPO and DQN.
+
+Shapes: B samples of a batch; ... nothing, or S runs that are computed as one (agents/batched).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import sys
 import time
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -127,8 +130,7 @@ class Classifier(BaseAlgorithm):
         observations = torch.as_tensor(self._last_obs, device=self.device)
         self.policy.restrict(getattr(env.unwrapped, "allowed", None))
         allowed = self.policy.allowed  # of these inputs: the step may switch the task
-        logits = self.policy(observations)
-        actions = masked(logits.detach(), allowed).argmax(dim=1).cpu().numpy()
+        actions, logits = self.answer(observations, allowed)
         self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
         labels = torch.as_tensor(env.unwrapped.labels, device=self.device)  # type: ignore[attr-defined]
         self._answered = Answered(observations, labels, allowed, logits)
@@ -140,6 +142,11 @@ class Classifier(BaseAlgorithm):
         keep_on = callback.on_step()
         callback.on_rollout_end()
         return keep_on
+
+    def answer(self, observations: Tensor, allowed: Tensor | None) -> tuple[np.ndarray, Tensor | None]:
+        """Returns the likeliest classes (B,) for observations (B, ...), and their logits (B, C) with the graph."""
+        logits = self.policy(observations)
+        return masked(logits.detach(), allowed).argmax(dim=1).cpu().numpy(), logits
 
     def train(self) -> None:
         """Makes one update on the batch that was just answered."""
@@ -172,22 +179,34 @@ class ContinualClassifier(Continual, Classifier):
     """
 
     LABELLED = True
+    batched_as = "labels"
+
+    def answer(self, observations: Tensor, allowed: Tensor | None) -> tuple[np.ndarray, Tensor | None]:
+        """Does what `Classifier.answer` does, with the other runs of the process where they compute as one."""
+        classes = self.request_batched("act", (observations, allowed))
+        return super().answer(observations, allowed) if classes is None else (classes, None)
 
     def train(self) -> None:
         """Takes one step down the cross entropy of the batch that was just answered."""
         assert self._answered is not None, "learn() answers a batch before it learns from it"
         self._update_learning_rate(self.policy.optimizer)
-        method_batch = self.method_batch(self._answered)
-        loss = self.methods.add_loss(self.loss(self._answered), method_batch)
+        self._last_loss = self.request_batched("learn", self._answered)
+        if self._last_loss is None:
+            self._last_loss = self.update(self._answered)
+        self._n_updates += 1
+        self._answered = self._answered._replace(logits=None)  # the weights have moved
+
+    def update(self, batch: Answered) -> Tensor:
+        """Learns from a batch (..., B): the whole update. Returns the loss (...)."""
+        method_batch = self.method_batch(batch)
+        loss = self.methods.add_loss(self.loss(batch), method_batch)
 
         self.policy.optimizer.zero_grad()
-        loss.backward()
+        loss.sum().backward()
         self.clip_gradients()
         self.policy.optimizer.step()
         self.methods.after_update(method_batch)
-        self._n_updates += 1
-        self._last_loss = loss.detach()
-        self._answered = self._answered._replace(logits=None)  # the weights have moved
+        return loss.detach()
 
     def loss(self, batch: Answered) -> Tensor:
         """Returns the mean of -log softmax(f(x))_y over the batch; a masked head leaves the other classes out."""

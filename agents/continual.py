@@ -47,7 +47,9 @@ class Continual(BaseAlgorithm):
     LABELLED: ClassVar[bool] = False
     """Whether its batches carry the right answers."""
     batched_as: ClassVar[str | None] = None
-    """How several agents of this class are computed as one: "on_policy", "off_policy"; None: each for itself."""
+    """How several agents of this class are computed as one: a name in LEARNERS; None: each for itself."""
+    exact, precision, compile = False, "float32", False
+    """Of agents without these options; see `Fast`."""
     collect: Any = None
     """The function of collect.py that collects experience: (agent, env, ...); None: the algorithm's own method."""
     max_grad_norm: Any

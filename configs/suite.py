@@ -136,8 +136,18 @@ class BenchmarkConfig:
         assert self.tuning is not None  # the schema demands it for this stage
         shorter = self.tuning.of_sequence
         sequences = {name: [*words, *shorter.get(name, ())] for name, words in self.sequences.items()}
+        words = [
+            *self.words,
+            "diagnostics.every=0",
+        ]  # scores need none; of short cells they are a third of the time
         return replace(
-            self, sequences=sequences, seeds=self.tuning.seeds, baseline=None, tuning=None, stage="report"
+            self,
+            words=words,
+            sequences=sequences,
+            seeds=self.tuning.seeds,
+            baseline=None,
+            tuning=None,
+            stage="report",
         )
 
 

@@ -24,6 +24,7 @@ from isorl.agents.batched.optimizer import ROW_OPTIMIZERS, options_of, steps_tak
 from isorl.agents.batched.parameters import ParameterTable, Unbatchable
 from isorl.agents.batched.traced import Traces, close, traced, why_not_traced
 from isorl.plasticity.methods import Batch, Method
+from isorl.plasticity.networks import masked
 
 LOG = logging.getLogger("isorl")
 CHECK_EVERY = 500
@@ -73,7 +74,8 @@ class BatchedLearner:
         self._gather()
         for name in self.ALIKE:
             setattr(self, name, getattr(self.agents[0], name))
-        self._max_norms = np.array([agent.max_grad_norm for agent in self.agents], np.float32)
+        norms = [np.inf if agent.max_grad_norm is None else agent.max_grad_norm for agent in self.agents]
+        self._max_norms = np.array(norms, np.float32)
         self._add_terms = any(type(m).loss is not Method.loss for each in self.agents for m in each.methods)
         self._anchor = torch.zeros((), requires_grad=True)
         self.policy = self.methods = self
@@ -244,9 +246,9 @@ class BatchedLearner:
         plain = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         whole = torch.stack([gradient.norm() for gradient in plain]).norm()
         errors = [(torch.from_numpy(a[run]) - b).norm() for a, b in zip(gradients, plain, strict=True)]
-        error, name = max(zip(errors, self._names, strict=True))
-        if error > TOLERANCE * whole:  # not where it is NaN: a run that diverges finds out itself
-            return f"the gradient of '{name}' by {float(error / whole):.1e} of the whole's norm"
+        error, place = torch.stack(errors).max(0)
+        if whole.isfinite() and not error <= TOLERANCE * whole:  # a run that diverges finds out itself
+            return f"the gradient of '{self._names[place]}' by {float(error / whole):.1e} of the whole's norm"
         return None
 
     def _add(self, gradients: list[np.ndarray], by_loss: Tensor) -> None:
@@ -362,7 +364,30 @@ class BatchedOffPolicy(BatchedLearner):
         return list(losses.unbind())
 
 
-LEARNERS: dict[str, type[BatchedLearner]] = {"on_policy": BatchedOnPolicy, "off_policy": BatchedOffPolicy}
+class BatchedLabelled(BatchedLearner):
+    """S agents that learn from labels."""
+
+    ALIKE = ("n_envs",)
+
+    def act(self, questions: list[tuple[Tensor, Tensor | None]]) -> list[np.ndarray]:
+        """Answers every run's observations (B, ...) with the likeliest of the classes that it is allowed: (B,)."""
+        observations, allowed = zip(*questions, strict=True)
+        [logits] = self.compute(_logits, torch.stack(observations))
+        return [masked(own, mask).argmax(1).numpy() for own, mask in zip(logits, allowed, strict=True)]
+
+    def learn(self, batches: list[Any]) -> list[Tensor]:
+        """Runs the agents' `update` on what each has just answered; returns the loss of each."""
+        columns = zip(*(batch._replace(logits=None) for batch in batches), strict=True)
+        losses = self.update(type(batches[0])(*map(_joined, columns)))
+        self.optimizer.tell_own()
+        return list(losses.unbind())
+
+
+LEARNERS: dict[str, type[BatchedLearner]] = {
+    "on_policy": BatchedOnPolicy,
+    "off_policy": BatchedOffPolicy,
+    "labels": BatchedLabelled,
+}
 """What an agent says in `batched_as` -> how agents like it are computed as one."""
 
 
@@ -416,6 +441,18 @@ def _answer(agent: Any, observations: Tensor, noise: Tensor | None = None) -> Se
 
 def _values(agent: Any, observations: Tensor) -> Sequence[Tensor]:
     return [agent.policy.predict_values(observations)]
+
+
+def _logits(agent: Any, observations: Tensor) -> Sequence[Tensor]:
+    return [agent.policy(observations)]
+
+
+def _joined(own: Sequence[Tensor | None]) -> Tensor | None:
+    """Stacks what every run has; a mask that some lack leaves nothing out for them."""
+    there = next((tensor for tensor in own if tensor is not None), None)
+    if there is None:
+        return None
+    return torch.stack([torch.ones_like(there) if tensor is None else tensor for tensor in own])
 
 
 def _part(columns: Any, run: int) -> Any:

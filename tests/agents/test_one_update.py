@@ -185,11 +185,14 @@ def test_a_researchers_own_activation(module, engine, agent, monkeypatch, caplog
 
 
 @pytest.mark.parametrize("agent", [ContinualPPO, ContinualDQN])
-def test_operations_that_differ_from_the_modules_are_left(agent, monkeypatch, caplog):
+@pytest.mark.parametrize("factor", [0.5, float("nan")])
+def test_operations_that_differ_from_the_modules_are_left(agent, factor, monkeypatch, caplog):
     """Every run checks before its first step; it warns, naming both places, and goes on by its own modules."""
     plain = build(agent, 0, exact=True).learn(96)
     wrong = {
-        aten.aten.threshold_backward.default: lambda gradient, x, threshold: 0.5 * gradient * (x > threshold)
+        aten.aten.threshold_backward.default: lambda gradient, x, threshold: (
+            factor * gradient * (x > threshold)
+        )
     }
     monkeypatch.setattr(aten, "OPERATIONS", {**aten.OPERATIONS, **wrong})
     with caplog.at_level(logging.WARNING, "isorl"):

@@ -55,6 +55,7 @@ def test_tuning_is_the_same_arms_on_its_own_seeds_and_lengths():
     tuned = whole.to_tune()
     assert tuned.arms == whole.arms
     assert tuned.sequences == {"catch": ["y=1"], "rain": ["y=2", "z=3"]}
+    assert tuned.words == [*whole.words, "diagnostics.every=0"], "a score needs no diagnostics"
     assert (tuned.seeds, tuned.baseline, tuned.tuning, tuned.stage) == ([7, 8], None, None, "report")
     assert whole.sequences == {"catch": ["y=1"], "rain": ["y=2"]}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.optim import Adam, AdamW
 
-from isorl.agents import ContinualClassifier, ContinualDQN, ContinualPPO
+from isorl.agents import ContinualDQN, ContinualPPO
 from isorl.agents.batched import BatchedRuns, unbatchable_reason
 from isorl.agents.batched import runs as runs_module
 from isorl.agents.batched.learner import BatchedOnPolicy
@@ -209,9 +209,9 @@ def test_target_networks_and_exploration(batched):
 
 @pytest.mark.parametrize(
     "options",
-    [{"clip_range_vf": 0.1}, {"normalize_advantage": False}, {"max_grad_norm": 0.01}, {"target_kl": 1e-4},
-     {"learning_rate": lambda progress: 1e-3 * progress}],
-    ids=["clip_range_vf", "raw advantages", "clipped gradients", "target_kl", "falling rate"],
+    [{"clip_range_vf": 0.1}, {"normalize_advantage": False}, {"max_grad_norm": 0.01}, {"max_grad_norm": None},
+     {"target_kl": 1e-4}, {"learning_rate": lambda progress: 1e-3 * progress}],
+    ids=["clip_range_vf", "raw advantages", "clipped gradients", "gradients as they are", "target_kl", "falling rate"],
 )  # fmt: skip
 def test_options(options, batched):
     assert_same(together(agent=ContinualPPO, **options), alone(agent=ContinualPPO, **options))
@@ -445,5 +445,8 @@ def test_why_a_run_is_alone(change, reason):
     assert reason in unbatchable_reason(agent)
 
 
-def test_a_classifier_is_alone():
-    assert "ContinualClassifier" in unbatchable_reason(ContinualClassifier.__new__(ContinualClassifier))
+def test_an_agent_that_does_not_say_how_is_alone():
+    class Own(ContinualPPO):
+        batched_as = None
+
+    assert "Own computes each run for itself" in unbatchable_reason(build(Own, 0))
