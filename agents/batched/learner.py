@@ -31,6 +31,8 @@ CHECK_EVERY = 500
 """Minibatches after which a traced loss is compared once more with the run's own."""
 TOLERANCE = 1e-3
 """How far a run's gradient may be from autograd's through its own modules, relative to its norm."""
+SAME = 1e-5
+"""How far it may be where it was traced before modules may have changed; beyond, it is traced anew."""
 DISAGREE = (
     "isorl.agents.batched and the run's own modules (isorl.agents.policies) differ: %s. "
     "The run goes on with its own modules."
@@ -179,7 +181,7 @@ class BatchedLearner:
         def agrees(trace: tuple[Any, Any]) -> bool:
             graph, names = trace
             gradients, runs = graph(*arrays)[len(names) :], range(len(self.agents))
-            return not any(self._difference(run, batch, numbers, gradients) for run in runs)
+            return not any(self._difference(run, batch, numbers, gradients, SAME) for run in runs)
 
         arrays = [*self._arrays, *(tensor.numpy() for tensor in given)]
         constant = tuple(None if isinstance(value, Tensor) else value for value in flat)
@@ -238,7 +240,9 @@ class BatchedLearner:
                 LOG.warning(DISAGREE, difference)
                 self._leave([self.agents[run]], f"numpy and the modules differ in {difference}")
 
-    def _difference(self, run: int, batch: Any, numbers: Any, gradients: list[np.ndarray]) -> str | None:
+    def _difference(
+        self, run: int, batch: Any, numbers: Any, gradients: list[np.ndarray], tolerance: float = TOLERANCE
+    ) -> str | None:
         """Returns where gradients differ from autograd's through the run's own modules; None where they do not."""
         own = self._own_loss(run, batch, numbers)
         loss = own[0] if isinstance(own, tuple) else own
@@ -247,7 +251,7 @@ class BatchedLearner:
         whole = torch.stack([gradient.norm() for gradient in plain]).norm()
         errors = [(torch.from_numpy(a[run]) - b).norm() for a, b in zip(gradients, plain, strict=True)]
         error, place = torch.stack(errors).max(0)
-        if whole.isfinite() and not error <= TOLERANCE * whole:  # a run that diverges finds out itself
+        if whole.isfinite() and not error <= tolerance * whole:  # a run that diverges finds out itself
             return f"the gradient of '{self._names[place]}' by {float(error / whole):.1e} of the whole's norm"
         return None
 

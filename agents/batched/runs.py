@@ -26,6 +26,10 @@ from isorl.agents.rng import OwnRngState
 
 LOG = logging.getLogger("isorl")
 
+KEPT = 64
+"""Forms of which the process remembers what was traced."""
+TRACES: dict[Hashable, Traces] = {}
+"""What was traced of this project's agents, by form and number of runs: they read nothing else than these say."""
 PHASES = ("act", "values", "learn")
 """What runs ask for, in the order in which they do: names of functions of their learner."""
 
@@ -39,7 +43,8 @@ class BatchedRuns:
     def __init__(self) -> None:
         self._learners: list[BatchedLearner] = []
         self._asked: dict[int, int | None] | None = None  # by agents' ids: for whom learners were made
-        self._traces: dict[Any, Traces] = {}  # by form and number of runs
+        self._traces: dict[Hashable, Traces] = {}  # of others' agents
+        self._doubt()
         self._scheduler: greenlet | None = None
         self.size = 1
         """Runs among which the process's time is shared."""
@@ -113,7 +118,10 @@ class BatchedRuns:
     def unstack(self) -> None:
         """Is called before anything else than a batched update changes what a run keeps."""
         self._dissolve()
-        for traces in self._traces.values():
+        self._doubt()
+
+    def _doubt(self) -> None:
+        for traces in (*TRACES.values(), *self._traces.values()):
             traces.doubt()
 
     def _dissolve(self) -> None:
@@ -164,9 +172,18 @@ class BatchedRuns:
                 except Unbatchable as reason:
                     LOG.info("this run computes for itself: %s", reason)
             for (form, _), group in groups.items():
-                traces = self._traces.setdefault((form, len(group)), Traces())
-                self._learners.append(LEARNERS[group[0].batched_as](group, traces))
+                self._learners.append(
+                    LEARNERS[group[0].batched_as](group, self._traces_of(group[0], (form, len(group))))
+                )
         return self._learners
+
+    def _traces_of(self, agent: Any, form: Hashable) -> Traces:
+        """Returns what was traced of agents of this form, in earlier runs of the process too where they are ours."""
+        if type(agent).__module__.partition(".")[0] != __name__.partition(".")[0]:
+            return self._traces.setdefault(form, Traces())
+        if form not in TRACES and len(TRACES) >= KEPT:
+            del TRACES[next(iter(TRACES))]
+        return TRACES.setdefault(form, Traces())
 
 
 class Request(NamedTuple):

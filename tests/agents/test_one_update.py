@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from isorl.agents import ContinualDQN, ContinualPPO, compiled, dqn, ppo
 from isorl.agents.batched import BatchedRuns, aten
 from isorl.agents.batched import learner as learner_module
+from isorl.agents.batched import runs as runs_module
 from isorl.configs.command_line import composed, resolve
 from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.methods import METHODS
@@ -26,6 +27,11 @@ PLACES = {
     "a method's loss": (METHODS["l2_init"], "loss", ContinualPPO),
 }
 """Where a reader finds what learns, and an agent whose run it takes part in."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_traced_before(monkeypatch):
+    monkeypatch.setattr(runs_module, "TRACES", {})
 
 
 def trained(agent, **options):
@@ -255,6 +261,28 @@ def test_what_was_traced_answers_after_a_switch_where_modules_are_as_they_were(a
     assert (len(traces) > before[-1]) == (factor != 1.0)
     expected = weights(run(exact=True)[0])
     torch.testing.assert_close(weights(own), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_what_was_traced_answers_in_the_next_run_of_the_process(monkeypatch):
+    """Of the project's agents, and only where it still agrees; of a subclass, which may read what is its own, never."""
+    traces, plain = [], learner_module.traced
+    monkeypatch.setattr(learner_module, "traced", lambda *given: traces.append(None) or plain(*given))
+    first = weights(build(ContinualDQN, 0).learn(96))
+    made = len(traces)
+    assert torch.equal(weights(build(ContinualDQN, 0).learn(96)), first)
+    assert len(traces) == made > 0
+    loss = dqn.td_loss
+    monkeypatch.setattr(dqn, "td_loss", lambda q, target: 1.001 * loss(q, target))
+    build(ContinualDQN, 0).learn(96)
+    assert len(traces) == made + 1
+
+    class Own(ContinualDQN):
+        """Is another only by its name."""
+
+    for _ in range(2):
+        before = len(traces)
+        build(Own, 0).learn(96)
+        assert len(traces) == before + made
 
 
 def test_what_a_loss_asks_besides_the_minibatch_is_computed():
