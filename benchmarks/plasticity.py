@@ -165,17 +165,19 @@ def ppo_updates(networks: nn.ModuleDict, optimizer: torch.optim.Optimizer, x: Te
 
 def orthogonality(device: torch.device) -> list[Row]:
     """The three ways to keep weights orthogonal: a whole update, and inference."""
-    cases: dict[str, tuple[Callable[[NetworkSpec], nn.Module], Tensor, int]] = {
-        "CNN, batch 256": (lambda spec: cnn(spec, 4), torch.rand(256, *IMAGE), 5),
-        "MLP 4 x 512, batch 64": (lambda spec: mlp(spec, 64, 4), torch.randn(64, 64), 20),
+    cases: dict[str, tuple[Callable[[NetworkSpec], nn.Module], Tensor, int, str]] = {
+        "Nature CNN, batch 256": (lambda spec: cnn(spec, 4), torch.rand(256, *IMAGE), 5, "overlapping"),
+        "Nature CNN of patches, batch 256": (lambda spec: cnn(spec, 4), torch.rand(256, *IMAGE), 5, "patches"),
+        "MLP 4 x 512, batch 64": (lambda spec: mlp(spec, 64, 4), torch.randn(64, 64), 20, "auto"),
     }
     rows = []
-    for name, (build, x, rounds) in cases.items():
+    for name, (build, x, rounds, kind_of) in cases.items():
         x = x.to(device)
         plain = build(NetworkSpec((512,) * 4)).to(device)
         adam = update(plain, torch.optim.Adam(parameter_groups(plain), fused=True), x)
         for isometry in ("none", "soft", "projected", "hard"):
-            network = build(NetworkSpec((512,) * 4, "maxmin", isometry=isometry)).to(device)
+            spec = NetworkSpec((512,) * 4, "maxmin", isometry=isometry, convolutions=kind_of)
+            network = build(spec).to(device)
             kind = AdamO if isometry == "soft" else torch.optim.Adam
             ours = update(network, kind(parameter_groups(network, heads=["1"]), fused=True), x)
             step, base = timed(ours, adam, rounds)
