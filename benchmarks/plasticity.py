@@ -167,7 +167,12 @@ def orthogonality(device: torch.device) -> list[Row]:
     """The three ways to keep weights orthogonal: a whole update, and inference."""
     cases: dict[str, tuple[Callable[[NetworkSpec], nn.Module], Tensor, int, str]] = {
         "Nature CNN, batch 256": (lambda spec: cnn(spec, 4), torch.rand(256, *IMAGE), 5, "overlapping"),
-        "Nature CNN of patches, batch 256": (lambda spec: cnn(spec, 4), torch.rand(256, *IMAGE), 5, "patches"),
+        "Nature CNN of patches, batch 256": (
+            lambda spec: cnn(spec, 4),
+            torch.rand(256, *IMAGE),
+            5,
+            "patches",
+        ),
         "MLP 4 x 512, batch 64": (lambda spec: mlp(spec, 64, 4), torch.randn(64, 64), 20, "auto"),
     }
     rows = []

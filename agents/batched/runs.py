@@ -19,7 +19,8 @@ import torch
 from greenlet import getcurrent, greenlet
 from threadpoolctl import threadpool_limits
 
-from isorl.agents.batched.learner import LEARNERS, BatchedLearner, Engine, form_of
+from isorl.agents.batched.kinds import LEARNERS, form_of
+from isorl.agents.batched.learner import BatchedLearner, Engine
 from isorl.agents.batched.parameters import Unbatchable
 from isorl.agents.batched.traced import Traces
 from isorl.agents.rng import OwnRngState

@@ -13,7 +13,7 @@ from torch.optim import Adam, AdamW
 from isorl.agents import ContinualDQN, ContinualPPO
 from isorl.agents.batched import BatchedRuns, unbatchable_reason
 from isorl.agents.batched import runs as runs_module
-from isorl.agents.batched.learner import BatchedOnPolicy
+from isorl.agents.batched.kinds import BatchedOnPolicy
 from isorl.configs.errors import Interrupted
 from isorl.configs.schema import SequenceConfig, SwitchConfig, TaskConfig
 from isorl.envs import Sequence, SwitchingVecEnv
