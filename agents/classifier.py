@@ -176,10 +176,18 @@ class ContinualClassifier(Continual, Classifier):
     """A classifier that lives through task switches.
 
     Takes the arguments of `Classifier`, `methods` and `switch` (see `Continual`).
+
+    Args:
+        exact: True computes bit for bit what a plain loop in torch computes. False computes it fast, small networks in
+            numpy, several runs of a process as one; the same up to rounding.
     """
 
     LABELLED = True
     batched_as = "labels"
+
+    def __init__(self, *args: Any, exact: bool = True, **kwargs: Any) -> None:
+        self.exact = exact
+        super().__init__(*args, **kwargs)
 
     def answer(self, observations: Tensor, allowed: Tensor | None) -> tuple[np.ndarray, Tensor | None]:
         """Does what `Classifier.answer` does, with the other runs of the process where they compute as one."""

@@ -146,6 +146,7 @@ class ClassifierOptions:
     """Parameters of the classifier; its batch is one sample from each environment copy."""
 
     name: str = "classifier"
+    exact: bool = False
     batch_size: int = 64
     learning_rate: float = 1e-3
     learning_rate_final: float | None = None

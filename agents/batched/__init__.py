@@ -6,8 +6,8 @@ learner in the place of the agent whose tensors have one more dimension. What an
 to act or for its loss, is traced once, over all runs, and computed in numpy from then on; every run checks it against
 autograd before its first update.
 
-runs.py lets runs take turns, learner.py and kinds.py make S agents look like one, buffers.py draws their samples, parameters.py and
-optimizer.py hold weights and moments in tables, traced.py and aten.py make numpy of torch.
+runs.py lets runs take turns, learner.py and kinds.py make S agents look like one, buffers.py draws their samples,
+parameters.py and optimizer.py hold weights and moments in tables, traced.py and aten.py make numpy of torch.
 """
 
 from isorl.agents.batched.runs import BatchedRuns, Engine, batching_key, unbatchable_reason

@@ -200,7 +200,7 @@ def unbatchable_reason(agent: Any) -> str | None:
     if not getattr(agent, "batched_as", None):
         return f"{type(agent).__name__} computes each run for itself"
     if agent.exact:
-        return "exact=true computes what stable-baselines3 computes"
+        return "exact=true computes what its modules compute, in torch"
     if agent.device.type != "cpu" or agent.precision != "float32":
         return f"numpy computes float32 here on the CPU, not in {agent.precision} on {agent.device.type}"
     if agent.compile:

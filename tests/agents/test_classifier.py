@@ -1,7 +1,6 @@
 """The classifier: equal to a plain torch loop, whole through SB3's interface, masked where it must be."""
 
 import copy
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from isorl.experiments.run import experiment
 from isorl.experiments.run.callback import RunCallback
 from isorl.experiments.run.evaluation import Evaluator
 from isorl.plasticity import AdamO
-from tests.agents.batched.test_runs import plainly
 
 RANDOM = "sequence=digits_random_labels-smoke"
 
@@ -38,19 +36,19 @@ def plain_loop(classifier, env, batches, fused):
 
 
 @pytest.mark.parametrize(("option", "fused"), [("null", True), ("false", False)])
-@pytest.mark.parametrize("how", [plainly, nullcontext], ids=["by its modules", "in numpy"])
-def test_it_is_a_plain_loop(parts, option, fused, how):
-    """Bit for bit by its own modules, within rounding in numpy."""
-    ours, theirs = (parts(RANDOM, "seed=5", f"optimizer.fused={option}") for _ in range(2))
+@pytest.mark.parametrize("exact", [True, False])
+def test_it_is_a_plain_loop(parts, option, fused, exact):
+    """Bit for bit where it is exact, else within rounding."""
+    words = RANDOM, "seed=5", f"optimizer.fused={option}", f"agent.exact={exact}"
+    ours, theirs = (parts(*words) for _ in range(2))
     plain = copy.deepcopy(theirs.agent.policy.networks()["classifier"])
     plain_loop(plain, theirs.env, 64, fused)
-    with how():
-        ours.agent.learn(64 * 64)
+    ours.agent.learn(64 * 64)
     learned = ours.agent.policy.networks()["classifier"].state_dict()
-    tolerance = dict(rtol=0, atol=0) if how is plainly else dict(rtol=1e-2, atol=1e-4)
+    tolerance = dict(rtol=0, atol=0) if exact else dict(rtol=1e-2, atol=1e-4)
     torch.testing.assert_close(learned, plain.state_dict(), **tolerance)
     assert ours.agent._n_updates == 64
-    assert (ours.agent.engine.name == "batched") == (how is not plainly)
+    assert ours.agent.engine.name == ("torch" if exact else "batched")
 
 
 def test_callbacks_are_called_as_stable_baselines3_calls_them(parts):

@@ -436,7 +436,7 @@ def test_a_signal_reaches_every_run():
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(dict(exact=True), "what stable-baselines3 computes"), (dict(precision="bfloat16"), "float32"),
+    [(dict(exact=True), "what its modules compute"), (dict(precision="bfloat16"), "float32"),
      (dict(policy={"network": NetworkSpec(body="nature_cnn")}, env="ALE/Freeway-v5"), "no MLP")],
     ids=["exact", "bfloat16", "images"],
 )  # fmt: skip
