@@ -80,22 +80,22 @@ def learning_curve(study: Study, sequence: str, arm: str) -> Picture | None:
     with draw.panel() as (axes, made):
         draw.switches(axes, runs[0].start)
         if fresh:
-            _line(axes, fresh, draw.INK, "fresh", lw=0.9, ls=":")
+            _line(axes, fresh, "fresh", color=draw.INK, lw=0.9, ls=":")
         if others and arm != study.reference_arm:
             _line(
                 axes,
                 others,
-                draw.colour(study.arms.index(study.reference_arm)),
                 study.reference_arm,
+                color=draw.colour(study.arms.index(study.reference_arm)),
                 lw=1.1,
                 ls="--",
             )
-        x, low, high = _line(axes, runs, draw.colour(number), arm, lw=1.8)
+        x, low, high = _line(axes, runs, arm, color=draw.colour(number), lw=1.8)
         if len(runs) >= LEAST_SEEDS:
             draw.band(axes, x, low, high, number)
         elif len(runs) > 1:
             for run in runs:
-                _line(axes, [run], draw.colour(number), "", lw=0.6, alpha=0.6)
+                _line(axes, [run], "", color=draw.colour(number), lw=0.6, alpha=0.6)
         draw.steps_label(axes, x[-1])
         axes.set_ylabel("raw return")
         axes.set_ylim(_common_limits(study, sequence))
@@ -114,9 +114,11 @@ def overlay(study: Study, sequence: str) -> Picture | None:
     with draw.panel(6.4, 3.2) as (axes, made):
         draw.switches(axes, next(iter(curves.values()))[0].start)
         if fresh:
-            _line(axes, fresh, draw.INK, "fresh", lw=0.9, ls=":")
+            _line(axes, fresh, "fresh", color=draw.INK, lw=0.9, ls=":")
         for arm, runs in curves.items():
-            x, *_ = _line(axes, runs, draw.colour(study.arms.index(arm)), study.marked(arm, sequence), lw=1.4)
+            x, *_ = _line(
+                axes, runs, study.marked(arm, sequence), **draw.stroke(study.arms.index(arm)), lw=1.4
+            )
         draw.steps_label(axes, x[-1])
         axes.set_ylabel("raw return")
         draw.legend(axes)
@@ -129,14 +131,12 @@ def _with_curve(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.curve is not None and np.isfinite(run.curve).any()]
 
 
-def _line(
-    axes: draw.Axes, runs: Sequence[Run], colour: str, label: str, **style: object
-) -> tuple[Array, Array, Array]:
+def _line(axes: draw.Axes, runs: Sequence[Run], label: str, **style: object) -> tuple[Array, Array, Array]:
     curves = [curve_of(run) for run in runs]
     mean, low, high = over_seeds([values for _, values in curves])
     known = ~np.isnan(mean)  # where no episode ended, the line goes on to the next that did
     x = curves[0][0][: len(mean)][known]
-    axes.plot(x, mean[known], color=colour, label=label, **style)  # type: ignore[arg-type]
+    axes.plot(x, mean[known], label=label, **style)  # type: ignore[arg-type]
     return x, low[known], high[known]
 
 
@@ -207,9 +207,9 @@ def diagnostic(study: Study, sequence: str, metric: str) -> Picture | None:
         title += "; \N{BLACK UP-POINTING TRIANGLE}: at least"
     with draw.panel(height=2.6) as (axes, made):
         for arm, (values, bounds) in lines.items():
-            visits, colour = np.arange(1, len(values) + 1), draw.colour(study.arms.index(arm))
-            axes.plot(visits, values, color=colour, lw=1.6)
-            axes.plot(visits[bounds], values[bounds], "^", color=colour, ms=4)
+            visits, stroke = np.arange(1, len(values) + 1), draw.stroke(study.arms.index(arm))
+            axes.plot(visits, values, **stroke, lw=1.6)
+            axes.plot(visits[bounds], values[bounds], "^", color=stroke["color"], ms=4)
         axes.set(xlabel="after visit", yscale=scale)
         if scale == "log":
             draw.plain_numbers(axes)
@@ -245,8 +245,9 @@ def profile(study: Study) -> Picture | None:
             axes.plot(
                 thresholds,
                 performance_profile(matrix, thresholds),
-                color=draw.colour(study.arms.index(arm)),
+                **draw.stroke(study.arms.index(arm)),
                 drawstyle="steps-post",
+                label=arm,
                 lw=1.7,
             )
         axes.axvline(1, color=draw.INK, lw=0.9, ls=":")
@@ -255,6 +256,7 @@ def profile(study: Study) -> Picture | None:
             ylabel="share of runs above",
             ylim=(0, 1.02),
         )
+        draw.legend(axes)
     return Picture(made[0], "performance profiles", title="Performance profiles", wide=True)
 
 

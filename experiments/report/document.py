@@ -8,6 +8,9 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+ARMS = 12
+"""Colours of the palette; further arms begin again, in other dashes."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -47,7 +50,7 @@ class Table:
 
     def _row(self, number: int, row: list[Cell]) -> str:
         mark = self.colours[number] if number < len(self.colours) else None
-        swatch = "" if mark is None else f'<i class="mark" style="background:var(--arm{mark})"></i>'
+        swatch = "" if mark is None else colour_mark(mark)
         cells = []
         for column, cell in enumerate(row):
             text = html.escape(cell.text)
@@ -89,6 +92,13 @@ LATEX = {
     "\N{EN DASH}": "--", "\N{DAGGER}": r"$\dagger$", "∞": r"$\infty$", "±": r"$\pm$", "×": r"$\times$",
 }  # fmt: skip
 """Characters that LaTeX reads otherwise, or not at all, and what stands for them."""
+
+
+def colour_mark(arm: int) -> str:
+    """Returns the mark of an arm's colour and dashes in HTML."""
+    again = arm // ARMS % 4
+    kind = f" again{again}" if again else ""
+    return f'<i class="mark{kind}" style="--arm:var(--arm{arm % ARMS})"></i>'
 
 
 def _in_latex(text: str) -> str:

@@ -18,11 +18,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
+from isorl.experiments.report.document import ARMS
+
 _INK, _FAINT = "#010203", "#010204"
 INK, FAINT = _INK, _FAINT
 """Colours of text and of what stands back: stand-ins for the page's, real ones on paper."""
-ARMS = 12
-"""Colours of the palette; further arms begin again."""
+DASHES: Any = ("-", (0, (4, 1.3)), (0, (1.3, 1.3)), (0, (6, 1.3, 1.3, 1.3)))
+"""Of the first, second, third and fourth time that the palette is gone through."""
 HEAD = r'<svg viewBox="\1" role="img" xmlns:xlink="http://www.w3.org/1999/xlink">'
 LEFT, RIGHT, TOP, BOTTOM = 0.58, 0.08, 0.1, 0.47
 """Margins in inches: laying out by what the labels need takes as long as drawing."""
@@ -65,6 +67,11 @@ STYLE: Any = {
 def colour(arm: int) -> str:
     """Returns the stand-in for the page's variable --arm<number>, or on paper its light colour."""
     return f"#0a0b{arm % ARMS:02x}" if _pdfs is None else PAGE[f"arm{arm % ARMS}"]
+
+
+def stroke(arm: int) -> dict[str, Any]:
+    """Returns the colour and dashes that tell an arm's line from the others'."""
+    return {"color": colour(arm), "ls": DASHES[arm // ARMS % len(DASHES)]}
 
 
 PAGE = dict(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-from isorl.experiments.report.document import Document, Picture, Section
+from isorl.experiments.report.document import Document, Picture, Section, colour_mark
 
 STYLE = Path(__file__).with_name("page.css")
 
@@ -51,10 +51,7 @@ def _figure(picture: Picture) -> str:
 
 
 def _legend(arms: list[str]) -> str:
-    items = (
-        f'<span><i class="mark" style="background:var(--arm{number})"></i>{html.escape(arm)}</span>'
-        for number, arm in enumerate(arms)
-    )
+    items = (f"<span>{colour_mark(number)}{html.escape(arm)}</span>" for number, arm in enumerate(arms))
     return f'<div class="legend">{"".join(items)}</div>'
 
 

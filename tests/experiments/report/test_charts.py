@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from isorl.experiments.report import charts, draw
+from isorl.experiments.report.document import colour_mark
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.statistics import LEAST_SEEDS
 from isorl.experiments.report.study import Study
@@ -119,3 +120,11 @@ def test_colours_stand_for_the_pages_variables_and_are_its_light_ones_on_paper()
     with draw.on_paper():
         assert draw.colour(1) == draw.PAGE["arm1"] == draw.colour(1 + draw.ARMS)
     assert draw.colour(0) == "#0a0b00"
+
+
+def test_arms_beyond_the_palette_are_told_apart_by_dashes_and_marks():
+    strokes = [str(draw.stroke(arm)) for arm in range(4 * draw.ARMS)]
+    assert len(set(strokes)) == len(strokes)
+    marks = [colour_mark(arm) for arm in range(4 * draw.ARMS)]
+    assert len(set(marks)) == len(marks)
+    assert marks[draw.ARMS + 1] == '<i class="mark again1" style="--arm:var(--arm1)"></i>'
