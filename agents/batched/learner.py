@@ -65,6 +65,8 @@ class BatchedLearner:
     """Attributes that agents computed as one have in common, numbers that an update loops over."""
     _minibatches = 0  # these two outlive a rebuild
     _own_modules = False
+    errors: dict[int, Exception]
+    """By agents' ids what their methods have raised in this update; set anew before each."""
     _overwrites = False
     """Whether the next gradients may be written over those that are there instead of being added to them."""
 
@@ -115,14 +117,24 @@ class BatchedLearner:
         if not batches:
             return loss
         own = zip(self.agents, loss.unbind(), batches, strict=True)
-        return torch.stack([agent.methods.add_loss(term, batch) for agent, term, batch in own])
+        return torch.stack(
+            [self._or_left(agent, term, agent.methods.add_loss, term, batch) for agent, term, batch in own]
+        )
 
     def after_update(self, batches: Sequence[Batch]) -> None:
         """Lets every run's methods act."""
         for agent, batch in zip(self.agents, batches, strict=bool(batches)):
-            agent.methods.after_update(batch)
+            self._or_left(agent, None, agent.methods.after_update, batch)
         if batches and not self.optimizer.holds_state:
             self.rebuild()
+
+    def _or_left(self, agent: Any, otherwise: Any, function: Callable[..., Any], *given: Any) -> Any:
+        """Returns what a run's method returns; where it raises, `otherwise`: that run ends, the others go on."""
+        try:
+            return function(*given)
+        except Exception as error:
+            self.errors.setdefault(id(agent), error)
+            return otherwise
 
     @torch.no_grad()
     def compute(self, function: Callable[..., Sequence[Tensor]], *given: Tensor) -> list[Tensor]:

@@ -151,10 +151,11 @@ class BatchedRuns:
         return [answers.get(id(request.agent)) for request in requests]
 
     def _answer(self, learner: BatchedLearner, phase: str, arguments: dict[int, Any]) -> dict[int, Any]:
+        learner.errors = {}
         if phase == "learn":
             learner.follow()
         found = getattr(learner, phase)([arguments[id(agent)] for agent in learner.agents])
-        return dict(zip(map(id, learner.agents), found, strict=True))
+        return dict(zip(map(id, learner.agents), found, strict=True)) | learner.errors
 
     def _learners_of(self, agents: list[Any], phase: str) -> list[BatchedLearner]:
         """Returns the learners among these runs: one for all that are of one form, with rollouts of one length."""

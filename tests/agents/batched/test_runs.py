@@ -381,6 +381,31 @@ def test_an_error_in_one_run_is_its_own():
         torch.testing.assert_close(weights(agent), weights(single), **TOLERANCE)
 
 
+@pytest.mark.parametrize("agent", ARGUMENTS)
+@pytest.mark.parametrize("place", ["loss", "after_update"])
+def test_an_error_of_a_runs_method_ends_that_run(agent, place, monkeypatch):
+    """At its third call; the others compute what they compute without it."""
+    arguments = dict(agent=agent, methods=["gram"])
+
+    def job(seed):
+        made = build(seed=seed, **arguments)
+        calls, method = [], made.methods.by_name["gram"]
+        plain = getattr(method, place)
+
+        def fails(batch):
+            calls.append(1)
+            if seed == 1 and len(calls) == 3:
+                raise ArithmeticError("on purpose")
+            return plain(batch)
+
+        monkeypatch.setattr(method, place, fails)
+        return made.learn(128)
+
+    first, second, third = BatchedRuns().run([lambda seed=seed: job(seed) for seed in SEEDS])
+    assert isinstance(second, ArithmeticError)
+    assert_same([first, third], alone(seeds=(0, 2), **arguments))
+
+
 def test_an_error_in_what_is_computed_together_ends_every_run(monkeypatch):
     def fails(learner, arguments):
         raise RuntimeError("on purpose")
