@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from isorl.experiments.report import draw
+from isorl.experiments.report.continual_metrics import METRICS
 from isorl.experiments.report.document import Picture
-from isorl.experiments.report.estimates import median
+from isorl.experiments.report.estimates import iqm_over_seeds, median
 from isorl.experiments.report.runs import Run
 from isorl.experiments.report.statistics import LEAST_SEEDS, performance_profile
 from isorl.experiments.report.study import Study
@@ -229,6 +230,32 @@ def _medians(runs: Sequence[Run], metric: str) -> tuple[Array, Array] | None:
         return None
     values, bounds = zip(*(median(metric, column) for column in stacked(rows).T), strict=True)
     return np.array(values), np.array(bounds)
+
+
+def intervals(study: Study, sequence: str, metric: str) -> Picture | None:
+    """Draws every arm's interquartile mean over seeds with its interval, the best on top; of few seeds the values."""
+    values = {arm: list(study.by_seed(metric, sequence, arm).values()) for arm in study.arms}
+    values = {arm: own for arm, own in values.items() if np.isfinite(own).any()}
+    if len(values) < 2:
+        return None
+    found = {arm: iqm_over_seeds(own) for arm, own in values.items()}
+    order = sorted(found, key=lambda arm: found[arm].value, reverse=METRICS[metric].better == "low")
+    with draw.panel(4.4, 0.6 + 0.2 * len(order)) as (axes, made):
+        for row, arm in enumerate(order):
+            colour, estimate = draw.colour(study.arms.index(arm)), found[arm]
+            if len(values[arm]) >= LEAST_SEEDS:
+                axes.hlines(row, estimate.low, estimate.high, color=colour, lw=2.4, alpha=0.6)
+            else:
+                axes.scatter(values[arm], [row] * len(values[arm]), s=7, color=draw.INK, zorder=3)
+            informed = study.boundary(arm) == "informed"
+            axes.plot(estimate.value, row, "o", color=colour, mfc="none" if informed else colour, ms=5)
+        if metric == "plasticity_ratio":
+            axes.axvline(1, color=draw.INK, lw=0.9, ls=":")
+        axes.set_yticks(range(len(order)), [study.marked(arm, sequence) for arm in order])
+        axes.set(xlabel=metric.replace("_", " "), ylim=(-0.6, len(order) - 0.4))
+        axes.grid(visible=True, axis="x")
+    title = f"{sequence}: {metric.replace('_', ' ')}"
+    return Picture(made[0], f"{metric.replace('_', ' ')} of all arms on {sequence}", title=title, wide=True)
 
 
 def profile(study: Study) -> Picture | None:

@@ -36,7 +36,7 @@ def results(study: Study) -> Section:
     )
     section.texts.append(
         f"Ranks are by {study.headline.replace('_', ' ')}. Informed arms have a method that is told when the task "
-        "switches; the others are ranked among themselves, too."
+        "switches, and hollow points; the others are ranked among themselves, too."
     )
     section.texts += [
         f"\N{DAGGER} '{arm}' on '{sequence}' equals '{other}' digit for digit: what tells it apart did nothing there."
@@ -49,6 +49,8 @@ def results(study: Study) -> Section:
         columns = [key for key in shown if any(study.by_seed(key, sequence, arm) for arm in study.arms)]
         if columns:
             section.tables.append(_result_table(study, sequence, columns))
+            headlines = dict.fromkeys((study.headline, "average_performance"))
+            section.pictures += present([charts.intervals(study, sequence, metric) for metric in headlines])
     return section
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from isorl.experiments.report import charts, draw
 from isorl.experiments.report.document import colour_mark
+from isorl.experiments.report.estimates import iqm_over_seeds
 from isorl.experiments.report.find_runs import find_runs
 from isorl.experiments.report.statistics import LEAST_SEEDS
 from isorl.experiments.report.study import Study
@@ -120,6 +121,20 @@ def test_colours_stand_for_the_pages_variables_and_are_its_light_ones_on_paper()
     with draw.on_paper():
         assert draw.colour(1) == draw.PAGE["arm1"] == draw.colour(1 + draw.ARMS)
     assert draw.colour(0) == "#0a0b00"
+
+
+def test_intervals_are_those_of_the_table_with_the_best_on_top(study, axes_of):
+    axes = axes_of(charts.intervals, study, SEQUENCE, "plasticity_ratio")
+    expected = {
+        arm: iqm_over_seeds(list(study.by_seed("plasticity_ratio", SEQUENCE, arm).values()))
+        for arm in study.arms
+    }
+    order = sorted(study.arms, key=lambda arm: expected[arm].value)
+    assert [label.get_text() for label in axes.get_yticklabels()] == order
+    points = [line for line in axes.get_lines() if line.get_marker() == "o"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in points] == [
+        (expected[arm].value, row) for row, arm in enumerate(order)
+    ]
 
 
 def test_arms_beyond_the_palette_are_told_apart_by_dashes_and_marks():
