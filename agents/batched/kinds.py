@@ -110,6 +110,9 @@ def form_of(agent: Any) -> Any:
         raise Unbatchable(reason)
     if getattr(agent, "target_kl", None) is not None:
         raise Unbatchable("each run may end its epochs early (target_kl)")
+    clips = (getattr(agent, name, None) for name in ("clip_range", "clip_range_vf"))
+    if any(callable(clip) and len({clip(left) for left in (1.0, 0.5, 0.0)}) > 1 for clip in clips):
+        raise Unbatchable("its clip range follows a schedule, and would be traced anew in each update")
     if agent.batched_as == "off_policy" and agent.get_vec_normalize_env() is not None:
         raise Unbatchable("each run normalises what it samples")
     if agent.batched_as == "off_policy" and not agent.replay_buffer.stores_arrays:

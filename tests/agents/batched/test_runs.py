@@ -210,12 +210,14 @@ def test_target_networks_and_exploration(batched):
 @pytest.mark.parametrize(
     "options",
     [{"clip_range_vf": 0.1}, {"normalize_advantage": False}, {"max_grad_norm": 0.01}, {"max_grad_norm": None},
-     {"target_kl": 1e-4}, {"learning_rate": lambda progress: 1e-3 * progress}],
-    ids=["clip_range_vf", "raw advantages", "clipped gradients", "gradients as they are", "target_kl", "falling rate"],
+     {"target_kl": 1e-4}, {"clip_range": lambda progress: 0.2 * progress},
+     {"learning_rate": lambda progress: 1e-3 * progress}],
+    ids=["clip_range_vf", "raw advantages", "clipped gradients", "gradients as they are", "target_kl",
+         "falling clip range", "falling rate"],
 )  # fmt: skip
 def test_options(options, batched):
     assert_same(together(agent=ContinualPPO, **options), alone(agent=ContinualPPO, **options))
-    assert batched["learn"] == (0 if "target_kl" in options else 4)
+    assert batched["learn"] == (0 if {"target_kl", "clip_range"} & options.keys() else 4)
 
 
 def test_optimizers_reset_at_a_switch():
