@@ -349,4 +349,4 @@ def test_a_researchers_own_update():
 def test_a_run_that_computes_for_itself_says_so_and_why():
     agent = build(ContinualPPO, 0, exact=True)
     with BatchedRuns().member(agent):
-        assert agent.engine == ("torch", 1, "exact=true computes what stable-baselines3 computes")
+        assert agent.engine == ("torch", 1, "exact=true computes what its modules compute, in torch")
