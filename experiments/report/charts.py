@@ -234,8 +234,9 @@ def _medians(runs: Sequence[Run], metric: str) -> tuple[Array, Array] | None:
 
 def intervals(study: Study, sequence: str, metric: str) -> Picture | None:
     """Draws every arm's interquartile mean over seeds with its interval, the best on top; of few seeds the values."""
-    values = {arm: list(study.by_seed(metric, sequence, arm).values()) for arm in study.arms}
-    values = {arm: own for arm, own in values.items() if np.isfinite(own).any()}
+    measured = {arm: study.by_seed(metric, sequence, arm).values() for arm in study.arms}
+    known = {arm: [value for value in own if np.isfinite(value)] for arm, own in measured.items()}
+    values = {arm: own for arm, own in known.items() if own}
     if len(values) < 2:
         return None
     found = {arm: iqm_over_seeds(own) for arm, own in values.items()}
