@@ -6,9 +6,11 @@ finished cells are skipped and whose proposals, being told the same, are the sam
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from isorl.agents.options import agent_options, make_methods, network_spec, optimizer_arguments
-from isorl.configs import UserError
+from isorl.configs import RunConfig, UserError
 from isorl.configs.program import command
 from isorl.configs.suite import BenchmarkConfig
 from isorl.experiments import terminal
@@ -37,12 +39,15 @@ from isorl.experiments.grid.launch import (
     work_off,
 )
 from isorl.experiments.grid.packs import sharing
-from isorl.experiments.grid.tuning import Candidate, Trial
+from isorl.experiments.grid.tuning import Candidate, Trial, candidates
+from isorl.experiments.run.experiment import build, methods_of
 from isorl.experiments.run.stopping import interrupted_once
 from isorl.experiments.terminal import say
 
 COMMANDS = ("benchmark=", "benchmark.", "dry_run=")
 """Beginnings of the overrides that are not for the cells."""
+NO_SCHEDULE = ("agent.learning_rate=", "optimizer.")
+"""Beginnings of settings that do not change when a method acts."""
 Key = tuple[str, str]
 """(sequence, arm)"""
 
@@ -53,13 +58,12 @@ def tune(config: DictConfig, overrides: Sequence[str], launcher: Launcher) -> in
     assert suite is not None
     assert suite.tuning is not None
     overrides = with_imports(suite, overrides)
-    is_possible = partial(_is_possible, suite, of_cells(overrides), composer)
-    proposals = {
-        (sequence, arm): halving(suite.tuning, arm, partial(is_possible, sequence, arm))
-        for sequence in suite.sequences
-        for arm in suite.arms
-    }
-    rounds = len(suite.tuning.rungs or [0]) + bool(suite.tuning.refine)
+    judge, proposals, with_more = _Judge(suite, of_cells(overrides), composer), {}, False
+    for key in itertools.product(suite.sequences, suite.arms):
+        first = judge.first(*key)
+        with_more |= len(first) < suite.tuning.budget
+        proposals[key] = halving(suite.tuning, key[1], first, partial(judge.is_possible, *key))
+    rounds = len(suite.tuning.rungs or [0]) + with_more
     return work_off_rounds(config, overrides, launcher, composer, proposals, rounds)
 
 
@@ -68,25 +72,55 @@ def of_cells(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if not override.lstrip("+~").startswith(COMMANDS)]
 
 
-def _is_possible(
-    suite: BenchmarkConfig,
-    fixed: Sequence[str],
-    composer: Composer,
-    sequence: str,
-    arm: str,
-    candidate: Candidate,
-) -> bool:
-    """Whether a run could be made of a candidate: a range is not widened beyond what its option allows."""
-    assert suite.tuning is not None
-    try:
-        (request,) = tuning.requests(suite, Trial(sequence, arm, candidate, suite.tuning.seeds[:1]), fixed)
-        config = composer(request.overrides)
-        agent_options(config)
-        optimizer_arguments(config, network_spec(config))
-        make_methods(config)
-    except (UserError, ValueError):
-        return False
-    return True
+@dataclass
+class _Judge:
+    """Says which candidates are worth a run."""
+
+    suite: BenchmarkConfig
+    fixed: Sequence[str]
+    composer: Composer
+    _known: dict[tuple[str, ...], bool] = field(default_factory=dict)
+
+    def first(self, sequence: str, arm: str) -> list[Candidate]:
+        """Returns the candidates of `arm` but those of which a method does nothing: they would be another arm's."""
+        assert self.suite.tuning is not None
+        found = [c for c in candidates(self.suite.tuning, arm) if self._acts(sequence, arm, c)]
+        if not found:
+            raise UserError(
+                f"benchmark.tuning: whatever is tried, the methods of '{arm}' do nothing on '{sequence}': the runs end "
+                "before they first act. Lengthen the runs in benchmark.tuning.of_sequence, or try others in of_arm."
+            )
+        return found
+
+    def is_possible(self, sequence: str, arm: str, candidate: Candidate) -> bool:
+        """Whether a run can be made of a candidate, and would have its methods act."""
+        try:
+            config = self._config(sequence, arm, candidate)
+            agent_options(config)
+            optimizer_arguments(config, network_spec(config))
+            make_methods(config)
+        except (UserError, ValueError):
+            return False
+        return self._acts(sequence, arm, candidate)
+
+    def _acts(self, sequence: str, arm: str, candidate: Candidate) -> bool:
+        schedule = tuple(setting for setting in candidate if not setting.startswith(NO_SCHEDULE))
+        key = (sequence, arm, *schedule)
+        if key not in self._known:
+            config = self._config(sequence, arm, schedule)
+            run = build(config) if config.method else None
+            self._known[key] = run is None or all(
+                method["acts"] for method in methods_of(config, run).values()
+            )
+            if run is not None:
+                run.env.close()
+        return self._known[key]
+
+    def _config(self, sequence: str, arm: str, candidate: Candidate) -> RunConfig:
+        assert self.suite.tuning is not None
+        trial = Trial(sequence, arm, candidate, self.suite.tuning.seeds[:1])
+        (request,) = tuning.requests(self.suite, trial, self.fixed)
+        return self.composer(request.overrides)
 
 
 def work_off_rounds(

@@ -80,12 +80,8 @@ class Methods:
             except NoChainError as error:
                 raise ValueError(f"Method '{name}' {error}") from None
 
-    def silent(self, updates: int, switches: int) -> list[str]:
-        """Returns a sentence for each method that so many updates and task switches are too few for."""
-        return list(self.idle(updates, switches).values())
-
     def idle(self, updates: int, switches: int) -> dict[str, str]:
-        """Returns the names of those methods, each with the sentence."""
+        """Returns by name a sentence for each method that so many updates and task switches are too few for."""
         found = {}
         for name, method in self.by_name.items():
             first = method.first_effect()

@@ -137,10 +137,10 @@ def life(agent, count):
 def test_before_its_first_effect_a_method_does_nothing(name):
     agent = with_method("classifier", "mlp", name, **WAITS[name])
     first = agent.methods.by_name[name].first_effect().update
-    assert agent.methods.silent(first - 1, 9) == [
+    assert list(agent.methods.idle(first - 1, 9).values()) == [
         f"Method '{name}' does nothing in this run: it first acts at update {first}, of {first - 1} planned ones."
     ]
-    assert agent.methods.silent(first, 0) == []
+    assert list(agent.methods.idle(first, 0).values()) == []
     plain_one = build("classifier", "mlp", {}, **needs(name))
     assert torch.equal(life(agent, first - 1), life(plain_one, first - 1))
 
@@ -162,16 +162,16 @@ def test_methods_say_whether_they_wait_for_a_switch(name, agent_name):
     methods = with_method(agent_name, "mlp", name).methods
     first = methods.by_name[name].first_effect()
     assert first.switch == (1 if name in WAIT_FOR_A_SWITCH else 0)
-    assert methods.silent(max(int(first.update), 1), first.switch) == []
+    assert list(methods.idle(max(int(first.update), 1), first.switch).values()) == []
 
 
 @pytest.mark.parametrize("name", WAIT_FOR_A_SWITCH)
 def test_what_waits_for_a_switch_does_nothing_before_it(name, agent_name):
     agent = with_method(agent_name, "mlp", name)
-    assert agent.methods.silent(10**9, 0) == [
+    assert list(agent.methods.idle(10**9, 0).values()) == [
         f"Method '{name}' does nothing in this run: it first acts at task switch 1, of 0."
     ]
-    assert agent.methods.silent(1, 1) == []
+    assert list(agent.methods.idle(1, 1).values()) == []
 
     def before_any_switch(agent):  # right after it was built: agents draw from torch's own stream
         agent.learn(32)

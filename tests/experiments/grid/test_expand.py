@@ -116,7 +116,12 @@ def test_bad_value_in_any_cell_stops_the_grid_before_it_starts(tiny, tmp_path):
 
 def first_round(suite):
     """The requests of the trials with which tuning begins."""
-    proposals = {(s, arm): halving(suite.tuning, arm, bool) for s in suite.sequences for arm in suite.arms}
+    first = {arm: tuning.candidates(suite.tuning, arm) for arm in suite.arms}
+    proposals = {
+        (sequence, arm): halving(suite.tuning, arm, first[arm], bool)
+        for sequence in suite.sequences
+        for arm in suite.arms
+    }
     trials = [tuning.Trial(*key, *trial) for key, proposal in proposals.items() for trial in next(proposal)]
     return [request for trial in trials for request in tuning.requests(suite, trial, [])]
 

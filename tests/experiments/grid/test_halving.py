@@ -31,6 +31,10 @@ def rounds_of(proposal, score):
         scores = {c: score({s.split("=")[0]: float(s.split("=")[1]) for s in c}) for c, _ in trials}
 
 
+def proposed(config, is_possible):
+    return halving(config, "AEI", tuning.candidates(config, "AEI"), is_possible)
+
+
 def near(rate, strength):
     """A score that is highest at one place."""
     return lambda at: (
@@ -41,7 +45,7 @@ def near(rate, strength):
 
 def test_the_better_half_goes_on_to_more_seeds_and_the_rest_of_the_budget_to_the_neighbourhood():
     config = TuningConfig(seeds=[7, 8, 9, 10], budget=12, space=SPACE, rungs=[1, 2, 4], refine=4)
-    rounds = rounds_of(halving(config, "AEI", lambda candidate: True), near(1e-3, 0.1))
+    rounds = rounds_of(proposed(config, lambda candidate: True), near(1e-3, 0.1))
     assert [len(trials) for trials in rounds] == [8, 4, 2, 4]
     assert [{len(seeds) for _, seeds in trials} for trials in rounds] == [{1}, {2}, {4}, {4}]
     first, *_, last = ({c for c, _ in trials} for trials in rounds)
@@ -56,16 +60,51 @@ def test_the_better_half_goes_on_to_more_seeds_and_the_rest_of_the_budget_to_the
 @pytest.mark.parametrize(("rate", "expected"), [(1.0, {"1.0", "10.0"}), (1e-6, {"1e-05", "1e-06"})])
 def test_a_best_value_at_an_edge_widens_the_range_by_its_own_ratio(rate, expected):
     config = TuningConfig(seeds=[7], budget=16, space=SPACE, refine=4)
-    rounds = rounds_of(halving(config, "AEI", lambda candidate: True), near(rate, 0.1))
+    rounds = rounds_of(proposed(config, lambda candidate: True), near(rate, 0.1))
     tried = {s.partition("=")[2] for c, _ in rounds[-1] for s in c if s.startswith("agent.learning_rate")}
     assert expected <= tried
 
 
 def test_every_arm_gets_its_trials_though_nothing_lies_beyond():
     config = TuningConfig(seeds=[7], budget=12, space=SPACE, refine=4)
-    rounds = rounds_of(halving(config, "AEI", lambda c: "agent.learning_rate=1.0" not in c), near(1.0, 0.1))
+    rounds = rounds_of(proposed(config, lambda c: "agent.learning_rate=1.0" not in c), near(1.0, 0.1))
     assert [len(trials) for trials in rounds] == [8, 4]
     assert all("agent.learning_rate=1.0" not in c for c, _ in rounds[1])
+
+
+def score_near(rate):
+    return lambda at: -abs(math.log(at["agent.learning_rate"] / rate))
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        (1e-3, [("0.000316", 1e-4), ("0.00316", 1e-2), ("0.000562", 1e-4), ("0.00178", 1e-2)]),
+        (1e-1, [("1.0", 0), ("10.0", 0), ("0.0316", 0), ("0.0562", 0)]),
+    ],
+    ids=["within", "at the edge"],
+)
+def test_where_all_neighbours_were_tried_values_between_them_and_the_best_are(best, expected):
+    config = TuningConfig(seeds=[7], budget=8, space={"agent.learning_rate": RATES}, refine=4)
+    *_, last = rounds_of(proposed(config, lambda candidate: True), score_near(best))
+    assert [candidate for candidate, _ in last] == [(f"agent.learning_rate={rate}",) for rate, _ in expected]
+
+
+@pytest.mark.parametrize("rate", [1e-4, 3e-4, 1e-3, 3e-3])
+@pytest.mark.parametrize("strength", [0.01, 0.03, 0.1, 0.3])
+def test_every_arm_gets_as_many_different_candidates_wherever_its_best_lies(rate, strength):
+    space = {"agent.learning_rate": [3e-4, 1e-3, 3e-3], "optimizer.iso_lambda": [0.01, 0.03, 0.1, 0.3]}
+    config = TuningConfig(seeds=[7, 8, 9], budget=16, space=space, rungs=[1, 3], refine=4)
+    rounds = rounds_of(proposed(config, lambda candidate: True), near(rate, strength))
+    assert len({candidate for trials in rounds for candidate, _ in trials}) == config.budget
+
+
+def test_candidates_that_would_do_nothing_make_room_for_others_around_the_best():
+    config = TuningConfig(seeds=[7], budget=16, space=SPACE, refine=4)
+    first = tuning.candidates(config, "AEI")[:5]
+    rounds = rounds_of(halving(config, "AEI", first, lambda candidate: True), near(1e-3, 0.1))
+    assert [len(trials) for trials in rounds] == [5, 11]
+    assert len({candidate for trials in rounds for candidate, _ in trials}) == config.budget
 
 
 def test_what_is_no_range_is_not_widened():
@@ -160,6 +199,25 @@ def test_one_command_tunes_every_arm_with_equal_trials_and_writes_them_all(hydra
     suite = typed(BenchmarkConfig, OmegaConf.to_container(config.benchmark))
     suite.stage, suite.tuned = "report", str(tmp_path / "a" / "grids" / "tiny-tune" / "tuned.yaml")
     assert tuning.settings(suite)["catch", "Adam"] == ["agent.learning_rate=0.1"]
+
+
+def test_a_schedule_that_never_comes_due_is_not_a_trial(hydra):
+    config, launcher = hydra("a"), Known()
+    config.benchmark.arms = {"FIRE": ["method=[fire]"]}
+    config.benchmark.tuning.of_arm = {"FIRE": {"method.fire.every": [2, 4, 100]}}
+    config.benchmark.tuning.space = {"agent.learning_rate": [1e-2]}
+    assert tune(config, [], launcher) == 0
+    tried = [job["method.fire.every"] for job in launcher.jobs]
+    assert not {"100", "0"} & set(tried), "nor is a range widened to 0, which means: at switches"
+    assert {"2", "4", "3", "1"} <= set(tried), "instead"
+
+
+def test_methods_that_never_act_in_tuning_are_refused_before_anything_is_written(hydra):
+    config = hydra("a")
+    config.benchmark.arms = {"FIRE": ["method=[fire]", "method.fire.every=1000"]}
+    with pytest.raises(UserError, match="whatever is tried, the methods of 'FIRE' do nothing on 'catch'"):
+        tune(config, [], Known())
+    assert not Path(config.hydra.sweep.dir).exists()
 
 
 @pytest.mark.parametrize("stop_at", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 15)), 8])
