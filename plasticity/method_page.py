@@ -31,7 +31,7 @@ AdamO, AdamW and AEI networks are choices of `optimizer=` and `network=`. Replay
 
 *Cost* is the time of an update over that of plain Adam in the same run{costs}, between
 the acts of methods that act now and then; plasticity injection before it injects, EWC before its first switch, Kron
-without torch.compile. Methods that do nothing between acts measured 0.70 to 1.14: that is the noise of the shared
+without torch.compile. Methods that do nothing between acts measured 0.70 to 1.15: that is the noise of the shared
 machine. The classifier's plain Adam is torch's fused one, so that its ratios are higher.
 """
 

@@ -134,6 +134,18 @@ def average_performance(online: Array) -> float:
 
 
 @metric(
+    "first_performance",
+    formula="R_0",
+    range="of the returns",
+    better="high",
+    source="this project: what a method costs a network that has lost nothing yet",
+)
+def first_performance(online: Array) -> float:
+    """Returns how well the first task is learned (V,)."""
+    return float(online[0])
+
+
+@metric(
     "start_performance",
     formula="mean of R_v over the first third of the visits",
     range="of the returns",

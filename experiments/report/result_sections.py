@@ -43,8 +43,8 @@ def results(study: Study) -> Section:
         for (sequence, arm), other in study.idle.items()
     ]
     shown = ("plasticity_ratio", "plasticity_trend", "worst_visit", "recovery_time", "average_performance",
-             "start_performance", "end_performance", "final_performance", "forgetting",
-             "zero_shot_transfer")  # fmt: skip
+             "first_performance", "start_performance", "end_performance", "final_performance",
+             "forgetting", "zero_shot_transfer")  # fmt: skip
     for sequence in study.sequences:
         columns = [key for key in shown if any(study.by_seed(key, sequence, arm) for arm in study.arms)]
         if columns:

@@ -40,7 +40,7 @@ class Reperturbation(PeriodicMethod):
     moments: float = 0.3
 
     resets: ClassVar[str] = (
-        "incoming weights of the units with the smallest; a share 1 - moments of all moments"
+        "incoming weights of the units with the least mean |w|; a share 1 - moments of all moments"
     )
     relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
 

@@ -26,6 +26,7 @@ HAND = Scores(
 )
 WORKED = {
     "average_performance": 7.0,  # (10 + 8 + 6 + 4) / 4
+    "first_performance": 10.0,
     "start_performance": 10.0,
     "end_performance": 4.0,  # a third of four visits is one
     "final_performance": 14 / 3,  # (8 + 5 + 1) / 3
@@ -74,6 +75,10 @@ class Reference:
     @staticmethod
     def average_performance(s):
         return mean(list(s.online))
+
+    @staticmethod
+    def first_performance(s):
+        return s.online[0]
 
     @staticmethod
     def start_performance(s):
