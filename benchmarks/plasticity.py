@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
 import json
 import re
 import time
@@ -35,6 +36,7 @@ from isorl.plasticity import (
 )
 from isorl.plasticity.diagnostics import DEFAULT_METRICS
 from isorl.plasticity.diagnostics.spectra import masked_singular_values
+from isorl.plasticity.networks.activations import MaxMin
 
 DOCS = Path(__file__).parents[1] / "docs" / "plasticity.md"
 IMAGE = (4, 84, 84)
@@ -190,6 +192,30 @@ def orthogonality(device: torch.device) -> list[Row]:
             text = f"{step / base:.2f} x per update, {run / run_base:.2f} x per inference of 8"
             rows.append((f"MaxMin, isometry={isometry}, {name}", "plain ReLU, Adam", text, "-"))
     return rows
+
+
+def orthogonal_convolutions(device: torch.device) -> list[Row]:
+    """Orthogonal convolutions of a library in the Nature geometry (AOC, Boissin et al. 2025), where it is installed.
+
+    `pip install --no-deps orthogonium` beforehand.
+    """
+    if importlib.util.find_spec("orthogonium") is None:
+        return []
+    conv = importlib.import_module("orthogonium.layers.conv.AOC").AdaptiveOrthoConv2d
+    linear = importlib.import_module("orthogonium.layers.linear").OrthoLinear
+    network = nn.Sequential(
+        conv(4, 32, 8, stride=4, padding=2), MaxMin(dim=1),
+        conv(32, 64, 4, stride=2, padding=1), MaxMin(dim=1),
+        conv(64, 64, 3, padding=0), MaxMin(dim=1),
+        nn.Flatten(), linear(64 * 8 * 8, 512), MaxMin(),
+    ).to(device)  # fmt: skip
+    plain = build_nature_cnn(IMAGE, NetworkSpec()).to(device)
+    x = torch.rand(256, *IMAGE).to(device)
+    adam = [update(net, torch.optim.Adam(net.parameters(), fused=True), x) for net in (network, plain)]
+    step, base = timed(*adam, 3)
+    run, run_base = timed(inference(network, x), inference(plain, x), 3)
+    text = f"{step / base:.2f} x per update, {run / run_base:.2f} x per inference of 8"
+    return [("MaxMin, convolutions of orthogonium, Nature CNN, batch 256", "plain ReLU, Adam", text, "-")]
 
 
 def default_diagnostics(device: torch.device) -> list[Row]:
@@ -349,7 +375,15 @@ def write(rows: Sequence[Sequence[str]], device: str, place: str) -> None:
     DOCS.write_text(pattern.sub(lambda _: table, DOCS.read_text()))
 
 
-SECTIONS = (kernels, spectra, optimizer, orthogonality, default_diagnostics, on_the_device)
+SECTIONS = (
+    kernels,
+    spectra,
+    optimizer,
+    orthogonality,
+    orthogonal_convolutions,
+    default_diagnostics,
+    on_the_device,
+)
 
 if __name__ == "__main__":
     main()
