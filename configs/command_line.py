@@ -41,14 +41,16 @@ own_folders: list[str] = []
 def register_resolvers() -> None:
     """Makes ${tuned:KEY,DEFAULT}, ${tuned:KEY,DEFAULT,OTHER}, ${command:WHAT} and those of configs/played.py known.
 
-    The first is the sequence's value of KEY for the chosen agent, else DEFAULT; null where the value OTHER beside it is
-    given instead. ${command:...} is how to type a command.
+    The first is the sequence's value of KEY for the chosen agent with the chosen optimizer, else for the agent, else
+    DEFAULT; null where the value OTHER beside it is given instead. ${command:...} is how to type a command.
     """
 
     def tuned(key: str, default: Any, other: str = "", *, _root_: DictConfig, _parent_: DictConfig) -> Any:
         if other and _parent_[other] is not None:
             return None
-        value = OmegaConf.select(_root_, f"sequence.tuning.{_root_.agent.name}.{key}", default=default)
+        of_agent = f"sequence.tuning.{_root_.agent.name}"
+        value = OmegaConf.select(_root_, f"{of_agent}.{key}", default=default)
+        value = OmegaConf.select(_root_, f"{of_agent}.{_root_.optimizer.name}.{key}", default=value)
         return OmegaConf.create(value) if isinstance(value, list) else value  # as OmegaConf wants lists
 
     OmegaConf.register_new_resolver("tuned", tuned, replace=True)

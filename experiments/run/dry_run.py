@@ -104,6 +104,7 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "environment copies": options.n_envs,
         "agent steps": f"{at_most}{sequence.agent_steps:,}",
         "optimizer steps": f"{updates:,}",
+        "optimizer": f"{config.optimizer['name']}, learning rate {config.agent['learning_rate']:g}",
         **({"isometry": isometry} if isometry else {}),
         **({"methods": methods} if methods else {}),
         "network": describe_body(common.observation.shape, network_spec(config)),

@@ -42,8 +42,30 @@ def resolved(group, name):
     """The file as it is where no sequence tunes anything."""
     register_resolvers()
     file = OmegaConf.load(FOLDER / group / f"{name}.yaml")
-    whole = OmegaConf.create({"agent": {"name": ""}, "sequence": {}} | {group: file})
+    whole = OmegaConf.create(
+        {"agent": {"name": ""}, "optimizer": {"name": ""}, "sequence": {}} | {group: file}
+    )
     return OmegaConf.to_container(whole, resolve=True)[group]
+
+
+@pytest.mark.parametrize(
+    ("words", "rate", "strength"),
+    [
+        (["optimizer=adam"], 2e-3, None),
+        (["optimizer=adamo"], 1e-3, 0.4),
+        (["optimizer=adamo", "agent.learning_rate=5"], 5, 0.4),
+        (["optimizer=adamo", "agent=dqn"], 7e-3, 0.1),
+    ],
+)
+def test_a_family_says_what_suits_an_agent_and_before_that_what_suits_it_with_an_optimizer(
+    words, rate, strength
+):
+    config = composed(["run_dir=x", "agent=ppo", "sequence=cartpole-smoke", *words])
+    of_ppo = {"learning_rate": 2e-3, "adamo": {"learning_rate": 1e-3, "iso_lambda": 0.4}}
+    config.sequence.tuning = {"ppo": of_ppo, "dqn": {"learning_rate": 7e-3}}
+    made = resolve(config)
+    assert made.agent["learning_rate"] == rate
+    assert made.optimizer.get("iso_lambda") == strength
 
 
 CHOSEN = [(group, name) for group in ("agent", "optimizer") for name in groups()[group]]
