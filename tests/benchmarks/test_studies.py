@@ -1,12 +1,13 @@
 """The benchmarks of streams: what each must hold; and the picture of `make demo`, on real short runs."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from docs import demo
+from docs import demo, draw_arbiter
 from isorl.configs import typed
 from isorl.configs.command_line import FOLDER
 from isorl.configs.suite import BenchmarkConfig
@@ -76,3 +77,11 @@ def test_demo_draws_every_arm(suite, tmp_path):
     assert [len(place.lines) for place in figure.axes] == [15, 14, 14, 8]  # a thin and a thick line per arm
     figure.savefig(tmp_path / "demo.png")
     assert (tmp_path / "demo.png").stat().st_size > 10_000
+
+
+STREAMS = sorted(Path(draw_arbiter.__file__).parent.glob("results/arbiter/*/claims.md"))
+
+
+@pytest.mark.parametrize("page", STREAMS, ids=lambda page: page.parent.name)
+def test_the_arbiters_claims_follow_from_its_data(page):
+    assert page.read_text() == "\n".join(draw_arbiter.claims(draw_arbiter.read(page.parent))) + "\n"
