@@ -98,8 +98,8 @@ def _along(start: float, end: float, share: float) -> float:
     """That share of the way from `start` to `end`, by ratio where both are positive, to three digits; below 0: away."""
     by_ratio, whole = start > 0 and end > 0, isinstance(start, int) and isinstance(end, int)
     value = start * (end / start) ** share if by_ratio else start + (end - start) * share
+    if whole and by_ratio:
+        return max(round(value), 1)  # 0 may mean something else: never, or at switches
     if whole:
-        return (
-            max(round(value), 1) if by_ratio else round(value)
-        )  # 0 may mean something else: never, or at switches
+        return round(value)
     return float(f"{value:.3g}")

@@ -99,9 +99,9 @@ class _Judge:
             agent_options(config)
             optimizer_arguments(config, network_spec(config))
             make_methods(config)
+            return self._acts(sequence, arm, candidate)
         except (UserError, ValueError):
             return False
-        return self._acts(sequence, arm, candidate)
 
     def _acts(self, sequence: str, arm: str, candidate: Candidate) -> bool:
         schedule = tuple(setting for setting in candidate if not setting.startswith(NO_SCHEDULE))
