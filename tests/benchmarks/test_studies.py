@@ -17,6 +17,7 @@ from isorl.experiments.grid.expand import Composer, cells, requests_of_benchmark
 from isorl.experiments.grid.grid import Grid
 from isorl.experiments.grid.work import work
 from isorl.experiments.report.find_runs import find_runs
+from isorl.experiments.report.statistics import Estimate
 from isorl.experiments.report.study import Study
 from isorl.plasticity.methods import METHODS
 
@@ -79,9 +80,55 @@ def test_demo_draws_every_arm(suite, tmp_path):
     assert (tmp_path / "demo.png").stat().st_size > 10_000
 
 
-STREAMS = sorted(Path(draw_arbiter.__file__).parent.glob("results/arbiter/*/claims.md"))
+ARBITER = Path(draw_arbiter.__file__).parent / "results/arbiter"
+STREAMS = sorted(ARBITER.glob("*/claims.md"))
 
 
 @pytest.mark.parametrize("page", STREAMS, ids=lambda page: page.parent.name)
 def test_the_arbiters_claims_follow_from_its_data(page):
-    assert page.read_text() == "\n".join(draw_arbiter.claims(draw_arbiter.read(page.parent))) + "\n"
+    assert page.read_text() == draw_arbiter.claims(draw_arbiter.read(page.parent))
+
+
+def test_the_arbiters_verdict_follows_from_its_data():
+    assert (ARBITER / "verdict.md").read_text() == draw_arbiter.verdict(draw_arbiter.read_all(ARBITER))
+
+
+def stream_of(adam=0.3, rank=(0.2, 0.1, 0.3), conditioning=(0.0, -0.1, 0.1), **ratios):
+    """Returns a stream of ten seeds whose arms differ in their ratio as said, and in nothing else; AEI tuned best."""
+    arms = {
+        "Adam": adam,
+        "AdamO": 0.5,
+        "AEI": 0.95,
+        "AEI, heads": 0.5,
+        "Adam + MaxMin": 0.5,
+        "Adam + FIRE": 0.5,
+    }
+    arms |= {f"Adam + {name}": ratio for name, ratio in ratios.items()}
+    ratio = {arm: {seed: value + seed / 1000 for seed in range(10)} for arm, value in arms.items()}
+    same = {arm: dict.fromkeys(range(10), 1.0) for arm in arms}
+    values = {draw_arbiter.RATIO: ratio, draw_arbiter.RETURN: same, draw_arbiter.FIRST: same}
+    boundary = {arm: "informed" if arm == "Adam + FIRE" else "agnostic" for arm in arms}
+    scores = {arm: float(arm == "AEI") for arm in arms}
+    return draw_arbiter.Stream("one", values, scores, boundary, Estimate(*rank), Estimate(*conditioning))
+
+
+def test_the_arbiters_rules():
+    kept, lost, rival = stream_of(), stream_of(), stream_of(l2=0.99)
+    lost.values[draw_arbiter.RATIO]["AEI"] = dict.fromkeys(range(10), 0.7)
+    said = {claim: found for claim, (found, _) in draw_arbiter.judged(kept).items()}
+    assert list(said.values()) == ["undecided", "for", "for", "for", "against", "for"]
+    assert draw_arbiter.judged(lost)[draw_arbiter.KEEPS][0] == "against"
+    assert draw_arbiter.judged(stream_of(conditioning=(0.2, 0.1, 0.3)))[draw_arbiter.RANK][0] == "undecided"
+    assert draw_arbiter.over_streams(draw_arbiter.KEEPS, [kept, lost]) == "undecided"
+    assert draw_arbiter.over_streams(draw_arbiter.KEEPS, [lost, lost]) == "against"
+    assert (
+        draw_arbiter.over_streams(draw_arbiter.CURE, [kept, rival]) == "undecided"
+    )  # l2 was run on one, better there
+    assert draw_arbiter.over_streams(draw_arbiter.CURE, [rival, rival, kept]) == "against"
+    assert draw_arbiter.over_streams(draw_arbiter.SWITCHES, [kept, rival]) == "for"
+
+
+def test_a_stream_on_which_nothing_is_lost_is_shown_and_not_counted():
+    page = draw_arbiter.verdict([stream_of(), stream_of(adam=1.2)])
+    assert "Nothing is lost on one: shown, not counted." in page
+    assert "| Adam + MaxMin | agnostic | 1 | 0 | 0 | 1 |" in page

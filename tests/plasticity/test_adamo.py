@@ -1,5 +1,4 @@
 import copy
-import math
 import pickle
 import warnings
 
@@ -400,43 +399,6 @@ def test_non_finite_values_stay_where_they_are():
     AdamO([{"params": [good, bad], "isometric": True}], iso_every=1).step()
     assert torch.isfinite(good).all()
     assert torch.isnan(bad).all()
-
-
-BAD = [
-    ({"iso_lambda": -0.1}, "iso_lambda must be finite and not negative, got -0.1"),
-    ({"iso_lambda": math.nan}, "iso_lambda must be finite"),
-    ({"iso_lr": -1.0}, "iso_lr must be"),
-    ({"iso_target": 0.0}, "iso_target is a squared singular value"),
-    ({"iso_every": 0}, "iso_every counts updates"),
-    ({"iso_every": 1.5}, "iso_every counts updates"),
-    ({"lr": -1.0}, "Invalid learning rate"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), BAD, ids=str)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        AdamO(parameter_groups(network()), **options)
-
-
-@pytest.mark.parametrize(
-    ("parameter", "message"),
-    [
-        (torch.zeros(3, 3, dtype=torch.complex64), "dense real weights"),
-        (torch.eye(3).to_sparse(), "dense real weights"),
-        (torch.zeros(3), "no weight of two dimensions"),
-    ],
-)
-def test_weights_that_have_no_isometry_step(parameter, message):
-    with pytest.raises(ValueError, match=message):
-        AdamO([{"params": [nn.Parameter(parameter)], "isometric": True}])
-
-
-def test_empty_groups():
-    with pytest.raises(ValueError, match="no weight of two dimensions"):
-        AdamO([{"params": [], "isometric": True}])
-    with pytest.raises(ValueError, match="empty parameter list"):
-        AdamO([])
 
 
 def test_it_serves_stable_baselines3_as_optimizer_class():

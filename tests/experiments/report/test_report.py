@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 
-import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -17,7 +16,6 @@ from isorl.experiments.report import charts, network_sections, result_sections
 from isorl.experiments.report.document import Cell, Document, Picture, Section, Table
 from isorl.experiments.report.estimates import median
 from isorl.experiments.report.find_runs import find_runs
-from isorl.experiments.report.formatting import format_count, format_duration, format_number, format_p_value
 from isorl.experiments.report.prediction import Prediction
 from isorl.experiments.report.render import to_html, to_markdown
 from isorl.experiments.report.runs import of_methods
@@ -341,14 +339,6 @@ def test_texts_are_escaped():
     assert "| <b> |" in to_markdown(made)
 
 
-NUMBERS = {0.0: "0.00", -0.001: "0.00", 1.0: "1.00", 12.345: "12.3", 12345.6: "12,346", np.inf: "never"}
-
-
-@pytest.mark.parametrize(("value", "text"), NUMBERS.items(), ids=map(str, NUMBERS))
-def test_numbers_as_they_are_shown(value, text):
-    assert format_number(value) == text
-
-
 def test_every_figure_is_a_pdf_and_every_table_latex(grid, tmp_path):
     write_report([grid], tmp_path, paper=True)
     figures, tables = list((tmp_path / "paper").glob("*.pdf")), list((tmp_path / "paper").glob("*.tex"))
@@ -362,15 +352,6 @@ def test_every_figure_is_a_pdf_and_every_table_latex(grid, tmp_path):
         assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in body)
         assert text.count(r"\begin") == text.count(r"\end") == 1
     assert "var(--arm0)" in (tmp_path / "report.html").read_text(), "the page still follows its own colours"
-
-
-def test_latex_reads_every_character_as_it_is():
-    table = Table(["a_b", "50 %"], [[Cell("x & y \\ {z}"), Cell("1", strong=True, detail="[0, ∞]")]])
-    assert table.to_latex().splitlines()[2:5] == [
-        r"a\_b & 50 \% \\",
-        r"\midrule",
-        r"x \& y \textbackslash{} \{z\} & \textbf{1} {\scriptsize [0, $\infty$]} \\",
-    ]
 
 
 def test_few_seeds_have_their_values_instead_of_an_interval(tmp_path, monkeypatch):
@@ -426,27 +407,6 @@ def test_nothing_that_is_drawn_lies_outside_the_axes(grid):
             assert low < run.curve.min() <= run.curve.max() < high
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (24_576, "24,576"),
-        (999_999, "999,999"),
-        (1_240_000, "1.2 million"),
-        (161e6, "161.0 million"),
-        (0, "0"),
-    ],
-)
-def test_counts_are_honest(value, text):
-    assert format_count(value) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(18.2, ("18", "seconds")), (150, ("2.5", "minutes")), (8_000, ("2.2", "hours"))]
-)
-def test_times_are_honest(seconds, said):
-    assert format_duration(seconds) == said
-
-
 def test_decisions_of_the_control_loop_are_shown(tmp_path):
     folder = write_grid(tmp_path, ARMS, sequences=1, seeds=2, visits=4)
     assert "control loop" not in (write_report([folder])[1]).read_text()
@@ -458,13 +418,6 @@ def test_decisions_of_the_control_loop_are_shown(tmp_path):
     text = (write_report([folder])[1]).read_text()
     assert "| sequence 0: loses | gram | 2 | 10 | 4 | 2 | 0.10 | 0.40 | 0.20 |" in text
     assert "strength over the run, loses on sequence 0" in (folder / "report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(math.nan, "\N{EN DASH}"), (0.0009, "< 0.001"), (0.001, "0.001"), (0.25, "0.250")]
-)
-def test_p_values_as_they_are_shown(value, text):
-    assert format_p_value(value) == text
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from isorl.agents import ContinualDQN, ContinualPPO
 from isorl.agents.policies import preprocess
 from isorl.agents.sb3 import networks_of
 from isorl.configs import UserError, imports
-from isorl.experiments.run.agent_file import chain_of_linears, read_agent, read_normalizer, read_state_dict
+from isorl.experiments.run.agent_file import read_agent, read_normalizer
 from isorl.experiments.run.inspect import WEIGHT_METRICS, inspect, main, probe_batch
 from isorl.plasticity import NetworkSpec
 from isorl.plasticity.diagnostics import report
@@ -294,46 +294,6 @@ def test_a_known_activation_is_not_overruled(tmp_path):
         inspect(path, "CartPole-v1", activation="relu")
 
 
-def test_state_dict_of_a_plain_network(tmp_path):
-    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    torch.save(network.state_dict(), tmp_path / "weights.pt")
-    reports = inspect(tmp_path / "weights.pt", "CartPole-v1", "relu", None, size=16)
-    _, observations = probe_batch("CartPole-v1", 16, seed=0)
-    expected = report(nn.Sequential(nn.Flatten(), *network), torch.as_tensor(observations)).values
-    assert reports["network"].values["layer_jacobian_max"] == pytest.approx(expected["layer_jacobian_max"])
-    assert "taken for" in reports["network"].notes[-1]
-    bare = inspect(tmp_path / "weights.pt", "CartPole-v1", size=16)["network"]
-    assert set(bare.values) == set(WEIGHT_METRICS)
-    assert bare.values["gram_deviation"] == pytest.approx(expected["gram_deviation"])
-
-
-OTHER_NETWORKS = {
-    "two linears in a row": (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), r"1\.weight"),
-    "something between": (
-        nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 4)),
-        r"3\.weight",
-    ),
-    "a norm": (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4)), r"1\.weight"),
-    "names": (nn.ModuleDict({"fc1": nn.Linear(4, 4), "fc2": nn.Linear(4, 2)}), r"fc1\.weight"),
-    "two networks": (
-        nn.ModuleDict({"a": nn.Sequential(nn.Linear(4, 4)), "b": nn.Sequential(nn.Linear(4, 4))}),
-        "b",
-    ),
-    "lstm": (nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.LSTM(4, 4)), r"2\.weight_ih_l0"),
-    "lstm alone": (nn.LSTM(4, 4), "weight_ih_l0"),
-    "convolution": (nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten()), r"0\.weight"),
-    "other sizes": (nn.ModuleList([nn.Linear(4, 8), nn.ReLU(), nn.Linear(4, 8)]), r"2\.weight"),
-    "nothing": (nn.Sequential(), "no layers"),
-}
-
-
-@pytest.mark.parametrize(("network", "named"), OTHER_NETWORKS.values(), ids=OTHER_NETWORKS)
-def test_other_state_dicts_are_refused_by_key(tmp_path, network, named):
-    torch.save(network.state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(UserError, match=named):
-        chain_of_linears(read_state_dict(tmp_path / "weights.pt"), "relu")
-
-
 def rewritten(path, change):
     """Rewrites a zip with `change` applied to its JSON part and its weights."""
     agent = read_agent(path)
@@ -459,41 +419,6 @@ def test_refusals(tmp_path, capsys, monkeypatch, kind):
     assert "Traceback" not in said
     assert all(len(line) <= 80 for line in said.splitlines() if str(tmp_path) not in line)
     assert not (tmp_path / "executed").exists()
-
-
-def test_weights_are_a_mapping_of_tensors(tmp_path):
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="no state dict"):
-        read_state_dict(tmp_path / "list.pt")
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("agent=ppo", "sequence=nine_rooms-smoke", "normalize.observations=true"),
-        ("agent=dqn", "sequence=nine_rooms-smoke", "network=relu", "optimizer=adam"),
-    ],
-    ids=["ppo", "dqn"],
-)
-def test_a_run_folder_says_everything_itself(run, tmp_path, capsys, overrides):
-    """The report on the last checkpoint repeats what the run itself measured at its end."""
-    summary, folder = run(*overrides)
-    main([str(folder), "--out", str(tmp_path / "out")])
-    assert "dormant_units" in capsys.readouterr().out
-    found = json.loads((tmp_path / "out" / "report.json").read_text())
-    measured = summary["diagnostics"][-1]
-    network = "actor" if "actor" in found else "q"
-    for metric in ("dormant_units", "layer_jacobian_max", "ntk_condition"):
-        expected = pytest.approx(measured[f"plasticity/{metric}/{network}"], rel=1e-3)
-        assert found[network][metric]["network"] == expected
-
-
-@pytest.mark.parametrize("words", [["--env", "CartPole-v1"], []], ids=["a folder with --env", "no run"])
-def test_refusals_of_folders(tmp_path, capsys, words):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(tmp_path), *words])
-    assert stopped.value.code == 2
-    assert "run" in capsys.readouterr().err
 
 
 def test_a_file_needs_an_environment(tmp_path, capsys):
