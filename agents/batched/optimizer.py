@@ -1,10 +1,11 @@
-"""torch's Adam and AdamW and our AdamO on tables of parameters: the classes themselves, whose parameters are S rows.
+"""torch's Adam, AdamW and Muon and our AdamO on tables of parameters: S rows, one of each run.
 
 Runs with equal options stand together in one parameter group; a step of the optimizer is a step of every run.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate, groupby
 from operator import itemgetter
@@ -17,15 +18,19 @@ from torch.optim.adam import adam
 
 from isorl.agents.batched.parameters import ParameterTable, Unbatchable
 from isorl.plasticity import AdamO
+from isorl.plasticity.methods.muon import MuonAdam
 
 ADAM = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay")
 ISOMETRY = ("iso_lambda", "iso_lr", "iso_target", "iso_every", "iso_updates")
-_ADAM, _ISOMETRY = itemgetter(*ADAM), itemgetter("isometric", *ISOMETRY[:-1])
+MUON = ("lr", "momentum", "ns_coefficients", "ns_steps", "eps")
+_ADAM, _ISOMETRY, _MUON = itemgetter(*ADAM), itemgetter("isometric", *ISOMETRY[:-1]), itemgetter(*MUON)
 MOMENTS = ("exp_avg", "exp_avg_sq")
+OF_MUON = {"exp_avg": "momentum_buffer"}
+"""What the place of Adam's moment holds for a parameter that Muon trains; of the other it has no use."""
 
 
 def options_of(optimizer: Optimizer) -> dict[str, Any]:
-    """Reads the options that all parameters of a run share, and those of its isometric ones.
+    """Reads the options that all parameters of a run under Adam share, and those of its isometric ones and under Muon.
 
     Raises:
         Unbatchable: another optimizer, parameters with different options, or a hook that looks at gradients.
@@ -34,20 +39,28 @@ def options_of(optimizer: Optimizer) -> dict[str, Any]:
         raise Unbatchable(f"the optimizer is {type(optimizer).__name__}")
     if optimizer._optimizer_step_pre_hooks:
         raise Unbatchable("each run looks at its gradients before it takes a step")
-    isometric = [group for group in optimizer.param_groups if group.get("isometric")]
-    for names, groups in ((ADAM, optimizer.param_groups), (ISOMETRY, isometric)):
+    isometric = [group for group in optimizer.param_groups if "iso_lambda" in group and group["isometric"]]
+    adam = [group for group in optimizer.param_groups if "betas" in group]
+    muon = [group for group in optimizer.param_groups if "momentum" in group]
+    for names, groups in ((ADAM, adam), (ISOMETRY, isometric), (MUON, muon)):
         if len({str([group[name] for name in names]) for group in groups}) > 1:
             raise Unbatchable("parameters of a run have different options of the optimizer")
-    options = {name: optimizer.param_groups[0][name] for name in ADAM}
+    options = {name: adam[0][name] for name in ADAM}
     if options["amsgrad"]:
         raise Unbatchable("the optimizer keeps a third average of gradients (amsgrad)")
-    return options | {name: group[name] for group in isometric[:1] for name in ISOMETRY}
+    options |= {name: group[name] for group in isometric[:1] for name in ISOMETRY}
+    if muon:
+        options["muon"] = {name: muon[0][name] for name in MUON}
+    return options
 
 
 def _raw(optimizer: Optimizer) -> list[Any]:
     """Reads quickly what may change from one update to the next."""
     groups = optimizer.param_groups
-    return [*map(_ADAM, groups), *(_ISOMETRY(group) for group in groups if "isometric" in group)]
+    return [
+        *(_ADAM(group) if "betas" in group else _MUON(group) for group in groups),
+        *(_ISOMETRY(group) for group in groups if "iso_lambda" in group),
+    ]
 
 
 class RowOptimizer(Optimizer):
@@ -60,6 +73,9 @@ class RowOptimizer(Optimizer):
         gradients: (S, P) of them.
         make_way: what `zero_grad` does.
     """
+
+    _first = 0
+    """Where in a row begins what Adam trains."""
 
     def __init__(
         self,
@@ -105,8 +121,8 @@ class RowOptimizer(Optimizer):
         }
 
     def _rows(self, rows: slice) -> list[Tensor]:
-        found = list(self._table.values[rows].unbind())
-        for row, gradient in zip(found, self._gradients[rows].unbind(), strict=True):
+        found = list(self._table.values[rows, self._first :].unbind())
+        for row, gradient in zip(found, self._gradients[rows, self._first :].unbind(), strict=True):
             row.grad = gradient
         return found
 
@@ -117,21 +133,27 @@ class RowOptimizer(Optimizer):
     def _share_state(self) -> None:
         """Makes every run's state views of one table, and its count of steps one for all of its parameters."""
         rows = [row for group in self.param_groups for row in group["params"]]
-        moments = {name: self._table.zeros() for name in MOMENTS}
+        self._moments = {name: self._table.zeros() for name in MOMENTS}
         self._shared: list[tuple[Any, nn.Parameter, dict[str, Any]]] = []
         for number, (row, optimizer) in enumerate(zip(rows, self._own, strict=True)):
             step = torch.tensor(steps_taken(optimizer).pop())
-            self.state[row] = {"step": step, **{name: whole[number] for name, whole in moments.items()}}
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                state = optimizer.state[parameter]
-                state["step"] = step
-                self._shared.append((optimizer.state, parameter, state))
+            moments = {name: whole[number, self._first :] for name, whole in self._moments.items()}
+            self.state[row] = {"step": step, **moments}
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = optimizer.state[parameter]
+                    if "betas" in group:
+                        state["step"] = step
+                    self._shared.append((optimizer.state, parameter, state))
         states = {parameter: state for _, parameter, state in self._shared}
-        for name, whole in moments.items():
+        for moment, whole in self._moments.items():
             for parameter, part in self._table.each(whole):
-                if name in states[parameter]:  # there has been an update
-                    part.copy_(states[parameter][name])
-                states[parameter][name] = part
+                state = states[parameter]
+                name = moment if "step" in state else OF_MUON.get(moment)
+                if name in state:  # there has been an update
+                    part.copy_(state[name])
+                if name:
+                    state[name] = part
 
     @property
     def holds_state(self) -> bool:
@@ -155,7 +177,8 @@ class RowOptimizer(Optimizer):
         """Leaves every run's optimizer a count of steps for each of its parameters."""
         self.tell_own()
         for _, _, state in self._shared:
-            state["step"] = state["step"].clone()
+            if "step" in state:
+                state["step"] = state["step"].clone()
 
     def tell_own(self) -> None:
         """Tells the runs' own optimizers what has been counted here."""
@@ -212,16 +235,79 @@ class RowAdamO(RowOptimizer, AdamO):
                     told["iso_updates"] = group["iso_updates"]
 
 
+class RowMuonAdam(RowOptimizer, Adam):
+    """Muon on the hidden matrices, which stand first in a row, and Adam on what follows."""
+
+    def __init__(self, optimizers: Sequence[Optimizer], table: ParameterTable, *given: Any) -> None:
+        own = [group["params"] for group in optimizers[0].param_groups if "momentum" in group]
+        self._first = sum(parameter.numel() for params in own for parameter in params)
+        super().__init__(optimizers, table, *given)
+        wholes = (table.values, self._gradients, self._moments["exp_avg"])
+        matrices = [table.views(whole)[: sum(map(len, own))] for whole in wholes]
+        for group, rows in zip(self.param_groups, self._groups(), strict=True):
+            group["matrices"] = [[each[rows] for each in one] for one in zip(*matrices, strict=True)]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Takes one step of every run."""
+        for group in self.param_groups:
+            for weights, gradients, momenta in group["matrices"]:
+                muon_step(weights, gradients, momenta, **group["muon"])
+        self.adam_step()
+
+    step.hooked = True  # type: ignore[attr-defined]  # torch would time it
+
+
+def muon_step(
+    weights: Tensor,
+    gradients: Tensor,
+    momenta: Tensor,
+    lr: float,
+    momentum: float,
+    ns_coefficients: tuple[float, float, float],
+    ns_steps: int,
+    eps: float,
+) -> None:
+    """Takes the step of torch.optim.Muon with Nesterov's momentum and adjust_lr_fn="match_rms_adamw" on (S, O, I)."""
+    momenta.lerp_(gradients, 1 - momentum)
+    update = orthogonalised(gradients.lerp(momenta, momentum), ns_coefficients, ns_steps, eps)
+    weights.add_(update, alpha=-lr * 0.2 * math.sqrt(max(weights.shape[1:])))
+
+
+def orthogonalised(
+    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
+    """Returns what Muon's quintic Newton-Schulz iteration makes of (S, O, I), as torch does of each."""
+    a, b, c = coefficients
+    wide = matrices.shape[1] <= matrices.shape[2]
+    found = matrices.bfloat16() if wide else matrices.bfloat16().mT
+    found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    if alone := len(found) == 1:  # as two: of one, torch rounds products otherwise than of many
+        found = found.expand(2, -1, -1)
+    for _ in range(steps):
+        gram = found @ found.mT
+        gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        found = torch.baddbmm(found, gram, found, beta=a)
+    found = found[:1] if alone else found
+    return found if wide else found.mT
+
+
 def _with_gradient(weight: Tensor, gradient: Tensor) -> Tensor:
     weight.grad = gradient
     return weight
 
 
-ROW_OPTIMIZERS: dict[type[Optimizer], type[RowOptimizer]] = {Adam: RowAdam, AdamW: RowAdamW, AdamO: RowAdamO}
+ROW_OPTIMIZERS: dict[type[Optimizer], type[RowOptimizer]] = {
+    Adam: RowAdam,
+    AdamW: RowAdamW,
+    AdamO: RowAdamO,
+    MuonAdam: RowMuonAdam,
+}
 """An agent's optimizer -> the same on rows."""
 
 
 def steps_taken(optimizer: Optimizer) -> set[float]:
-    """Returns the numbers of steps that the parameters of an optimizer have taken: one, as a rule."""
-    states = (optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"])
+    """Returns the numbers of steps that the parameters under Adam have taken: one, as a rule."""
+    groups = (group for group in optimizer.param_groups if "betas" in group)
+    states = (optimizer.state.get(p, {}) for group in groups for p in group["params"])
     return {float(state.get("step", 0.0)) for state in states}

@@ -84,7 +84,7 @@ def test_words():
 @pytest.mark.parametrize(
     ("words", "shares"),
     [([], True), (["agent.exact=true"], False), (["optimizer=adamo", "network=aei"], True),
-     (["method=[muon]"], False), (["reference=random"], False)],
+     (["method=[muon]"], True), (["method=[trac]"], False), (["reference=random"], False)],
     ids=str,
 )  # fmt: skip
 def test_which_cells_have_a_key(tiny, words, shares):
