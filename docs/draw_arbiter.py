@@ -39,6 +39,7 @@ class Stream:
         values: by metric.
         scores: arm -> what tuning gave its best candidate.
         boundary: arm -> informed or agnostic.
+        fresh: fresh agents of a network, an optimizer and its settings -> seed -> mean return over all tasks.
         rank, conditioning: correlation, within arms, of the features' effective rank and of the NTK's condition number
             with the gain on the next task, the present return and the other of the two held fixed.
     """
@@ -47,6 +48,7 @@ class Stream:
     values: dict[str, Values]
     scores: dict[str, float]
     boundary: dict[str, str]
+    fresh: Values
     rank: Estimate
     conditioning: Estimate
 
@@ -89,7 +91,8 @@ def read_all(folder: Path) -> list[Stream]:
 def read(folder: Path) -> Stream:
     """Returns the stream of runs.csv."""
     with (folder / "runs.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["kind"] == "arm"]
+        every = list(csv.DictReader(file))
+    rows = [row for row in every if row["kind"] == "arm"]
     name = rows[0]["sequence"]
     chosen = OmegaConf.load(folder.parent / "tuned.yaml").chosen[name]
     values: dict[str, Values] = {key: defaultdict(dict) for key in (RATIO, RETURN, FIRST)}
@@ -97,10 +100,14 @@ def read(folder: Path) -> Stream:
         for key, of_arm in values.items():
             of_arm[row["arm"]][int(row["seed"])] = float(row[key])
     boundary = {row["arm"]: row["boundary"] for row in rows}
+    fresh: Values = defaultdict(dict)
+    for row in every:
+        if row["kind"] == "fresh":
+            fresh[row["arm"]][int(row["seed"])] = float(row[RETURN])
     scores = {arm: float(row.score) for arm, row in chosen.items() if arm in boundary}
     held = re.findall(r"\(([^()]*)\) once the other is held fixed", (folder / "report.md").read_text())
     rank, conditioning = (Estimate(*map(float, re.findall(r"-?[\d.]+", numbers))) for numbers in held)
-    return Stream(name, values, scores, boundary, rank, conditioning)
+    return Stream(name, values, scores, boundary, fresh, rank, conditioning)
 
 
 def claims(stream: Stream) -> str:
@@ -136,6 +143,9 @@ def claims(stream: Stream) -> str:
         lines.append(f"| {one} | {other} | {' | '.join(compared(stream, one, other))} |")
     lines += ["", "Return on the first task, minus tuned Adam's:", "", "| | |", "|---|--:|"]
     lines += [f"| {arm} | {said(difference(values[FIRST], arm, 'Adam'))} |" for arm in ISOMETRY]
+    lines += ["", "Fresh agents, by whose gain ratios divide: mean return over all tasks, begun anew on each:", ""]
+    lines += ["| | |", "|---|--:|"]
+    lines += [f"| {name} | {said(interval(of_seeds))} |" for name, of_seeds in sorted(stream.fresh.items())]
     return "\n".join(lines) + "\n"
 
 

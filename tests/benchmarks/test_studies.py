@@ -109,7 +109,7 @@ def stream_of(adam=0.3, rank=(0.2, 0.1, 0.3), conditioning=(0.0, -0.1, 0.1), **r
     values = {draw_arbiter.RATIO: ratio, draw_arbiter.RETURN: same, draw_arbiter.FIRST: same}
     boundary = {arm: "informed" if arm == "Adam + FIRE" else "agnostic" for arm in arms}
     scores = {arm: float(arm == "AEI") for arm in arms}
-    return draw_arbiter.Stream("one", values, scores, boundary, Estimate(*rank), Estimate(*conditioning))
+    return draw_arbiter.Stream("one", values, scores, boundary, {}, Estimate(*rank), Estimate(*conditioning))
 
 
 def test_the_arbiters_rules():
