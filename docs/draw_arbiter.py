@@ -143,7 +143,11 @@ def claims(stream: Stream) -> str:
         lines.append(f"| {one} | {other} | {' | '.join(compared(stream, one, other))} |")
     lines += ["", "Return on the first task, minus tuned Adam's:", "", "| | |", "|---|--:|"]
     lines += [f"| {arm} | {said(difference(values[FIRST], arm, 'Adam'))} |" for arm in ISOMETRY]
-    lines += ["", "Fresh agents, by whose gain ratios divide: mean return over all tasks, begun anew on each:", ""]
+    lines += [
+        "",
+        "Fresh agents, by whose gain ratios divide: mean return over all tasks, begun anew on each:",
+        "",
+    ]
     lines += ["| | |", "|---|--:|"]
     lines += [f"| {name} | {said(interval(of_seeds))} |" for name, of_seeds in sorted(stream.fresh.items())]
     return "\n".join(lines) + "\n"
