@@ -4,7 +4,7 @@
     python -m docs.draw_arbiter docs/results/arbiter                all of them together
 
 Of a stream it reads runs.csv and report.md there and tuned.yaml above it, and writes claims.md, by the rules of
-docs/results/arbiter, and results.png; of all of them verdict.md and results.png.
+docs/results/arbiter, and results.png; of all of them verdict.md, results.png and the table in README.md.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def main(folder: Path) -> None:
         streams = read_all(folder)
         figure = draw(streams)
         (folder / "verdict.md").write_text(verdict(streams))
+        readme = folder / "README.md"
+        readme.write_text(with_table(readme.read_text(), claims_table(streams)))
     figure.savefig(folder / "results.png", dpi=160)
 
 
@@ -211,16 +213,7 @@ def better_agnostic(stream: Stream) -> list[str]:
 def verdict(streams: list[Stream]) -> str:
     """Returns a page with the claims on all streams and what follows from those on which plasticity is lost."""
     counting = [stream for stream in streams if stream.counts]
-    shown = [*counting, *(stream for stream in streams if not stream.counts)]
-    by_stream = [judged(stream) for stream in shown]
-    lines = ["| claim | " + " | ".join(stream.name for stream in shown) + " | over them |"]
-    lines.append("|---|" + "---|" * (len(shown) + 1))
-    for claim in CLAIMS:
-        found = [judgement[claim][0] for judgement in by_stream]
-        lines.append(f"| {claim} | {' | '.join(found)} | **{over_streams(claim, counting)}** |")
-    apart = [stream.name for stream in streams if not stream.counts]
-    if apart:
-        lines += ["", f"Nothing is lost on {', '.join(apart)}: shown, not counted."]
+    lines = claims_table(streams)
     lines += [
         "",
         "Better, level and worse than the best isometry arm, streams on which plasticity is lost:",
@@ -237,6 +230,29 @@ def verdict(streams: list[Stream]) -> str:
         )
     ]
     return "\n".join(lines) + "\n"
+
+
+def claims_table(streams: list[Stream]) -> list[str]:
+    """Returns the lines of a table of the claims on all streams, and names those on which nothing is lost."""
+    counting = [stream for stream in streams if stream.counts]
+    apart = [stream for stream in streams if not stream.counts]
+    by_stream = [judged(stream) for stream in (*counting, *apart)]
+    lines = ["| claim | " + " | ".join(stream.name for stream in (*counting, *apart)) + " | over them |"]
+    lines.append("|---|" + "---|" * (len(streams) + 1))
+    for claim in CLAIMS:
+        found = [judgement[claim][0] for judgement in by_stream]
+        lines.append(f"| {claim} | {' | '.join(found)} | **{over_streams(claim, counting)}** |")
+    if apart:
+        names = ", ".join(stream.name for stream in apart)
+        lines += ["", f"Nothing is lost on {names}: shown, not counted."]
+    return lines
+
+
+def with_table(page: str, table: list[str]) -> str:
+    """Returns a page with `table` between its marks."""
+    before, mark, rest = page.partition("<!-- verdict -->\n")
+    _, end, after = rest.partition("<!-- end verdict -->")
+    return "".join([before, mark, *(f"{line}\n" for line in table), end, after])
 
 
 VERDICTS = ("better", "level", "worse")
@@ -327,6 +343,7 @@ def panel(axes: Axes, stream: Stream, key: str, order: list[str]) -> None:
         axes.plot(found.value, row, "o", color=colour, mfc=inside, ms=5)
     axes.set_yticks(range(len(order)), order, fontsize=8)
     axes.set_xlabel({RATIO: "plasticity ratio", RETURN: "mean return over all tasks"}[key])
+    axes.locator_params(axis="x", nbins=6)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     if key == RATIO:

@@ -90,7 +90,10 @@ def test_the_arbiters_claims_follow_from_its_data(page):
 
 
 def test_the_arbiters_verdict_follows_from_its_data():
-    assert (ARBITER / "verdict.md").read_text() == draw_arbiter.verdict(draw_arbiter.read_all(ARBITER))
+    streams, page = draw_arbiter.read_all(ARBITER), (ARBITER / "README.md").read_text()
+    assert (ARBITER / "verdict.md").read_text() == draw_arbiter.verdict(streams)
+    assert page == draw_arbiter.with_table(page, draw_arbiter.claims_table(streams))
+    assert all(line in page for line in draw_arbiter.claims_table(streams))
 
 
 def stream_of(adam=0.3, rank=(0.2, 0.1, 0.3), conditioning=(0.0, -0.1, 0.1), **ratios):
