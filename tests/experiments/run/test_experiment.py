@@ -202,7 +202,7 @@ def test_a_family_gives_lambda_unless_a_half_life_is_given(configured):
         configured(*words).optimizer,
         configured(*words, "optimizer.iso_half_life=300").optimizer,
     )
-    assert (by_family["iso_lambda"], by_family["iso_half_life"]) == (1.0, None)
+    assert (by_family["iso_lambda"], by_family["iso_half_life"]) == (0.02, None)
     assert (by_user["iso_lambda"], by_user["iso_half_life"]) == (None, 300)
 
 
