@@ -131,7 +131,8 @@ class Classifier(BaseAlgorithm):
         self.policy.restrict(getattr(env.unwrapped, "allowed", None))
         allowed = self.policy.allowed  # of these inputs: the step may switch the task
         actions, logits = self.answer(observations, allowed)
-        self._last_obs, rewards, dones, infos = env.step(actions)  # type: ignore[assignment]
+        new_obs, rewards, dones, infos = env.step(actions)
+        self._last_obs = new_obs  # type: ignore[assignment]
         labels = torch.as_tensor(env.unwrapped.labels, device=self.device)  # type: ignore[attr-defined]
         self._answered = Answered(observations, labels, allowed, logits)
         self.num_timesteps += env.num_envs

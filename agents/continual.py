@@ -1,4 +1,4 @@
-"""What PPO and DQN share: methods, and what happens at a task switch. A mixin that stands before SB3's class.
+"""What all agents share: methods, and what happens at a task switch. A mixin that stands before SB3's class.
 
 The learner is handed a VecEnv and asks it only for its present `visit` (a number, a start and an end in agent
 steps); an environment without visits is one endless visit, and then nothing here acts.
@@ -7,13 +7,14 @@ steps); an environment without visits is one endless visit, and then nothing her
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from isorl.agents.batched import BatchedRuns, Engine
 from isorl.agents.collect import can_collect
@@ -62,6 +63,7 @@ class Continual(BaseAlgorithm):
         **kwargs: Any,
     ) -> None:
         self.methods = Methods(methods)
+        self.method_names: list[str] = []
         self.rng = RngState()
         self.runs: BatchedRuns | None = None
         """The runs of the process, while this one is computed with them, or as they are."""
@@ -75,6 +77,7 @@ class Continual(BaseAlgorithm):
 
     def _setup_model(self) -> None:
         ours: Any = self.policy_class
+        self._take_methods()
         if self.methods:
             if not hasattr(ours, "networks"):
                 raise ValueError("Methods need policy='NetworkPolicy', whose networks they can see.")
@@ -82,6 +85,19 @@ class Continual(BaseAlgorithm):
         super()._setup_model()  # type: ignore[safe-super]
         if hasattr(ours, "networks"):
             self._start_methods(self.policy)
+
+    def _take_methods(self) -> None:
+        """Takes those that `load(..., methods=...)` was given; a file names the agent's own and does not hold them."""
+        given: Any = self.methods
+        self.methods = given if isinstance(given, Methods) else Methods(given)
+        if self.method_names and not self.methods:
+            warnings.warn(
+                f"This agent was saved with methods ({', '.join(self.method_names)}), which a file does not hold: it "
+                "goes on without them. Give them to `load` as `methods=`, or resume the run of which it is a part.",
+                UserWarning,
+                stacklevel=4,
+            )
+        self.method_names = list(self.methods.by_name)
 
     def _start_methods(self, policy: Any) -> None:
         if policy.network.is_projected:
@@ -151,7 +167,7 @@ class Continual(BaseAlgorithm):
         self.ep_success_buffer.clear()
         if self.switch.optimizer == "reset":
             self.policy.optimizer.state.clear()
-        normalizer: Any = next(_normalizers(env), None)
+        normalizer: Any = self.get_vec_normalize_env()
         if self.switch.normalizer == "reset" and normalizer is not None:
             normalizer.obs_rms = RunningMeanStd(shape=normalizer.observation_space.shape)
             normalizer.ret_rms = RunningMeanStd(shape=())
@@ -183,10 +199,3 @@ def _as_methods_want(methods: Methods, policy: Any, given: dict[str, Any]) -> di
     cls, options = methods.optimizer(cls, options)
     network = methods.network(given.get("network") or policy.NETWORK)
     return {**given, "network": network, "optimizer_class": cls, "optimizer_kwargs": options}
-
-
-def _normalizers(env: VecEnv) -> Iterator[VecNormalize]:
-    while env is not env.unwrapped:
-        if isinstance(env, VecNormalize):
-            yield env
-        env = env.venv  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import isorl.agents
 from isorl.agents import Agent, ContinualClassifier, ContinualDQN, ContinualPPO
 from isorl.configs import RunConfig, UserError, nearest, typed
+from isorl.configs.schema import SwitchConfig
 from isorl.envs.sequence import Sequence
 from isorl.plasticity import AdamO, NetworkSpec
 from isorl.plasticity.diagnostics import METRICS
@@ -27,6 +28,13 @@ def _positive(options: Any, *names: str) -> None:
         value = getattr(options, name)
         if value is not None and not value > 0:  # NaN neither
             raise UserError(f"'agent.{name}' is {value}; it must be above 0.")
+
+
+def _not_negative(options: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not value >= 0:
+            raise UserError(f"'agent.{name}' is {value}; it must be at least 0.")
 
 
 def _fraction(options: Any, *names: str) -> None:
@@ -71,6 +79,7 @@ class PPOOptions:
             "max_grad_norm",
         )
         _positive(self, "clip_range_vf", "target_kl")
+        _not_negative(self, "learning_rate_final")
         _fraction(self, "gamma", "gae_lambda")
         if self.n_envs * self.n_steps < self.batch_size:
             raise UserError(
@@ -84,10 +93,15 @@ class PPOOptions:
                 "A minibatch of one sample has no spread to normalise advantages by: change batch_size."
             )
 
-    def planned_updates(self, agent_steps: int) -> int:
-        """Returns the optimizer steps of a run of `agent_steps`; a task switch may add a few."""
+    def planned_updates(self, visits: Iterable[int], switch: SwitchConfig) -> int:
+        """Returns the optimizer steps over visits of so many agent steps each; a switch cuts the rollout."""
         rollout = self.n_envs * self.n_steps
-        return math.ceil(agent_steps / rollout) * self.n_epochs * math.ceil(rollout / self.batch_size)
+        whole = math.ceil(rollout / self.batch_size)
+        *cut, last = visits
+        minibatches = math.ceil(last / rollout) * whole
+        for visit in cut:
+            minibatches += visit // rollout * whole + math.ceil(visit % rollout / self.batch_size)
+        return minibatches * self.n_epochs
 
 
 @dataclass(frozen=True)
@@ -129,16 +143,17 @@ class DQNOptions:
         _fraction(
             self, "tau", "gamma", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps"
         )
-        if self.learning_starts < 0:
-            raise UserError(f"'agent.learning_starts' is {self.learning_starts}; it must be at least 0.")
+        _not_negative(self, "learning_starts", "learning_rate_final")
 
-    def planned_updates(self, agent_steps: int) -> int:
-        """Returns the optimizer steps of a run of `agent_steps`; a task switch may add a few."""
-        return (
-            max(agent_steps - self.learning_starts, 0)
-            // (self.n_envs * self.train_freq)
-            * self.gradient_steps
-        )
+    def planned_updates(self, visits: Iterable[int], switch: SwitchConfig) -> int:
+        """Returns the optimizer steps over visits of so many agent steps each; a cleared replay is filled first."""
+        collected, updates, warmup = self.n_envs * self.train_freq, 0, self.learning_starts
+        for visit in visits:
+            if visit > warmup:
+                updates += (math.ceil(visit / collected) - warmup // collected) * self.gradient_steps
+            if switch.replay == "keep":
+                warmup = max(warmup - visit, 0)
+        return updates
 
 
 @dataclass(frozen=True)
@@ -154,15 +169,16 @@ class ClassifierOptions:
 
     def __post_init__(self) -> None:
         _positive(self, "batch_size", "learning_rate", "max_grad_norm")
+        _not_negative(self, "learning_rate_final")
 
     @property
     def n_envs(self) -> int:
         """The environment copies, of which each gives one sample."""
         return self.batch_size
 
-    def planned_updates(self, agent_steps: int) -> int:
-        """Returns the optimizer steps of a run of `agent_steps` samples."""
-        return math.ceil(agent_steps / self.batch_size)
+    def planned_updates(self, visits: Iterable[int], switch: SwitchConfig) -> int:
+        """Returns the optimizer steps over visits of so many samples each."""
+        return sum(math.ceil(visit / self.batch_size) for visit in visits)
 
 
 Options = PPOOptions | DQNOptions | ClassifierOptions
@@ -268,28 +284,30 @@ def optimizer_arguments(
     config: RunConfig, network: NetworkSpec
 ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """Returns the optimizer's class and its keyword arguments apart from the learning rate."""
+    agent = _named(AGENTS, config.agent, "agent")[0]
     optimizer, schema = _named(OPTIMIZERS, config.optimizer, "optimizer")
     options = typed(schema, config.optimizer, "optimizer")
     kwargs = asdict(options)
     del kwargs["name"]
     if options.eps is None:
-        kwargs["eps"] = 1e-5 if config.agent["name"] == "ppo" else 1e-8  # SB3's own for each
-    if options.fused is None and config.agent["name"] == "classifier":
-        kwargs["fused"] = True  # where an agent has an exact mode, it decides
+        kwargs["eps"] = agent.policy_aliases["NetworkPolicy"].ADAM_EPS  # stable-baselines3's own for each
+    if options.fused is None and issubclass(agent, ContinualClassifier):  # the others decide for themselves
+        kwargs["fused"] = not config.agent.get("exact", False)
     if isinstance(options, AdamOOptions):
         kwargs["decoupled_weight_decay"] = True
         if options.iso_target is None:
             kwargs["iso_target"] = (network.orthogonal_gain or math.sqrt(2)) ** 2
         if options.iso_half_life is not None and options.iso_half_life < 1:
-            kwargs["iso_half_life"] = options.iso_half_life * _updates_of_a_visit(config)
+            sequence = Sequence.from_config(config.sequence, config.seed, agent_options(config).n_envs)
+            of_a_visit = planned_updates(config, sequence) / len(sequence.visits)
+            kwargs["iso_half_life"] = options.iso_half_life * of_a_visit
     return optimizer, kwargs
 
 
-def _updates_of_a_visit(config: RunConfig) -> float:
-    """Returns the mean number of optimizer steps that are planned for a visit."""
-    options = agent_options(config)
-    visits = Sequence.from_config(config.sequence, config.seed, options.n_envs).visits
-    return sum(options.planned_updates(visit.agent_steps) for visit in visits) / len(visits)
+def planned_updates(config: RunConfig, sequence: Sequence) -> int:
+    """Returns the optimizer steps of a run of `config` on its `sequence`, if no visit ends early."""
+    visits = [visit.agent_steps for visit in sequence.visits]
+    return agent_options(config).planned_updates(visits, config.switch)
 
 
 def make_agent(config: RunConfig, env: VecEnv) -> Agent:
@@ -347,6 +365,14 @@ def checked_device(name: str) -> str:
         raise UserError(
             "'device=cuda' was asked for, but torch sees no CUDA device. Use device=auto or device=cpu."
         )
+    if kind != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:  # a build without it, no such number, no number
+            said = str(error).splitlines()[0]
+            raise UserError(
+                f"torch cannot use 'device={name}': {said} Use device=auto or device=cpu."
+            ) from None
     return name
 
 

@@ -1,7 +1,7 @@
 """The base of this project's own environments: all copies in a few numpy arrays, with same-step autoreset.
 
 A subclass describes the spaces, how episodes begin and what one move does; it gets the vector environment, the
-usual single environment (`single`) and the exact state of both.
+usual single environment (`SingleEnv`) and the exact state of both.
 """
 
 from __future__ import annotations

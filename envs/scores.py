@@ -3,8 +3,8 @@
 `scores.csv` holds both per environment. Its sources:
   atari57    random agent and professional human tester, after 1 to 30 no-op frames: Wang et al. 2016 (Dueling Network
              Architectures), as tabulated in DeepMind's dqn_zoo; the usual human-normalised score
-  threshold  random: mean of 200 episodes measured by `python -m envs.scores`; reference: the return at which Gymnasium
-             calls the environment solved (its `reward_threshold`)
+  threshold  random: mean of 200 episodes measured by `python -m isorl.envs.scores`; reference: the return at which
+             Gymnasium calls the environment solved (its `reward_threshold`)
   best       random: as above (DeepMind control: of 20 episodes, dog 10; Meta-World: of 50); reference: the highest
              possible return
   random     random: as above; no reference has been published in numbers, so nothing is normalised

@@ -52,6 +52,11 @@ class Task:
         return plain and gymnasium.spec(self.env).vector_entry_point == "isorl.envs.stream:Stream"
 
     @property
+    def is_swept(self) -> bool:
+        """Says whether it is a stream of which each round shows every sample exactly once, over all copies."""
+        return self.is_stream and bool(self.kwargs.get("sweep") or self.kwargs.get("split") == "test")
+
+    @property
     def frame_skip(self) -> int:
         """Returns the emulator frames per agent step; 1 outside Atari."""
         return int(self.kwargs.get("frameskip", 4)) if self.is_atari else 1

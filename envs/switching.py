@@ -18,7 +18,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from isorl.configs import UserError
-from isorl.envs.failures import Failures
+from isorl.envs.failures import EnvironmentFailed, Failures
 from isorl.envs.sequence import Sequence, Task, Visit
 from isorl.envs.spaces import CommonSpaces, unify
 from isorl.envs.task_env import Step, TaskEnv, spaces_of
@@ -154,6 +154,12 @@ class SwitchingVecEnv(VecEnv):
     def _next_visit(self) -> None:
         self._saved += max(self.visit.end - self.agent_steps, 0)
         planned = self.sequence.visits[self.visit.number + 1]
+        if planned.end - self._saved <= self.agent_steps:
+            raise EnvironmentFailed(
+                f"Task '{self.visit.task.name}': its last episode outlasted the whole next visit, which was to end at "
+                f"agent step {planned.end - self._saved:,}; now it is {self.agent_steps:,}. With switch=episode_end "
+                "visits must be longer than episodes: train anew with more agent_steps, or sequence.switch=step."
+            )
         self.visit = replace(planned, start=self.agent_steps, end=planned.end - self._saved)
         self._start_counting()
 

@@ -41,6 +41,14 @@ def explain(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def duration(seconds: float) -> str:
+    """Returns a time in the largest unit of which there are two: 90 seconds, 2.5 hours."""
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.0f} seconds"
+
+
 @contextmanager
 def closed_pipe_is_no_error() -> Iterator[None]:
     """Lets a reader such as `head` stop reading what is printed inside."""

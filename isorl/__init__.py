@@ -1,8 +1,8 @@
 """isorl: plasticity in continual reinforcement learning.
 
-`isorl.plasticity` is the science (torch alone), `isorl.envs` the streams of tasks, `isorl.agents` the learners,
-`isorl.experiments` runs, grids and reports, `isorl.configs` what a run is. `load` opens a trained run, `results` makes
-tables of many.
+`isorl.plasticity` is the science (torch and numpy alone), `isorl.envs` the streams of tasks, `isorl.agents` the
+learners, `isorl.experiments` runs, grids and reports, `isorl.configs` what a run is. `load` opens a trained run,
+`results` makes tables of many.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 isorl list methods
 isorl list sequences --config-dir DIR
 isorl list metrics imports=[./my_metrics.py]
-isorl list grids [runs/grids/NAME ...]
+isorl list grids                     those in ./runs, a line each
+isorl list grids runs/grids/NAME     how far every arm of one is
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from isorl.configs import UserError, nearest
 from isorl.configs.command_line import flags_and_words, groups, imports_in, roots, use_flags
-from isorl.experiments.terminal import wrapped
+from isorl.experiments.terminal import closed_pipe_is_no_error, console, wrapped
 
 GROUPS = ("agent", "benchmark", "head", "method", "network", "optimizer", "sequence")
 KINDS = (*(f"{group}s" for group in GROUPS), "metrics", "grids")
@@ -30,8 +31,9 @@ def main(words: Sequence[str] | None = None) -> None:
         print(__doc__)
         return
     try:
-        for line in _lines(words):
-            print(line)
+        with closed_pipe_is_no_error():
+            for line in _lines(words):
+                print(line)
     except UserError as error:
         print(wrapped(f"isorl list: {error}"), file=sys.stderr)
         sys.exit(2)
@@ -49,7 +51,7 @@ def _lines(words: list[str]) -> list[str]:
 
         plugins.load(named)
     if kind == "grids":
-        return _grids([Path(path) for path in paths])
+        return _progress([Path(path) for path in paths]) if paths else _grids()
     if kind:
         return _table(metrics() if kind == "metrics" else entries(kind.removesuffix("s")))
     return [*(f"isorl list {group}s: {', '.join(_few(groups()[group]))}" for group in GROUPS), *_OTHERS]
@@ -107,12 +109,26 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 3].rstrip()}..."
 
 
-def _grids(folders: list[Path]) -> list[str]:
-    """Returns a line for each grid: name, finished cells, what it is about."""
+def _progress(folders: list[Path]) -> list[str]:
+    """Prints how far every sequence and arm of these grids is, without disturbing them."""
+    from rich.text import Text
+
+    from isorl.experiments.grid.grid import Grid
+    from isorl.experiments.grid.progress_table import table
+    from isorl.experiments.grid.watch import Watch
+
+    for grid in map(Grid.load, folders):
+        console().print(Text.assemble((grid.name, "bold"), f"  {grid.about}"))
+        console().print(table(Watch(grid.cells).look(), rate=float("nan")))
+    return []
+
+
+def _grids() -> list[str]:
+    """Returns a line for each grid of ./runs: name, finished cells, what it is about."""
     from isorl.experiments.grid.cell import State
     from isorl.experiments.grid.grid import Grid
 
-    found = folders or sorted(file.parent for file in Path("runs/grids").glob("*/grid.json"))
+    found = sorted(file.parent for file in Path("runs/grids").glob("*/grid.json"))
     if not found:
         raise UserError("There are no grids in ./runs/grids. Name others: isorl list grids FOLDER ...")
     rows = {}

@@ -1,6 +1,6 @@
 """Plasticity by dynamical isometry: the AdamO optimizer, isometric networks, penalties and diagnostics.
 
-Depends on torch alone.
+Depends on torch and numpy alone.
 """
 
 from isorl.plasticity.adamo import AdamO, isometry_half_life, isometry_lambda

@@ -153,7 +153,7 @@ class AdamO(Adam):
 
     def adam_step(self) -> None:
         """Takes Adam's step alone."""
-        _unhooked(Adam.step)(self)
+        unhooked(Adam.step)(self)
 
     @torch.no_grad()
     def isometry_step(self) -> None:
@@ -266,9 +266,8 @@ def _check_given_once(options: Mapping[str, Any]) -> None:
         )
 
 
-def _unhooked(step: Callable[..., Any]) -> Callable[..., Any]:
-    # torch wraps `step` of every optimizer class with the registered hooks; through the wrapped Adam.step
-    # they would run twice per update.
+def unhooked(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns an optimizer class's `step` without torch's hooks around it, which within another's would run twice."""
     while getattr(step, "hooked", False):
         step = step.__wrapped__  # type: ignore[attr-defined]
     return step

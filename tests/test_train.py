@@ -82,6 +82,11 @@ REFUSED = {
     "a half-life below iso_every": (["optimizer.iso_half_life=2"], "at least iso_every=4"),
     "negative method strength": (["method=[l2_init]", "method.l2_init.strength=-1"], "strength"),
     "no such device": (["device=gpu"], "There is no device 'gpu'"),
+    "no number of a device": (["device=cpu:x"], "torch cannot use 'device=cpu:x'"),
+    "a rate that ends below 0": (
+        ["agent.learning_rate_final=-1e-3"],
+        "'agent.learning_rate_final' is -0.001",
+    ),
     "nothing to resume": (["resume=/nowhere"], "does not exist"),
     "nothing to play": (["play=docs"], "is not the folder of a run"),
     "benchmark without -m": (["+benchmark=control_quick"], "train.py -m +benchmark=NAME"),

@@ -22,9 +22,9 @@ from rich.table import Table
 
 from isorl.configs import RunConfig
 from isorl.experiments.grid.cell import CANDIDATE, Cell, State
-from isorl.experiments.run.dry_run import agent_steps_per_second, duration
+from isorl.experiments.run.dry_run import agent_steps_per_second
 from isorl.experiments.run.experiment import build
-from isorl.experiments.terminal import wrapped
+from isorl.experiments.terminal import duration, wrapped
 
 Speed = float  # agent steps per second
 Place = tuple[str, ...]  # (sequence, arm), or (sequence,) for any arm

@@ -43,7 +43,6 @@ class RunRequest:
     overrides: tuple[str, ...]
     sequence: str
     arm: str
-    seed: int
 
 
 @dataclass
@@ -126,7 +125,6 @@ def requests_of_benchmark(
             ),
             sequence=sequence,
             arm=arm if len(further) == 1 else " ".join([arm, *_varied(added, further)]),
-            seed=seed,
         )
         for seed in suite.seeds  # whole replications first: an unfinished grid is a smaller one
         for sequence, sequence_overrides in suite.sequences.items()
@@ -160,7 +158,6 @@ def requests_of_sweep(overrides: Iterable[str]) -> list[RunRequest]:
                 for override in _varied(job, jobs)
                 if not override.startswith((SEED, "sequence=", *OF_A_SEQUENCE))
             ),
-            seed=next((_seed(override) for override in reversed(job) if override.startswith(SEED)), 0),
         )
         for job in jobs
     ]

@@ -16,10 +16,8 @@ from isorl.agents.batched import batching_key
 from isorl.configs import RunConfig
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.grid.cost import at_once
-from isorl.experiments.grid.expand import Composer
+from isorl.experiments.grid.expand import SEED, Composer
 from isorl.experiments.run.experiment import build
-
-SEED = "seed="
 
 
 def sharing(config: DictConfig, composer: Composer) -> Callable[[list[Cell]], list[list[Cell]]]:
@@ -43,14 +41,13 @@ def packed(
     size = min(most, math.ceil(len(cells) / workers)) if workers else most
     alike: dict[Hashable, list[Cell]] = {}
     for cell in cells:
-        of_cell = key(_without(SEED, cell)) if size > 1 and len(cells) > 1 else None
+        of_cell = key(_without_seed(cell)) if size > 1 and len(cells) > 1 else None
         alike.setdefault(cell.id if of_cell is None else (cell.sequence, of_cell), []).append(cell)
     return [job for group in alike.values() for job in _parts(group, size)]
 
 
-def _without(beginnings: str | tuple[str, ...], cell: Cell) -> tuple[str, ...]:
-    """The cell's overrides but those that begin so."""
-    return tuple(override for override in cell.overrides if not override.startswith(beginnings))
+def _without_seed(cell: Cell) -> tuple[str, ...]:
+    return tuple(override for override in cell.overrides if not override.startswith(SEED))
 
 
 def _parts(group: list[Cell], size: int) -> Iterator[list[Cell]]:

@@ -17,7 +17,6 @@ from rich.text import Text
 from isorl.experiments import terminal
 from isorl.experiments.grid.cell import State
 from isorl.experiments.grid.watch import NOTHING, Progress, Watch
-from isorl.experiments.run.dry_run import duration
 
 LOOK_SECONDS = 2.0
 """Seconds between two looks at the folders."""
@@ -59,7 +58,10 @@ def line(whole: Progress, rate: float) -> str:
     """Returns the grid in one line: share, rate, time left, failures."""
     parts = [f"{whole.share:.0%}"]
     if rate == rate and rate > 0:
-        parts += [f"{rate:,.0f} agent steps/s", f"{duration((whole.total - whole.steps) / rate)} left"]
+        parts += [
+            f"{rate:,.0f} agent steps/s",
+            f"{terminal.duration((whole.total - whole.steps) / rate)} left",
+        ]
     failed = whole.states[State.FAILED]
     return ", ".join([*parts, f"{failed} failed"] if failed else parts)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import linregress
@@ -82,7 +82,6 @@ class Metric:
 
 
 METRICS: Registry[Metric] = Registry("continual metric")
-ARRAYS = tuple(field.name for field in fields(Scores))
 
 
 def metric(

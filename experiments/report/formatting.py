@@ -35,11 +35,3 @@ def format_p_value(value: float) -> str:
 def format_count(value: float) -> str:
     """Writes a count in full up to a million, in millions from there: 24,576, or 1.2 million."""
     return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.1f} million"
-
-
-def format_duration(seconds: float) -> tuple[str, str]:
-    """Returns (number, unit) of a time in the largest unit of which there are two."""
-    for unit, size in (("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f}", unit
-    return f"{seconds:,.0f}", "seconds"

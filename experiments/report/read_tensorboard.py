@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from isorl.experiments.grid.cell import State
-from isorl.experiments.report.runs import CURVE_POINTS, MAIN_NETWORKS, NAN, Run
+from isorl.experiments.report.runs import MAIN_NETWORKS, NAN, Run
+from isorl.experiments.run.summary import CURVE_POINTS
 
 RETURNS = ("rollout/ep_rew_mean", "eval/mean_reward")
 

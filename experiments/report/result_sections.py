@@ -18,6 +18,7 @@ from isorl.experiments.report.statistics import (
     Estimate,
     bootstrap,
     holm,
+    least_p_value,
     mean,
     paired_p_value,
     probability_of_improvement,
@@ -124,7 +125,7 @@ def comparison(study: Study) -> Section | None:
     )
     section = Section(f"Against {study.reference_arm}")
     names = ", ".join(f"'{sequence}'" for sequence in scope)  # they may hold commas
-    least = 2.0 ** (1 - max(len(gap) for gap in gaps.values()))
+    least = least_p_value(max(len(gap) for gap in gaps.values()))
     section.texts.append(
         f"Differences in {study.headline.replace('_', ' ')}, paired by seed, the mean over {names}. "
         f"p: sign-flip test; with these seeds it cannot fall below {least:.3g}. Holm corrects for {len(gaps)} "

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from isorl.experiments.grid.cell import State
+from isorl.experiments.run.summary import CURVE_POINTS
 
 Array = np.ndarray
 NAN = float("nan")
 MAIN_NETWORKS = ("actor", "q", "classifier")
 """Names of the network that acts, whose diagnostics are reported."""
-CURVE_POINTS = 10
 
 
 @dataclass

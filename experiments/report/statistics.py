@@ -88,13 +88,22 @@ def performance_profile(scores: Array, thresholds: Array) -> Array:
     return np.mean(np.ravel(scores)[None, :] > thresholds[:, None], axis=1)
 
 
-def paired_p_value(differences: Array, rng: np.random.Generator, flips: int = 20_000) -> float:
+EXACT_SEEDS, FLIPS = 14, 20_000
+"""Seeds up to which a sign-flip test tries all flips, and how many random ones beyond."""
+
+
+def least_p_value(seeds: int) -> float:
+    """Returns the value below which `paired_p_value` cannot fall with so many seeds."""
+    return 2.0 ** (1 - seeds) if seeds <= EXACT_SEEDS else 1 / (FLIPS + 1)
+
+
+def paired_p_value(differences: Array, rng: np.random.Generator, flips: int = FLIPS) -> float:
     """Tests by sign flips, two-sided, whether the mean of paired differences (N,) by seed could be zero.
 
-    Exact up to 14 seeds (all 2^N flips), else by `flips` random ones. With N seeds no p-value is below 2^(1 - N).
+    Exact up to 14 seeds (all 2^N flips), else by `flips` random ones; see `least_p_value`.
     """
     count = len(differences)
-    if count <= 14:
+    if count <= EXACT_SEEDS:
         signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
     else:
         signs = np.vstack([np.ones(count), rng.choice([-1, 1], size=(flips, count))])

@@ -25,9 +25,9 @@ from isorl.experiments.report import (
 from isorl.experiments.report.continual_metrics import METRICS
 from isorl.experiments.report.document import Document, Section, to_csv
 from isorl.experiments.report.find_runs import Found, find_runs
-from isorl.experiments.report.formatting import format_count, format_duration
+from isorl.experiments.report.formatting import format_count
 from isorl.experiments.report.study import Study
-from isorl.experiments.terminal import closed_pipe_is_no_error, say
+from isorl.experiments.terminal import closed_pipe_is_no_error, duration, say
 
 EXPLAINED = """Writes one page about runs: report.html (no network needed), report.md, runs.csv, visits.csv.
 
@@ -70,7 +70,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
     """Returns figures for the head of the page."""
     states = Counter(run.state for run in study.runs)
     steps = sum(run.agent_steps for run in study.runs if run.kind != "random")
-    spent, unit = format_duration(float(np.nansum([run.seconds for run in study.runs])))
+    spent, unit = duration(float(np.nansum([run.seconds for run in study.runs]))).split()
     seeds = {run.seed for run in study.runs}
     found = [
         (str(len(study.arms)), "arms"),
@@ -185,7 +185,7 @@ def write_report(
     if paper:
         write_paper(study, found, folder / "paper")
     for warning in found.warnings:
-        say(f"report.py: {warning}", style="yellow")
+        say(f"{program.name('report')}: {warning}", style="yellow")
     return [folder / name for name in content]
 
 

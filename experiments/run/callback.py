@@ -137,6 +137,7 @@ class RunCallback(BaseCallback):
         """What a checkpoint holds besides the agent, whose numbers are sound."""
         self.divergence.check()
         self.state.seconds += (time.monotonic() - self._started) / self._agent.num_runs_in_process
+        self.state.together.add(self._agent.num_runs_in_process)
         self._started = time.monotonic()
         self.state.records = self.recorder.sizes()
         return self.state.state_dict()

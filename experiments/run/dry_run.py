@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from isorl.agents.batched import BatchedRuns
-from isorl.agents.options import agent_options, network_spec
+from isorl.agents.options import agent_options, network_spec, planned_updates
 from isorl.agents.replay import FrameReplay
 from isorl.configs import RunConfig
 from isorl.envs.sequence import Sequence, Visit
@@ -90,7 +90,7 @@ def _length(visit: Visit) -> str:
 def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
     options, sequence, common = agent_options(config), parts.sequence, parts.switching.common
     speed = agent_steps_per_second([parts])
-    updates = options.planned_updates(sequence.agent_steps)
+    updates = planned_updates(config, sequence)
     isometry, _ = isometry_step(parts.agent.policy.optimizer, updates)
     methods = ", ".join(
         f"{name} ({of['boundary']}{'' if of['acts'] else ', never acts in this run'})"
@@ -111,8 +111,8 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "parameters": f"{sum(p.numel() for p in parts.agent.policy.parameters()):,}",
         "memory": _memory(parts.agent),
         "disk": disk(config, parts),
-        "expected time": f"{at_most}{duration(sequence.agent_steps / speed)} of training, at {speed:,.0f} agent steps "
-        "per second (measured now on the first task); evaluations come on top",
+        "expected time": f"{at_most}{terminal.duration(sequence.agent_steps / speed)} of training, at {speed:,.0f} "
+        "agent steps per second (measured now on the first task); evaluations come on top",
         "device": parts.agent.device,
         "source": config.sequence.source or "not given",
     }
@@ -193,11 +193,3 @@ def _memory(agent: Any) -> str:
         return f"about {peak:,.0f} MiB"
     full = sum(value.nbytes for value in vars(replay).values() if hasattr(value, "nbytes")) / 2**20
     return f"about {peak + full:,.0f} MiB, of which {full:,.0f} for the full replay"
-
-
-def duration(seconds: float) -> str:
-    """Writes a time in the largest unit of which there are two."""
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

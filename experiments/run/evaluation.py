@@ -64,11 +64,14 @@ class Evaluator:
         """Returns the mean raw return over `config.episodes` episodes, cut or whole.
 
         An episode cut by `max_episode_steps` counts as it is. Every environment plays a fixed share of the episodes, so
-        that short ones are not preferred.
+        that short ones are not preferred. A swept stream plays one round, at most 8 episodes, which shows every sample
+        once: the mean is the accuracy.
         """
+        played = task.for_evaluation()
         n_envs = min(self.config.episodes, 8)
-        shares = np.array([(self.config.episodes + env) // n_envs for env in range(n_envs)])
-        env = TaskEnv(task.for_evaluation(), n_envs, self.common, failures=self.failures)
+        episodes = n_envs if played.is_swept else self.config.episodes
+        shares = np.array([(episodes + env) // n_envs for env in range(n_envs)])
+        env = TaskEnv(played, n_envs, self.common, failures=self.failures)
         was_training = agent.policy.training
         with random_streams_preserved(), statistics_of(agent.get_vec_normalize_env(), task.index):
             _seed_torch(self.seed)

@@ -16,7 +16,14 @@ from omegaconf import OmegaConf
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from isorl.agents import Agent
-from isorl.agents.options import agent_options, check_metrics, make_agent, make_methods, network_spec
+from isorl.agents.options import (
+    agent_options,
+    check_metrics,
+    make_agent,
+    make_methods,
+    network_spec,
+    planned_updates,
+)
 from isorl.configs import RunConfig, UserError
 from isorl.envs import Sequence, SwitchingVecEnv
 from isorl.envs.failures import Failures
@@ -131,7 +138,7 @@ def resume(run_dir: str, cycles: int | None = None) -> dict[str, Any]:
                     f"It goes on with more cycles: sequence.cycles={config.sequence.cycles + 1}"
                 )
             methods = methods_of(config, parts)  # it died after its last checkpoint
-            return summary.write(folder.summary, parts.sequence, state, 0.0, 1, methods)
+            return summary.write(folder.summary, parts.sequence, state, 0.0, methods)
         cut_back(folder.path, state.records)
         return _train(config, folder, parts, state, keeper)
 
@@ -184,8 +191,7 @@ def _train(
         folder.stop_log()
         env.close()
     seconds = (time.monotonic() - began) / agent.num_runs_in_process
-    together = agent.num_runs_in_process
-    return summary.write(folder.summary, sequence, state, seconds, together, methods_of(config, parts))
+    return summary.write(folder.summary, sequence, state, seconds, methods_of(config, parts))
 
 
 def _save_what_is_held(keeper: CheckpointManager, error: BaseException) -> None:
@@ -207,7 +213,7 @@ def _announce(config: RunConfig, parts: Parts) -> None:
         f"{config.agent['name']} on {parts.agent.device}, run folder {config.run_dir}"
     )
     LOG.info("network: %s", describe_body(parts.switching.common.observation.shape, network_spec(config)))
-    updates = agent_options(config).planned_updates(sequence.agent_steps)
+    updates = planned_updates(config, sequence)
     for message in _idle(config, parts).values():
         _warn(message)
     message, warned = isometry_step(parts.agent.policy.optimizer, updates)
@@ -236,7 +242,7 @@ def isometry_step(optimizer: torch.optim.Optimizer, updates: int) -> tuple[str, 
 
 def _idle(config: RunConfig, parts: Parts) -> dict[str, str]:
     """Returns the methods that the planned run is too short for, each with a sentence that says so."""
-    updates = agent_options(config).planned_updates(parts.sequence.agent_steps)
+    updates = planned_updates(config, parts.sequence)
     return parts.agent.methods.idle(updates, switches=len(parts.sequence.visits) - 1)
 
 

@@ -72,8 +72,8 @@ def page() -> str:
         "## Plasticity",
         "",
         "`plasticity/<metric>/<network>` is measured on the task's fixed probe batch for each network: `actor` and",
-        "`critic`, or `q`; `plasticity/<metric>/<network>/<layer>` is the same for one layer. A measurement that",
-        "fails is NaN, never 0. [metrics.md](metrics.md#of-networks) has every metric.",
+        "`critic`, `q`, or `classifier`; `plasticity/<metric>/<network>/<layer>` is the same for one layer. A",
+        "measurement that fails is NaN, never 0. [metrics.md](metrics.md#of-networks) has every metric.",
     ]
     return "\n".join(lines) + "\n"
 

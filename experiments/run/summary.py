@@ -15,11 +15,12 @@ from isorl.experiments.run.run_state import RunState
 
 
 def write(
-    path: Path, sequence: Sequence, state: RunState, seconds: float, together: int, methods: dict[str, Any]
+    path: Path, sequence: Sequence, state: RunState, seconds: float, methods: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes and returns the summary of a finished run.
 
-    `seconds`: of training; this run's share where `together`, as many runs, shared a process.
+    `seconds`: of training; this run's share where `together`, as many runs, shared a process; null where their number
+    was not the same throughout.
     `returns`: per visit, raw returns of the training episodes; `mean` over the visit, `end` over its last fifth,
     `curve` over each tenth of it (null where no episode ended).
     `scores`: their normalised averages (0: random agent, 1: reference; envs/scores.csv has the sources).
@@ -31,7 +32,7 @@ def write(
         "sequence": sequence.name,
         "agent_steps": sequence.agent_steps,
         "seconds": round(measured, 1),
-        "together": together,
+        "together": min(state.together) if len(state.together) == 1 else None,
         "diagnostics_share_of_time": state.measuring_seconds / max(measured, 1e-9),
         "methods": methods,
         "returns": [{**visit.row(), "curve": curve(visit)} for visit in state.returns.by_visit],

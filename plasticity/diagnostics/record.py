@@ -3,14 +3,15 @@
 Shapes: B batch, I inputs, O outputs of a layer, T positions (pixels, sequence steps, repeated calls).
 
 Layers are found by running the network, not by its structure: an activation belongs to the layer whose output
-reached it, through norms, dropout or reshaping. What the record cannot attribute is listed by name. The network
-goes on with copies of what is recorded, so that operations in place leave the record as it was.
+reached it, through norms, dropout or reshaping, and the head is what the output is computed from, whatever was called
+last. What the record cannot attribute is listed by name. The network goes on with copies of what is recorded, so that
+operations in place leave the record as it was.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -60,7 +61,8 @@ class Layer:
         before: what went into the activation.
         after: what came out of it, the layer's units.
         feeds: whether a layer reads the output as it is.
-        is_last: whether no module with a weight was called later.
+        is_last: whether the network's output is computed from its output with no other weight in between.
+        is_idle: whether the network's output does not depend on it, such as a layer of another head.
         is_ambiguous: whether several modules that could be its activation were called, or one that learns.
     """
 
@@ -74,6 +76,7 @@ class Layer:
     after: list[Tensor] = field(default_factory=list)
     feeds: bool = False
     is_last: bool = False
+    is_idle: bool = False
     is_ambiguous: bool = False
 
     @property
@@ -107,7 +110,8 @@ class ActivationRecord:
         norms: the norm layers.
         input: (B, ...).
         output: (B, ...).
-        read_last: what the last module with a weight was given; None where no module call shows it.
+        read_last: what the last modules with a weight were given, if all the same; None where no call shows it.
+        last: paths of the modules with a weight, or names of weights, that the output is computed from.
         unmeasured: other modules with weight matrices, of which there are no layer figures.
     """
 
@@ -116,20 +120,27 @@ class ActivationRecord:
     input: Tensor
     output: Tensor
     read_last: Tensor | None
+    last: list[str]
     unmeasured: list[str]
 
     def hidden(self) -> list[Layer]:
-        """Returns the layers without the head, which is free by design: a last layer without activation."""
-        has_head = len(self.layers) > 1 and self.layers[-1].is_last and self.layers[-1].activation is None
-        return self.layers[:-1] if has_head else self.layers
+        """Returns the layers that the output depends on but heads, which are free by design: last, no activation."""
+        used = [layer for layer in self.layers if not layer.is_idle]
+        hidden = [layer for layer in used if not layer.is_last or layer.activation is not None]
+        return hidden or used
 
     def understood(self) -> list[Layer]:
-        """Returns the layers whose activation is known, or known to be none."""
-        return [layer for layer in self.layers if layer.is_understood]
+        """Returns the layers that the output depends on, and whose activation is known, or known to be none."""
+        return [layer for layer in self.layers if layer.is_understood and not layer.is_idle]
 
     def features(self) -> Tensor:
-        """Returns what the last module with a weight reads: (B, F)."""
+        """Returns what the last module with a weight reads, or all of them, if it is the same: (B, F)."""
         features = self.read_last
+        if features is None and len(self.last) > 1:
+            raise NotMeasurableError(
+                f"the output is computed from several last layers that read different features: "
+                f"{', '.join(self.last)}. Wrap the network once per head, each wrapper returning one head's output"
+            )
         if features is None or features.ndim < 2 or not features.is_floating_point() or not features.numel():
             named = f"; not understood: {', '.join(self.unmeasured)}" if self.unmeasured else ""
             raise NotMeasurableError(f"no module call shows which features the last layer reads{named}")
@@ -138,11 +149,18 @@ class ActivationRecord:
     def notes(self) -> list[str]:
         """Says in words what the layer figures leave out."""
         found = []
-        unclear = [layer.path or layer.name for layer in self.layers if not layer.is_understood]
+        idle = [layer.path or layer.name for layer in self.layers if layer.is_idle]
+        if idle:
+            found.append(
+                f"the output does not depend on {', '.join(idle)}: no part in the figures of the whole"
+            )
+        used = [layer for layer in self.layers if not layer.is_idle]
+        unclear = [layer.path or layer.name for layer in used if not layer.is_understood]
         if unclear:
             found.append(
                 f"what follows {', '.join(unclear)} is not one activation module: no units and no Jacobian of "
-                "these. Functional activations (F.relu) are invisible; use modules"
+                "these. Functional activations (F.relu) are invisible: use modules. Something else may come first, "
+                "such as a sum of two branches"
             )
         if self.unmeasured:
             found.append(f"no layer figures of {', '.join(self.unmeasured)}")
@@ -165,9 +183,12 @@ def record(network: nn.Module, batch: Tensor) -> ActivationRecord:
     """
     recorder = _Recorder(network)
     with recorder.listening():
-        output = network(batch.clone())  # which it may change in place
+        output = network(recorder.begin(batch.clone()))  # which it may change in place
     if not isinstance(output, Tensor):
-        raise ValueError(f"diagnostics need a network that returns one tensor, got {type(output).__name__}")
+        raise ValueError(
+            f"diagnostics need a network that returns one tensor, got {type(output).__name__}. Of several heads, wrap "
+            "the network once per head: a module whose forward pass returns that head's output"
+        )
     if output.ndim == 0 or len(output) != len(batch) or output.numel() == 0:
         raise ValueError(
             f"diagnostics need an output for each of the {len(batch)} samples, got shape {tuple(output.shape)}"
@@ -226,6 +247,15 @@ class _Recorder:
         self.matrices = {id(p): name for name, p in network.named_parameters() if p.ndim > 1}
         # by the id of a module with weights, or of a weight that none computes with: its input, in order
         self.called: dict[int, Tensor | None] = {}
+        # by a tensor that comes from the input: the keys of `called` that it is computed from, with none in between
+        self.sources: dict[int, frozenset[int]] = {}
+        self.weights = {
+            key: frozenset([key]) for key in self.matrices
+        }  # by a tensor computed from these alone
+        self.below: dict[int, frozenset[int]] = {}  # by a key of `called`: the sources of what it read
+        self.is_followed = (
+            True  # whether the sources of all that was read are known: not where numpy computes
+        )
         self.depth = 0  # of the parts that are being computed
         self.alive: list[Tensor] = []  # ids stay unique only while the tensors live
         self.read: list[tuple[str, Tensor, int]] = []  # by whom, what, in which version
@@ -242,6 +272,10 @@ class _Recorder:
             for handle in handles:
                 handle.remove()
 
+    def begin(self, x: Tensor) -> Tensor:
+        """Marks the input."""
+        return self._remember(self.sources, x, frozenset())
+
     def result(self, batch: Tensor, output: Tensor) -> ActivationRecord:
         """Returns the record of a pass.
 
@@ -251,25 +285,59 @@ class _Recorder:
         for path, x, version in self.read:
             if x._version != version:
                 raise NotMeasurableError(f"what {path or 'the module'} read was changed in place afterwards")
-        last = next(reversed(self.called), None)
+        last = self.sources.get(id(output)) or frozenset([*self.called][-1:])
+        used = self._all_below(last) if self.is_followed and id(output) in self.sources else {*self.called}
         for layer in self.layers:
-            layer.is_last = id(layer.module) == last
+            layer.is_last, layer.is_idle = id(layer.module) in last, id(layer.module) not in used
         layers = {id(layer.module) for layer in self.layers}
         called = {path: m for path, m in self.parts.items() if id(m) in self.called}
         others = {path: m for path, m in called.items() if id(m) not in layers}
         outside = [name for key, name in self.matrices.items() if key in self.called]
         unmeasured = [_described(path, module) for path, module in others.items()]
         unmeasured += [f"{name} (read outside of its module)" for name in outside]
-        read_last = None if last is None else self.called[last]
-        return ActivationRecord(self.layers, self.norms, batch, output, read_last, unmeasured)
+        names = {id(m): path or type(m).__name__ for path, m in called.items()} | self.matrices
+        return ActivationRecord(
+            layers=self.layers,
+            norms=self.norms,
+            input=batch,
+            output=output,
+            read_last=_the_same([self.called[key] for key in last]),
+            last=sorted(names[key] for key in last),
+            unmeasured=unmeasured,
+        )
+
+    def _all_below(self, last: frozenset[int]) -> set[int]:
+        """All of `called` that something in `last` depends on, and these."""
+        found: set[int] = set()
+        todo = [*last]
+        while todo:
+            key = todo.pop()
+            if key not in found:
+                found.add(key)
+                todo += self.below.get(key, ())
+        return found
 
     def _enter(self, *_: Any) -> None:
         self.depth += 1
 
-    def uses(self, tensor: Any) -> None:
-        """Files that a function was called on `tensor`, in case it is a weight that no module is computing with."""
-        if self.depth == 0 and id(tensor) in self.matrices:
-            self._call(id(tensor), None)
+    def computes(self, given: list[Tensor], made: list[Tensor]) -> None:
+        """Files where the results of one of torch's functions come from; outside of modules it may read weights."""
+        sources = [self.sources[id(x)] for x in given if id(x) in self.sources]
+        weights = frozenset[int]()
+        if self.depth == 0:
+            weights = weights.union(*(self.weights.get(id(x), ()) for x in given))
+        if sources and weights:
+            self._reads(weights, None, sources)
+        for y in made:
+            if sources:
+                self._remember(self.sources, y, weights or frozenset().union(*sources))
+            elif weights:
+                self._remember(self.weights, y, weights)
+
+    def _reads(self, keys: Iterable[int], x: Tensor | None, sources: list[frozenset[int]]) -> None:
+        for key in keys:
+            self._call(key, x)
+            self.below[key] = self.below.get(key, frozenset()).union(*sources)
 
     def _call(self, key: int, x: Tensor | None) -> None:
         self.called.pop(key, None)
@@ -279,7 +347,11 @@ class _Recorder:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
             x = args[0] if args and isinstance(args[0], Tensor) else None
             if _has_matrix(module):
-                self._call(id(module), x)
+                read = [y for y in _tensors(args) if id(y) in self.sources]
+                self._reads([id(module)], x, [self.sources[id(y)] for y in read])
+                self.is_followed &= bool(read) or id(x) in self.weights
+                for made in _tensors(output):
+                    self._remember(self.sources, made, frozenset([id(module)]))
             handed = None if x is None else self._see(path, module, x, output)
             self.depth -= 1
             return handed
@@ -361,10 +433,33 @@ class _Uses(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):  # and not a shape or a device
-            for argument in args:
-                self.recorder.uses(argument)
+        given, made = _tensors((args, kwargs or {})), _tensors(result)
+        if getattr(func, "__name__", "") == "__setitem__":
+            made = given[:1]
+        written = [
+            y._base for y in made if given and y is given[0] and y._base is not None
+        ]  # in place, on a view
+        self.recorder.computes(given, [*made, *written])
         return result
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors in what a function takes or gives."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (tuple, list)):
+        return []
+    return [tensor for part in value for tensor in _tensors(part)]
+
+
+def _the_same(read: list[Tensor | None]) -> Tensor | None:
+    """What several modules read, if it is the same."""
+    first, *others = read or [None]
+    if first is None or any(x is None or x.shape != first.shape or not torch.equal(x, first) for x in others):
+        return None
+    return first
 
 
 def _parts(network: nn.Module) -> dict[str, nn.Module]:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 
 from isorl.plasticity.diagnostics.spectra import effective_rank, singular_values
 from isorl.plasticity.methods.learner import Batch, Learner
@@ -210,3 +210,17 @@ def check(method: Method, **conditions: bool | str) -> None:
         if outcome is not True:
             module = type(method).__module__.rpartition(".")[2]
             raise ValueError(f"{module}.{name} is {getattr(method, name)!r}; it must be {outcome}.")
+
+
+def adam_options(method: str, cls: type[Optimizer], options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options of plain Adam, for a method that replaces it.
+
+    Raises:
+        ValueError: another optimizer was asked for.
+    """
+    if cls is not Adam:
+        raise ValueError(
+            f"Method '{method}' and optimizer '{cls.__name__.lower()}' cannot combine: both decide the optimizer. "
+            "Use optimizer=adam."
+        )
+    return options

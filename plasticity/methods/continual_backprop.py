@@ -24,7 +24,8 @@ class ContinualBackprop(RecyclingMethod):
         u_i <- decay u_i + (1 - decay) E|h_i| sum_k |w_ki|      f_i <- decay f_i + (1 - decay) E h_i
         c <- c + replacement_rate e;  the floor(c) of them with least u_i / (1 - decay^age_i) are replaced
 
-    A replaced unit hands its mean output to the biases of its readers, b_k += w_ki f_i / (1 - decay^age_i).
+    A replaced unit hands its mean output to the biases of its readers, b_k += w_ki f_i / (1 - decay^age_i); where it
+    has several (CReLU), each by its own weight.
 
     Attributes:
         replacement_rate: share of the mature units replaced per update, in [0, 1]. 1e-4, released RL configuration.
@@ -54,9 +55,10 @@ class ContinualBackprop(RecyclingMethod):
         super().start(learner)
         layers = self._recycler.layers
         self._updates = 0
-        self._utility, self._mean, self._age = (
-            [layer.maker.weight.new_zeros(layer.units) for layer in layers] for _ in range(3)
+        self._utility, self._age = (
+            [layer.maker.weight.new_zeros(layer.units) for layer in layers] for _ in range(2)
         )
+        self._mean = [layer.maker.weight.new_zeros(layer.copies * layer.units) for layer in layers]
         self._due = [0.0 for _ in layers]  # c
         self._births: list[list[int]] = [[] for _ in layers]  # updates at which immature units were replaced
 
@@ -73,7 +75,8 @@ class ContinualBackprop(RecyclingMethod):
             layer = self._recycler.layers[index]
             self._age[index] += 1
             self._utility[index].lerp_(h.abs().mean(0) * outgoing_magnitude(layer), 1 - self.decay)
-            self._mean[index].lerp_(h.mean(0), 1 - self.decay)
+            of_copies = h.view(len(batch.inputs), layer.copies, -1, layer.units).mean((0, 2))
+            self._mean[index].lerp_(of_copies.flatten(), 1 - self.decay)
             self._due[index] += self.replacement_rate * self._mature(index)
             if self._due[index] >= 1:
                 self._replace(index, int(self._due[index]))
@@ -87,18 +90,18 @@ class ContinualBackprop(RecyclingMethod):
         return self._recycler.layers[index].units - len(young)
 
     def _replace(self, index: int, count: int) -> None:
-        utility, mean, age = self._utility[index], self._mean[index], self._age[index]
+        layer, utility, age = self._recycler.layers[index], self._utility[index], self._age[index]
+        mean = self._mean[index].view(layer.copies, layer.units)
         correction = 1 - self.decay**age
         ranked = (utility / correction).masked_fill(age <= self.maturity, torch.inf)
         units = ranked.topk(count, largest=False).indices
-        layer = self._recycler.layers[index]
         for reader in layer.readers:
             if reader.bias is not None:
-                handed = layer.columns(reader.weight) * (mean / correction)[:, None]  # (O, c, U, p)
+                handed = layer.columns(reader.weight) * (mean / correction)[..., None]  # (O, c, U, p)
                 reader.bias += handed[:, :, units].sum((1, 2, 3))
         self._recycler.recycle(index, units)
         for statistic in (utility, mean, age):
-            statistic[units] = 0
+            statistic[..., units] = 0
         self._due[index] -= count
         self._births[index] += [self._updates] * count
 

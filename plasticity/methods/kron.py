@@ -12,9 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch.optim import Optimizer
 
-from isorl.plasticity.methods.base import Method
+from isorl.plasticity.methods.base import Method, adam_options
 from isorl.plasticity.methods.registry import METHODS
-from isorl.plasticity.methods.trac import adam_options
 
 FLAT, DECAY, LEAST = 500, 1e-3, 0.03
 LARGEST = 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
@@ -13,6 +13,7 @@ from isorl.plasticity.methods.base import Method, check
 from isorl.plasticity.methods.distance import squared_distance
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
+from isorl.plasticity.methods.structure import CHAIN
 
 
 @METHODS.register("l2")
@@ -29,6 +30,8 @@ class L2(Method):
 
     strength: float = 1e-3
     decoupled: bool = False
+
+    relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
 
     def __post_init__(self) -> None:
         check(self, strength=self.strength >= 0 or "at least 0: a negative one would let weights explode")

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch.optim import Adam, Optimizer
 
-from isorl.plasticity.methods.base import Method, check
+from isorl.plasticity.methods.base import Method, adam_options, check
 from isorl.plasticity.methods.registry import METHODS
-from isorl.plasticity.methods.trac import adam_options
 
 
 @METHODS.register("muon")

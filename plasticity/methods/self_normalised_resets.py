@@ -19,7 +19,7 @@ from isorl.plasticity.methods.registry import METHODS
 class SelfNormalisedResets(RecyclingMethod):
     """A unit silent for a updates is replaced where a silence that long is improbable by its own past.
 
-        P(silence >= a) = (1 - p)^a <= threshold      p = (firings + 1) / (updates + prior)
+        P(silence >= a) = (1 - p)^a <= threshold      p = (firings + 1) / (updates + prior), before this silence
 
     The unit fires at an update where any sample of the minibatch gives it an output other than 0. The paper
     compares a with a quantile of the unit's inter-firing times, which its code (ajozefiak/SelfNormalizedResets)
@@ -73,9 +73,9 @@ class SelfNormalisedResets(RecyclingMethod):
         for index, h in enumerate(self._recycler.outputs(batch)):
             fires = (h != 0).any(0)
             self._firings[index] += fires
-            self._silence[index] = torch.where(fires, 0, self._silence[index] + 1)
             # the present silence is what is judged: it becomes part of the past when it ends
-            self._observed[index] = torch.where(fires, self._observed[index] + 1, self._observed[index])
+            self._observed[index] += torch.where(fires, self._silence[index] + 1, 0)
+            self._silence[index] = torch.where(fires, 0, self._silence[index] + 1)
             if self._updates % self.every == 0:
                 self._replace(index)
 

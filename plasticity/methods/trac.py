@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from isorl.plasticity.adamo import _unhooked
-from isorl.plasticity.methods.base import Method
+from isorl.plasticity.adamo import unhooked
+from isorl.plasticity.methods.base import Method, adam_options
 from isorl.plasticity.methods.registry import METHODS
 
 BETAS = (0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
@@ -46,20 +46,6 @@ class Trac(Method):
         return TracAdam, adam_options("trac", cls, options)
 
 
-def adam_options(method: str, cls: type[Optimizer], options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options of plain Adam, for a method that replaces it.
-
-    Raises:
-        ValueError: another optimizer was asked for.
-    """
-    if cls is not Adam:
-        raise ValueError(
-            f"Method '{method}' and optimizer '{cls.__name__.lower()}' cannot combine: both decide the optimizer. "
-            "Use optimizer=adam."
-        )
-    return options
-
-
 class TracAdam(Adam):
     """Runs Adam under TRAC, its state by parameter or in the first group, so that it can be resumed."""
 
@@ -77,7 +63,7 @@ class TracAdam(Adam):
                 loss = closure()
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         before = [p.clone() for p in params]
-        _unhooked(Adam.step)(self)
+        unhooked(Adam.step)(self)
         for p, old in zip(params, before, strict=True):
             if "trac_reference" not in self.state[p]:  # at the first update, and after a reset of p
                 self.state[p]["trac_reference"] = old.clone()

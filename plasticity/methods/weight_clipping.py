@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from isorl.plasticity.methods.base import Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
-from isorl.plasticity.methods.structure import WEIGHTED
+from isorl.plasticity.methods.structure import CHAIN, WEIGHTED
 
 
 @METHODS.register("weight_clipping")
@@ -30,6 +31,8 @@ class WeightClipping(Method):
     """
 
     scale: float = 3.0
+
+    relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
 
     def __post_init__(self) -> None:
         check(self, scale=self.scale > 0 or "above 0: at 0 every weight would be 0")

@@ -1,14 +1,16 @@
 """The classifier: equal to a plain torch loop, whole through SB3's interface, masked where it must be."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
 from torch.nn import functional as F
 
-from isorl.agents import ContinualClassifier
+from isorl.agents import ContinualClassifier, PlasticityCallback
 from isorl.configs import UserError
 from isorl.configs.schema import EvaluationConfig
 from isorl.envs.data import folder, standardised
@@ -35,10 +37,10 @@ def plain_loop(classifier, env, batches, fused):
     return torch.stack(answers)
 
 
-@pytest.mark.parametrize(("option", "fused"), [("null", True), ("false", False)])
-@pytest.mark.parametrize("exact", [True, False])
-def test_it_is_a_plain_loop(parts, option, fused, exact):
-    """Bit for bit where it is exact, else within rounding."""
+@pytest.mark.parametrize(("exact", "option"), itertools.product([True, False], ["null", "false", "true"]))
+def test_it_is_a_plain_loop(parts, exact, option):
+    """Bit for bit where it is exact, else within rounding; torch's fused kernel is for fast ones, or on demand."""
+    fused = {"null": not exact, "false": False, "true": True}[option]
     words = RANDOM, "seed=5", f"optimizer.fused={option}", f"agent.exact={exact}"
     ours, theirs = (parts(*words) for _ in range(2))
     plain = copy.deepcopy(theirs.agent.policy.networks()["classifier"])
@@ -133,6 +135,26 @@ def test_evaluation_is_the_accuracy_on_all_held_out_samples(parts):
     test = standardised("digits", folder()).test.of_classes(np.array([0, 1]))
     logits = agent.policy.networks()["classifier"](torch.as_tensor(test.images))[:, :2]
     assert score == pytest.approx((logits.argmax(1).numpy() == test.labels).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("episodes", [3, 10, 21])
+def test_no_number_of_episodes_counts_a_held_out_sample_twice(parts, episodes):
+    made = parts("sequence=digits_splits-masked", "sequence.cycles=1")
+    agent, task = made.agent.learn(64 * 100), made.sequence.tasks[0]
+    few, eight = (
+        Evaluator(EvaluationConfig(episodes=count), made.switching.common, 1).mean_return(agent, task)
+        for count in (episodes, 8)
+    )
+    assert few == pytest.approx(eight, abs=1e-6)
+
+
+def test_the_callback_for_agents_of_stable_baselines3_meets_its_observations(parts, tmp_path):
+    agent = parts(RANDOM).agent
+    agent.set_logger(configure(str(tmp_path), ["tensorboard"]))
+    callback = PlasticityCallback(every=64 * 8, probe_size=64)
+    agent.learn(64 * 16, callback)
+    assert callback.probe.shape == (64, 1, 8, 8)
+    assert callback.measure()
 
 
 def test_methods_act_at_switches(parts):

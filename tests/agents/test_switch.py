@@ -1,5 +1,7 @@
 """What happens at a switch: each option acts, and acts only when asked for."""
 
+import warnings
+
 import gymnasium
 import pytest
 import torch
@@ -11,6 +13,7 @@ from isorl.agents.continual import Continual
 from isorl.configs import SequenceConfig, TaskConfig
 from isorl.configs.schema import SwitchConfig
 from isorl.envs import Sequence, SwitchingVecEnv
+from isorl.plasticity.methods import METHODS
 
 STEPS = 128
 
@@ -46,6 +49,21 @@ def at_switch(monkeypatch):
         return seen
 
     return watch
+
+
+@pytest.mark.parametrize("make", [ppo, dqn])
+def test_a_file_names_the_methods_that_it_does_not_hold(make, tmp_path):
+    agent = make(two_tasks(), methods={"l2_init": METHODS["l2_init"]()})
+    agent.save(tmp_path / "agent.zip")
+    with pytest.warns(UserWarning, match=r"saved with methods \(l2_init\)"):
+        without = type(agent).load(tmp_path / "agent.zip", env=two_tasks(), device="cpu")
+    assert not without.methods
+    given = {"l2_init": METHODS["l2_init"](strength=0.5)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = type(agent).load(tmp_path / "agent.zip", env=two_tasks(), device="cpu", methods=given)
+    assert again.methods.by_name == given
+    again.learn(STEPS)
 
 
 @pytest.mark.parametrize("make", [ppo, dqn])

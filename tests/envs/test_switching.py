@@ -5,6 +5,8 @@ import torch
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 
+from isorl.envs.failures import EnvironmentFailed
+
 A = dict(env="toy/Counter-v0", kwargs={"base": 0}, agent_steps=5)
 B = dict(env="toy/Counter-v0", kwargs={"base": 100, "size": 3, "actions": 3}, agent_steps=4)
 
@@ -137,6 +139,16 @@ def test_switch_at_the_end_of_an_episode(switching):
     assert steps[-1][3][0]["episode"]["r"] == 6.0
     assert not steps[-1][3][0]["TimeLimit.truncated"]
     assert env.visit.end == 9  # the schedule is not delayed
+
+
+def test_an_episode_that_outlasts_the_next_visit_is_refused(switching):
+    """A's episodes have 6 steps: the one that runs at step 5 ends at 6, and the visit after should have ended there."""
+    env = switching(A, {**B, "agent_steps": 1}, switch="episode_end")
+    play(env, 5)
+    with pytest.raises(
+        EnvironmentFailed, match="outlasted the whole next visit, which was to end at agent step 6"
+    ):
+        env.step(np.ones(1, int))
 
 
 def test_drift_moves_an_argument_evenly_and_starts_anew_at_every_visit(switching):

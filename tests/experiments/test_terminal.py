@@ -78,7 +78,8 @@ def test_no_error_is_explained_by_nothing(error, said):
 COMMANDS = {
     "train": ["train.py", "--help"],
     "report": ["report.py", "GRID"],
-    "list": ["-m", "isorl.experiments.grid.list", "GRID"],
+    "list": ["-m", "isorl", "list", "grids", "GRID"],
+    "list metrics": ["-m", "isorl", "list", "metrics"],
     "keys": ["-m", "isorl.experiments.run.keys"],
 }
 

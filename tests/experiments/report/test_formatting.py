@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from isorl.experiments.report.document import Cell, Table
-from isorl.experiments.report.formatting import format_count, format_duration, format_number, format_p_value
+from isorl.experiments.report.formatting import format_count, format_number, format_p_value
+from isorl.experiments.terminal import duration
 
 NUMBERS = {0.0: "0.00", -0.001: "0.00", 1.0: "1.00", 12.345: "12.3", 12345.6: "12,346", np.inf: "never"}
 
@@ -40,10 +41,11 @@ def test_counts_are_honest(value, text):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(18.2, ("18", "seconds")), (150, ("2.5", "minutes")), (8_000, ("2.2", "hours"))]
+    ("seconds", "said"),
+    [(18.2, "18 seconds"), (150, "2.5 minutes"), (8_000, "2.2 hours"), (864_000, "10.0 days")],
 )
 def test_times_are_honest(seconds, said):
-    assert format_duration(seconds) == said
+    assert duration(seconds) == said
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,7 @@ def cost_of(*words: str) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "words", [("-m", "isorl.experiments.grid.list"), ("report.py",)], ids=["list", "report"]
-)
+@pytest.mark.parametrize("words", [("-m", "isorl", "list", "grids"), ("report.py",)], ids=["list", "report"])
 def test_ten_thousand_cells(grid, words, record_property):
     seconds, mebibytes = cost_of(*words, str(grid))
     record_property("seconds", seconds)

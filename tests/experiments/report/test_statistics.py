@@ -85,6 +85,14 @@ def test_sign_flip_test_with_many_seeds_draws():
     assert found == pytest.approx(stats.ttest_1samp(gaps, 0).pvalue, abs=0.02)
 
 
+@pytest.mark.parametrize("seeds", [3, 14, 15, 20])
+def test_the_least_p_value_is_that_of_differences_of_one_sign(seeds):
+    found = ours.paired_p_value(np.arange(1.0, seeds + 1), np.random.default_rng(0))
+    assert found >= ours.least_p_value(seeds)
+    if seeds != 15:  # of so many random flips some may be the one that keeps all signs
+        assert found == pytest.approx(ours.least_p_value(seeds))
+
+
 def test_holm_by_hand():
     """0.01 x 3, 0.02 x 2, 0.04 x 1, each at least the one before."""
     assert ours.holm({"b": 0.02, "a": 0.01, "c": 0.03}) == pytest.approx({"b": 0.04, "a": 0.03, "c": 0.04})

@@ -11,7 +11,8 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from isorl.agents.options import agent_options
+from isorl.agents.options import agent_options, planned_updates
+from isorl.configs.schema import SwitchConfig
 from isorl.experiments.run import dry_run, experiment, keys
 from isorl.experiments.run.play import play
 from isorl.plasticity import isometry_lambda
@@ -186,7 +187,7 @@ def test_a_dry_run_says_who_is_told_of_switches_and_who_never_acts(configured, c
 def test_a_half_life_may_be_a_share_of_a_visit(configured):
     words = ("sequence=nine_rooms-short", "optimizer=adamo", "agent.learning_rate=1e-3", "run_dir=x")
     parts = experiment.build(configured(*words, "optimizer.iso_half_life=0.5"))
-    updates = agent_options(configured(*words)).planned_updates(parts.sequence.visits[0].agent_steps)
+    updates = agent_options(configured(*words)).planned_updates([40_000], SwitchConfig())
     assert parts.agent.policy.optimizer.half_life() == pytest.approx(updates / 2)
     message, warned = experiment.isometry_step(parts.agent.policy.optimizer, updates // 4)
     assert message.startswith(
@@ -194,6 +195,34 @@ def test_a_half_life_may_be_a_share_of_a_visit(configured):
     )
     assert message.endswith(f"(iso_lambda {isometry_lambda(updates / 2, 1e-3, 1.0, 4):.3g})")
     assert "cannot act" in warned[0]
+
+
+PLANNED = {
+    "ppo": ("agent=ppo", "agent.n_epochs=2"),
+    "dqn": ("agent=dqn", "agent.buffer_size=400", "agent.learning_starts=300", "agent.train_freq=3"),
+    "dqn that keeps its replay": (
+        "agent=dqn", "agent.buffer_size=400", "agent.learning_starts=900", "switch.replay=keep"
+    ),
+    "dqn that never learns": ("agent=dqn", "agent.buffer_size=400", "agent.learning_starts=800"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", PLANNED.values(), ids=PLANNED)
+def test_as_many_updates_are_made_as_were_planned(configured, words):
+    """Visits of 800 steps are no multiple of a rollout, and every one fills a cleared replay anew."""
+    steps = (
+        "sequence=nine_rooms-smoke",
+        "sequence.tasks.0.agent_steps=800",
+        "sequence.tasks.0.count=3",
+        "run_dir=x",
+    )
+    config = configured(
+        *steps, *words, "network=relu", "optimizer=adam", "method=[redo]", "diagnostics.every=0"
+    )
+    parts = experiment.build(config)
+    parts.agent.learn(parts.sequence.agent_steps)
+    assert parts.agent.methods.by_name["redo"]._updates == planned_updates(config, parts.sequence)
+    assert (words is PLANNED["dqn that never learns"]) == (planned_updates(config, parts.sequence) == 0)
 
 
 def test_a_family_gives_lambda_unless_a_half_life_is_given(configured):

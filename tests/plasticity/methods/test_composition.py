@@ -26,6 +26,8 @@ def together(*names):
         (("head_reset", "full_reset"), "both decide when the head is drawn anew"),
         (("plasticity_injection", "redo"), "relies on"),
         (("gram", "plasticity_injection"), "relies on"),
+        (("l2", "plasticity_injection"), "relies on"),
+        (("weight_clipping", "plasticity_injection"), "relies on"),
     ],
 )
 def test_what_cannot_combine_is_refused_with_both_names_and_the_reason(names, reason):

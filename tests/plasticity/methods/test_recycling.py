@@ -11,6 +11,7 @@ from isorl.plasticity.methods.recycling import Recycler
 from isorl.plasticity.methods.redo import ReDo
 from isorl.plasticity.methods.self_normalised_resets import SelfNormalisedResets
 from isorl.plasticity.methods.structure import hidden_layers
+from isorl.plasticity.networks.activations import CReLU
 from tests.plasticity.methods.conftest import Trained, cnn, mlp
 
 
@@ -140,6 +141,25 @@ def test_continual_backprop_keeps_the_function_where_the_replaced_unit_was_const
     torch.testing.assert_close(network(x), expected)
 
 
+def test_continual_backprop_hands_on_each_copy_of_a_unit_by_its_own_weight():
+    """Of CReLU's (relu(h), relu(-h)) a constant h = 1 gives (1, 0): only the first weight's share is handed on."""
+    network = nn.Sequential(nn.Sequential(nn.Linear(1, 2), CReLU()), nn.Linear(4, 1))
+    with torch.no_grad():
+        network[0][0].weight.copy_(torch.tensor([[0.0], [3.0]]))
+        network[0][0].bias.copy_(torch.tensor([1.0, 0.0]))
+        network[1].weight.copy_(torch.tensor([[0.1, 5.0, -7.0, 5.0]]))
+    method = ContinualBackprop(replacement_rate=0.0, maturity=0)
+    trained, x = Trained(method, q=network), torch.randn(8, 1)
+    for _ in range(3):
+        trained.methods.after_update(_batch(x))
+    expected = network(x)
+    method._utility[0][0] = 0.0
+    method._due[0] = 1.0
+    trained.methods.after_update(_batch(x))
+    assert method._age[0].tolist() == [0, 4]
+    torch.testing.assert_close(network(x), expected)
+
+
 def test_outgoing_magnitude_sums_over_all_readers():
     body = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     actor, critic = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -192,6 +212,29 @@ def test_a_unit_that_fired_often_is_replaced_sooner_than_one_that_fired_rarely()
         trained.methods.after_update(_batch(silent))
         gone += [i for i in range(2) if network[0][0].weight[i] != before[i]]
     assert gone[0] == 0
+
+
+@pytest.mark.parametrize("period", [2, 5, 20])
+def test_a_unit_that_is_silent_as_always_is_kept(period):
+    """It fires once in `period` updates: silences that long are what its own past says."""
+    network = mlp(1, 2, 1)
+    with torch.no_grad():
+        network[0][0].weight.copy_(torch.tensor([[1.0], [-1.0]]))  # unit 1 answers where unit 0 is silent
+        network[0][0].bias.fill_(0.0)
+    method = SelfNormalisedResets(threshold=0.01, prior=100, every=1)
+    trained = Trained(method, q=network)
+    for update in range(100 * period):
+        trained.methods.after_update(_batch(torch.full((1, 1), 1.0 if update % period == 0 else -1.0)))
+    fired, last_silence = 100, period - 1
+    assert (int(method._firings[0][0]), int(method._observed[0][0])) == (fired, 100 * period - last_silence)
+    assert network[0][0].weight[0] == 1.0
+    p = (fired + 1) / (100 * period - last_silence + 100)
+    silent = torch.full((1, 1), -1.0)
+    for _ in range(math.ceil(math.log(0.01) / math.log1p(-p)) - last_silence - 1):
+        trained.methods.after_update(_batch(silent))
+    assert network[0][0].weight[0] == 1.0
+    trained.methods.after_update(_batch(silent))
+    assert network[0][0].weight[0] != 1.0
 
 
 def test_tanh_units_are_never_silent():
