@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -171,7 +172,12 @@ class Continual(BaseAlgorithm):
         if self.switch.normalizer == "reset" and normalizer is not None:
             normalizer.obs_rms = RunningMeanStd(shape=normalizer.observation_space.shape)
             normalizer.ret_rms = RunningMeanStd(shape=())
-        self.methods.on_switch()
+        with self.drawing_as_if_alone():
+            self.methods.on_switch()
+
+    def drawing_as_if_alone(self) -> AbstractContextManager[None]:
+        """Lets methods of others, which may draw from the process's generators, draw from this run's inside."""
+        return self.rng.installed() if self.methods.may_draw else nullcontext()
 
     def progress_remaining(self, horizon: str) -> float:
         """Returns what is left, from 1 to 0, of the horizon: of the "run", or of the present "visit"."""

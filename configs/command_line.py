@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigNode, ConfigStore
@@ -291,6 +292,8 @@ def composed(words: list[str]) -> DictConfig:
         raise UserError(_explained(str(error.__cause__ or error), words)) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explained(str(error), words)) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"A YAML file cannot be read: {' '.join(str(error).split())}") from None
     except (
         AttributeError,
         TypeError,
@@ -322,6 +325,12 @@ def _explained(message: str, words: list[str]) -> str:
     if "remove + prefix: '" in message:
         without = message.split("remove + prefix: '")[1].partition("'\n")[0]
         return f"'+{without}' would add what is there already. Leave out the '+': {without}"
+    if message.startswith("Could not override '") and (group := message.split("'")[1]) in groups():
+        word = next((word for word in words if word.startswith(f"{group}=")), f"{group}=NAME")
+        return f"'{word}' is added to what a run is made of: write +{word}"
+    if message.startswith("Ambiguous value for argument"):
+        word = message.split("'")[1]
+        return f"'{word}' is several values, which make a grid: {command('train')} -m {word}"
     unknown = next(
         (line.split("full_key: ")[1] for line in message.splitlines() if "full_key: " in line), None
     )
@@ -329,10 +338,21 @@ def _explained(message: str, words: list[str]) -> str:
         return message.splitlines()[0]
     if unknown in played.KEYS:
         return f"'{unknown}' belongs to {played.KEYS[unknown]}; other sequences name their tasks themselves."
+    chosen = [word for word in words if word.split("=")[0] in groups()]
     with _hydra():
-        chosen = [word for word in words if word.split("=")[0] in groups()]
         known = _flat_keys(compose("config", overrides=[*_search_path(), *chosen]))
+        if owners := _owners(unknown):
+            return f"'{unknown}' belongs to {' and '.join(owners)}. Choose that, or leave the option out."
     return f"'{unknown}' is not an option. {_nearest_key(unknown, known)}"
+
+
+def _owners(unknown: str) -> list[str]:
+    """Returns the other choices of an agent or optimizer, as words, that have this option."""
+    group = unknown.partition(".")[0]
+    words = [f"{group}={name}" for name in groups()[group]] if group in ("agent", "optimizer") else []
+    return [
+        word for word in words if unknown in _flat_keys(compose("config", overrides=[*_search_path(), word]))
+    ]
 
 
 def _nearest_key(unknown: str, known: list[str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 SCRIPTS = ("train", "report")
@@ -20,7 +22,15 @@ def name(what: str) -> str:
     return sys.argv[0] if sys.argv[0].startswith("isorl ") else command(what).removeprefix("python ")
 
 
-def run_command(what: str, run_dir: object) -> str:
-    """Returns the command that does `what` (resume or play) with a run: `isorl resume RUN_DIR`, ..."""
+def run_command(what: str, run_dir: object, imports: Sequence[str] = ()) -> str:
+    """Returns the command that does `what` (resume or play) with a run: `isorl resume RUN_DIR`, ...
+
+    Args:
+        what: resume or play.
+        run_dir: of the run.
+        imports: what it was given to import; files must be named again.
+    """
     train = command("train")
-    return f"{train} {what}={run_dir}" if train.startswith("python") else f"isorl {what} {run_dir}"
+    again = f"{train} {what}={run_dir}" if train.startswith("python") else f"isorl {what} {run_dir}"
+    files = ",".join(entry for entry in imports if entry.endswith(".py"))
+    return f"{again} {shlex.quote(f'imports=[{files}]')}" if files else again

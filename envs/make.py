@@ -12,6 +12,7 @@ is numpy alone cannot hang or die in C code, and stays.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import pickle
 from collections.abc import Callable, Mapping
@@ -89,8 +90,21 @@ def make_vector_env(task: Task, n_envs: int, render: bool, failures: Failures | 
     except (gymnasium.error.Error, TypeError, ValueError, AssertionError, ImportError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].split(" was raised from")[0]
         raise UserError(
-            f"Task '{task.name}' ({task.env}) cannot be made: {reason}{_missing_extra(error)}"
+            f"Task '{task.name}' ({task.env}) cannot be made: {reason}{_missing_extra(error)}{_arguments(task, error)}"
         ) from None
+
+
+def _arguments(task: Task, error: Exception) -> str:
+    """Returns which arguments the environment takes, where it was given another one; else nothing."""
+    if not isinstance(error, TypeError) or "unexpected keyword argument" not in str(error):
+        return ""
+    entry: Any = gymnasium.spec(task.env).entry_point
+    try:
+        taken = inspect.signature(load_env_creator(entry) if isinstance(entry, str) else entry).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return ""
+    names = [name for name in taken if name not in ("render_mode", "args", "kwargs")]
+    return f". It takes {', '.join(names) or 'no arguments'}"
 
 
 def _make_alone(named: list[str], pickled_spec: bytes, task: Task, render: bool) -> TaskVectorEnv:

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from isorl.agents.options import AGENTS, OPTIMIZERS
-from isorl.configs import RunConfig, imports
+from isorl.configs import RunConfig, UserError, imports
 from isorl.configs.command_line import FOLDER, use_folders
 from isorl.envs.sequence import modules_of
 from isorl.experiments.run.folder import RunFolder
@@ -62,8 +62,25 @@ def about(group: str, name: str) -> str:
 
 
 def defaults(options: type) -> dict[str, Any]:
-    """Returns the defaults of a dataclass of options as plain values."""
+    """Returns the defaults of a dataclass of options as plain values.
+
+    Raises:
+        UserError: it is none, or an option has no default.
+    """
+    if not dataclasses.is_dataclass(options):
+        raise UserError(
+            f"{options.__name__} of '{options.__module__}' is registered, but is no dataclass, from whose fields its "
+            "options are read. Put @dataclass below the line that registers it."
+        )
+    if missing := [field.name for field in dataclasses.fields(options) if _has_no_default(field)]:
+        raise UserError(
+            f"{options.__name__} of '{options.__module__}' needs a default of {', '.join(missing)}."
+        )
     return _plain(dataclasses.asdict(options()))
+
+
+def _has_no_default(field: dataclasses.Field) -> bool:
+    return field.init and field.default is field.default_factory is dataclasses.MISSING
 
 
 def tunable(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def run(composed: DictConfig) -> Any:
         run_dir = composed.resume or composed.run_dir
         saved = "" if stopped.saved_at is None else f" Saved at agent step {stopped.saved_at:,}."
         begun = (Path(run_dir) / "config.yaml").is_file()
-        how = f" Continue with:\n  {run_command('resume', run_dir)}" if begun else ""
+        how = f" Continue with:\n  {run_command('resume', run_dir, composed.imports)}" if begun else ""
         print(wrapped(f"{stopped}{saved}{how}"), file=sys.stderr)
         sys.exit(stopped.exit_code)
 

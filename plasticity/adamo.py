@@ -125,10 +125,18 @@ class AdamO(Adam):
                 group["iso_lambda"] = isometry_lambda(
                     half_life, rate, group["iso_target"], group["iso_every"]
                 )
-            _check_group(group, self.isometric_weights(group))
+            matrices = self.isometric_weights(group)
+            _check_group(group, matrices)
         except ValueError:
             self.param_groups.pop()
             raise
+        if group["isometric"] and group["iso_lambda"] and any(W.element_size() < 4 for W in matrices):
+            warnings.warn(
+                f"AdamO: weights of {matrices[0].dtype} round most of the isometry step away; keep them in float32 and "
+                "compute in 16 bits by torch.autocast",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores a state; one saved by plain Adam keeps the isometry settings this optimizer has."""

@@ -116,9 +116,17 @@ def test_a_folder_from_a_stranger_runs_nothing_of_its_own(project, tmp_path, how
     assert not (run / "ran").exists()
 
 
+PLAIN = """from isorl.plasticity.methods import METHODS, Method
+
+@METHODS.register("plain")
+class Plain(Method):
+    def __init__(self, strength=1.0):
+        self.strength = strength
+"""
 MISTAKES = {
     "no such file": (["imports=[./coridor.py]"], "there is no file"),
     "no such module": (["imports=[coridor]"], "there is no module 'coridor'"),
+    "a method that is no dataclass": (["imports=[./plain.py]", "method=[plain]"], "is no dataclass"),
     "a module that raises": (["imports=[agents]"], "RuntimeError"),
     "another module's name": (["imports=[./json.py]"], "would take the name"),
     "unknown option": (
@@ -131,6 +139,7 @@ MISTAKES = {
         ["-m", "--config-dir=configs", "sequence=coridor_turns"],
         "'corridor_turns'?",
     ),
+    "tabs in a file": (["--config-dir", "configs", "sequence=tabs"], 'tabs.yaml", line 3, column 1'),
     "no such folder": (["--config-dir", "confgs", "seed=1"], "there is no folder 'confgs'"),
     "one name twice": (["--config-dir", "clash", "sequence=cartpole"], "Rename yours"),
 }
@@ -147,6 +156,8 @@ OFTEN = ("no such file", "unknown own sequence in a grid", "one name twice")
 )
 def test_mistakes_are_answered(project, words, expected):
     (project / "json.py").touch()
+    (project / "plain.py").write_text(PLAIN)
+    (project / "configs" / "sequence" / "tabs.yaml").write_text("name: tabs\ntasks:\n\t- env: CartPole-v1\n")
     (project / "clash" / "sequence").mkdir(parents=True, exist_ok=True)
     (project / "clash" / "sequence" / "cartpole.yaml").write_text("name: mine\n")
     answer = isorl(project, "train", *words)

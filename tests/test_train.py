@@ -64,8 +64,14 @@ REFUSED = {
     ),
     "unknown environment argument": (
         ["sequence.tasks=[{env: CartPole-v1, agent_steps: 9, kwargs: {x: 1}}]"],
-        "'x'",
+        "'x'. It takes sutton_barto_reward",
     ),
+    "several values of one run": (["seed=0,1"], "make a grid: python train.py -m seed=0,1"),
+    "an option of another optimizer": (
+        ["optimizer=adam", "optimizer.iso_lambda=0.1"],
+        "belongs to optimizer=adamo",
+    ),
+    "a benchmark without +": (["-m", "benchmark=demo"], "write +benchmark=demo"),
     "unknown switch option": (["switch.replay=cleer"], "Did you mean 'clear'?"),
     "dqn on continuous actions": (
         ["agent=dqn", "sequence.tasks=[{env: Pendulum-v1, agent_steps: 9}]"],

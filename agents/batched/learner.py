@@ -131,7 +131,8 @@ class BatchedLearner:
     def _or_left(self, agent: Any, otherwise: Any, function: Callable[..., Any], *given: Any) -> Any:
         """Returns what a run's method returns; where it raises, `otherwise`: that run ends, the others go on."""
         try:
-            return function(*given)
+            with agent.drawing_as_if_alone():
+                return function(*given)
         except Exception as error:
             self.errors.setdefault(id(agent), error)
             return otherwise

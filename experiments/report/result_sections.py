@@ -87,6 +87,26 @@ def _best(values: Sequence[float], better: str) -> float:
     return math.nan if not known else max(known) if better == "high" else min(known)
 
 
+def unsteady(study: Study) -> list[str]:
+    """Returns a sentence on the ratios that divide by a gain which is hardly there, if there are any."""
+    found = []
+    for sequence in study.sequences:
+        for arm in study.arms:
+            gains = study.fresh_gains(sequence, arm)
+            if len(gains) and (
+                gains.mean() <= 0 or (len(gains) > 1 and gains.mean() < 2 * gains.std(ddof=1))
+            ):
+                low, high = format_number(gains.min()), format_number(gains.max())
+                found.append(f"'{arm}' on '{sequence}' (by seed {low} to {high})")
+    if not found:
+        return []
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return [
+        "Ratios to fresh agents say little where these hardly beat random play: they divide by that gain. So it is for "
+        f"{', '.join(found[:5])}{more}. Rank by returns (--metric end_performance), or train for longer."
+    ]
+
+
 def comparison(study: Study) -> Section | None:
     """Compares every arm with the baseline, paired by seed, corrected for their number."""
     others = [arm for arm in study.arms if arm != study.reference_arm]

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from isorl.experiments.grid.cell import State
-from isorl.experiments.report.continual_metrics import METRICS, Scores, ratio_by_visit
+from isorl.experiments.report.continual_metrics import METRICS, Scores, last, ratio_by_visit
 from isorl.experiments.report.document import Cell
 from isorl.experiments.report.estimates import iqm_over_seeds
 from isorl.experiments.report.runs import Run, never_acted
@@ -123,6 +123,16 @@ class Study:
         if scores.fresh_online is None or scores.random is None:
             return np.full(run.visits, np.nan)
         return ratio_by_visit(scores.online, scores.fresh_online, scores.random)
+
+    def fresh_gains(self, sequence: str, arm: str) -> Array:
+        """Returns by seed what fresh agents gain over random play in the last third, by which the ratio divides."""
+        scores = [self.scores(run) for run in self.finished(sequence, arm)]
+        gains = [
+            np.mean(last(one.fresh_online - one.random))
+            for one in scores
+            if one.fresh_online is not None and one.random is not None
+        ]
+        return np.array([gain for gain in gains if np.isfinite(gain)])
 
     @cached_property
     def values(self) -> dict[str, dict[str, float]]:

@@ -44,7 +44,7 @@ def compose(study: Study, found: Found) -> Document:
     """Returns everything that the runs show, in the order in which it is read."""
     grid = found.grid
     parts = [
-        Section("Warnings", found.warnings),
+        Section("Warnings", [*found.warnings, *result_sections.unsteady(study)]),
         result_sections.results(study),
         result_sections.comparison(study),
         result_sections.trends(study),
@@ -184,7 +184,7 @@ def write_report(
     write_tensorboard.write(study, folder / "tensorboard")
     if paper:
         write_paper(study, found, folder / "paper")
-    for warning in found.warnings:
+    for warning in [*found.warnings, *result_sections.unsteady(study)]:
         say(f"{program.name('report')}: {warning}", style="yellow")
     return [folder / name for name in content]
 

@@ -26,6 +26,7 @@ from isorl.experiments.run.progress import ProgressBar
 from isorl.experiments.run.recording import Recorder
 from isorl.experiments.run.run_state import RunState
 from isorl.experiments.run.stopping import StopRequest
+from isorl.experiments.terminal import say
 from isorl.plasticity.diagnostics import DEFAULT_METRICS, diagnose, snapshot
 
 DRAWING_SHARE = 0.01
@@ -70,6 +71,7 @@ class RunCallback(BaseCallback):
         self.stop = StopRequest()
         self._started = self._began = time.monotonic()
         self._drawing_seconds = 0.0
+        self._has_saved = False
 
     def _on_training_start(self) -> None:
         self._note_engine()
@@ -132,6 +134,11 @@ class RunCallback(BaseCallback):
         """Writes a checkpoint."""
         self.checkpoints.take(self._gathered)
         self.checkpoints.write()
+        if not self._has_saved:
+            self._has_saved = True
+            for message in self._agent.methods.forgotten():
+                LOG.warning(message)
+                say(message, style="yellow")
 
     def _gathered(self) -> dict[str, Any]:
         """What a checkpoint holds besides the agent, whose numbers are sound."""

@@ -219,7 +219,8 @@ def _announce(config: RunConfig, parts: Parts) -> None:
     message, warned = isometry_step(parts.agent.policy.optimizer, updates)
     if message:
         LOG.info(message)
-        say(message)
+        if not warned:  # which says the same
+            say(message)
     for warning in warned:
         _warn(warning)
 
@@ -232,11 +233,9 @@ def isometry_step(optimizer: torch.optim.Optimizer, updates: int) -> tuple[str, 
         warnings.simplefilter("always")
         half_life = optimizer.half_life(planned_updates=updates)
     strengths = sorted({group["iso_lambda"] for group in optimizer.param_groups if group["isometric"]})
-    acts = "never" if math.isinf(half_life) else f"in {half_life:,.0f}"
+    acts = "never" if math.isinf(half_life) else f"in {half_life:,.0f} updates"
     given = ", ".join(f"{strength:.3g}" for strength in strengths) or "no isometric weight"
-    message = (
-        f"AdamO halves a deviation from isometry {acts} of {updates:,} planned updates (iso_lambda {given})"
-    )
+    message = f"AdamO halves a deviation from isometry {acts}; {updates:,} are planned (iso_lambda {given})"
     return message, [str(warning.message) for warning in caught]
 
 

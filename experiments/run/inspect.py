@@ -291,7 +291,7 @@ def main(words: list[str] | None = None) -> None:
         if given.out is not None:
             _saved(reports, given.out)
     except (UserError, RunStopped) as error:
-        say(f"inspect: {error}")
+        say(f"isorl inspect: {error}")
         sys.exit(error.exit_code if isinstance(error, RunStopped) else 2)
 
 

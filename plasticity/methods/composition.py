@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -39,6 +40,11 @@ class Methods:
                         f"Methods '{claimed[claim]}' and '{name}' cannot combine: the first changes {claim}, which the "
                         "second relies on. Leave one out."
                     )
+
+    @property
+    def may_draw(self) -> bool:
+        """Says whether one may draw from the process's random generators: those of this project never do."""
+        return any(not type(method).__module__.startswith("isorl.") for method in self)
 
     def __bool__(self) -> bool:
         return bool(self.by_name)
@@ -79,6 +85,24 @@ class Methods:
                 method.start(learner)
             except NoChainError as error:
                 raise ValueError(f"Method '{name}' {error}") from None
+        self._at_start = {name: _numbers(method) for name, method in self.by_name.items()}
+
+    def forgotten(self) -> list[str]:
+        """Returns a sentence for each method that counts or averages something which a resumed run would not know."""
+        found = []
+        for name, method in self.by_name.items():
+            if type(method).state_dict is not Method.state_dict:
+                continue  # it says for itself what it saves
+            before, now = self._at_start[name], _numbers(method)
+            changed = [
+                key for key in now if key not in method.saved and not _equal(before.get(key), now[key])
+            ]
+            if changed:
+                found.append(
+                    f"Method '{name}' changes {', '.join(sorted(changed))}, which its `saved` does not name: a resumed "
+                    "run begins with what `start` sets."
+                )
+        return found
 
     def idle(self, updates: int, switches: int) -> dict[str, str]:
         """Returns by name a sentence for each method that so many updates and task switches are too few for."""
@@ -135,3 +159,17 @@ class Methods:
             )
         for name, method in self.by_name.items():
             method.load_state_dict(state[name])
+
+
+def _numbers(method: Method) -> dict[str, Any]:
+    """What a method keeps as plain numbers and tensors, copied."""
+    kept = {key: value for key, value in vars(method).items() if isinstance(value, (int, float, Tensor))}
+    return {
+        key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in kept.items()
+    }
+
+
+def _equal(before: Any, now: Any) -> bool:
+    if isinstance(before, Tensor) and isinstance(now, Tensor):
+        return before.shape == now.shape and torch.equal(before, now)
+    return type(before) is type(now) and bool(before == now)

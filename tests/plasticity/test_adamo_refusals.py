@@ -1,6 +1,7 @@
 """What AdamO refuses: options and weights for which its step has no meaning."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -43,3 +44,15 @@ def test_empty_groups():
         AdamO([{"params": [], "isometric": True}])
     with pytest.raises(ValueError, match="empty parameter list"):
         AdamO([])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_too_coarse_for_the_isometry_step_are_warned_of(dtype):
+    network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype)
+    groups = parameter_groups(network, heads=["2"])
+    with pytest.warns(UserWarning, match=f"weights of {dtype} round most of the isometry step away"):
+        AdamO(groups)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AdamO(parameter_groups(network, heads=["2"]), iso_lambda=0)
+        AdamO(parameter_groups(network.double(), heads=["2"]))

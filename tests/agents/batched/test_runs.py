@@ -63,6 +63,7 @@ def _is_rare(agent, name):
 
 
 def build(agent, seed, env="isorl/Catch-v0", methods=(), switches=(64, 64), **kwargs):
+    own, methods = [m for m in methods if isinstance(m, type)], [m for m in methods if isinstance(m, str)]
     for name in methods:
         if METHODS[name].requires:
             pytest.importorskip(METHODS[name].requires)
@@ -78,6 +79,7 @@ def build(agent, seed, env="isorl/Catch-v0", methods=(), switches=(64, 64), **kw
         **kwargs,
     }
     given = {name: METHODS[name](**ACTS_SOON.get(name, {})) for name in methods}
+    given |= {cls.__name__: cls() for cls in own}
     env = SwitchingVecEnv(sequence, 2, seed)
     return agent("NetworkPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, methods=given, **chosen)
 

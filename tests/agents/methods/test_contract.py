@@ -73,6 +73,7 @@ def test_a_resumed_agent_goes_on_exactly(name, agent_name, body):
     agent.learn(32)
     switch(agent)
     updates(agent)
+    assert agent.methods.forgotten() == []
     resumed = with_method(agent_name, body, name, seed=4)
     load(resumed, save(agent))
     for one in (agent, resumed):

@@ -11,8 +11,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from isorl.agents.options import agent_options, planned_updates
-from isorl.configs.schema import SwitchConfig
+from isorl.agents.options import planned_updates
 from isorl.experiments.run import dry_run, experiment, keys
 from isorl.experiments.run.play import play
 from isorl.plasticity import isometry_lambda
@@ -186,12 +185,13 @@ def test_a_dry_run_says_who_is_told_of_switches_and_who_never_acts(configured, c
 
 def test_a_half_life_may_be_a_share_of_a_visit(configured):
     words = ("sequence=nine_rooms-short", "optimizer=adamo", "agent.learning_rate=1e-3", "run_dir=x")
-    parts = experiment.build(configured(*words, "optimizer.iso_half_life=0.5"))
-    updates = agent_options(configured(*words)).planned_updates([40_000], SwitchConfig())
+    config = configured(*words, "optimizer.iso_half_life=0.5")
+    parts = experiment.build(config)
+    updates = planned_updates(config, parts.sequence) / 5
     assert parts.agent.policy.optimizer.half_life() == pytest.approx(updates / 2)
-    message, warned = experiment.isometry_step(parts.agent.policy.optimizer, updates // 4)
+    message, warned = experiment.isometry_step(parts.agent.policy.optimizer, 1_000)
     assert message.startswith(
-        f"AdamO halves a deviation from isometry in {updates / 2:,.0f} of {updates // 4:,}"
+        f"AdamO halves a deviation from isometry in {updates / 2:,.0f} updates; 1,000 are"
     )
     assert message.endswith(f"(iso_lambda {isometry_lambda(updates / 2, 1e-3, 1.0, 4):.3g})")
     assert "cannot act" in warned[0]

@@ -117,3 +117,38 @@ def test_every_number_has_bounds(name, option):
     bad = BAD_OF[name, option] if (name, option) in BAD_OF else BAD[option]
     with pytest.raises(ValueError, match=rf"{name}\.{option} is {bad!r}; it must be"):
         METHODS[name](**{option: bad})
+
+
+@dataclasses.dataclass
+class Counts(Method):
+    """Counts updates and averages inputs."""
+
+    every: int = 2
+
+    def start(self, learner):
+        self.count, self.limit = 0, 3.0
+        self.average = torch.zeros(3)
+
+    def after_update(self, batch):
+        self.count += 1
+        self.average.lerp_(batch.inputs.mean(0), 0.1)
+
+
+class SavesAll(Counts):
+    saved = ("count", "average")
+
+
+class SavesByItself(Counts):
+    def state_dict(self):
+        return {"count": self.count}
+
+
+@pytest.mark.parametrize(("cls", "named"), [(Counts, "average, count"), (SavesAll, ""), (SavesByItself, "")])
+def test_what_a_resumed_run_would_not_know_is_named(cls, named):
+    trained = Trained(cls(), q=mlp(3, 4, 1))
+    assert trained.methods.forgotten() == []
+    x = torch.randn(8, 3)
+    trained.methods.after_update(Batch(lambda: x))
+    said = trained.methods.forgotten()
+    assert len(said) == bool(named)
+    assert all(f"changes {named}, which its `saved` does not name" in sentence for sentence in said)
