@@ -36,9 +36,9 @@ _PASSING = (
     nn.PixelShuffle,
     nn.PixelUnshuffle,
     nn.Upsample,
-    nn.AdaptiveAvgPool2d,
-    nn.AvgPool2d,
-    nn.MaxPool2d,
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
     Shift,
 )
 

@@ -421,3 +421,15 @@ def test_few_samples_are_all_looked_at():
     J = torch.func.vmap(torch.func.jacrev(network))(x)
     found = Probe(network, x).layer_jacobians["linear1"]
     torch.testing.assert_close(found.flip(1), torch.linalg.svdvals(J), atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["MaxPool", "AvgPool", "AdaptiveAvgPool"])
+def test_pooling_of_any_dimension_hands_on_what_comes_after_the_activation(dimensions, kind):
+    network = nn.Sequential(
+        getattr(nn, f"Conv{dimensions}d")(2, 4, 3), nn.ReLU(), getattr(nn, f"{kind}{dimensions}d")(2), nn.Flatten(),
+        nn.Linear(4 * 2**dimensions, 3)
+    )  # fmt: skip
+    recorded = Probe(network, torch.randn(5, 2, *[6] * dimensions)).record
+    assert [layer.is_understood for layer in recorded.layers] == [True, True]
+    assert recorded.layers[0].units().shape == (5 * 4**dimensions, 4)

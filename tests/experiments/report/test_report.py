@@ -437,3 +437,18 @@ def test_cells_of_several_commits_are_warned_of(tmp_path, commits):
     write_report([folder])
     text = (folder / "report.md").read_text()
     assert ("Cells were made by several commits" in text) == (len(set(commits)) > 1)
+
+
+def test_a_ratio_that_divides_by_next_to_nothing_is_warned_of(tmp_path, capsys):
+    grid = write_grid(tmp_path, {"keeps": 0.0}, sequences=2, seeds=3, visits=3)
+    for folder in tmp_path.glob("cells/sequence 0/fresh-*"):
+        content = json.loads((folder / "summary.json").read_text())
+        for row in content["returns"]:
+            row["mean"] = 0.001
+        (folder / "summary.json").write_text(json.dumps(content))
+    main([str(grid), "--out", str(tmp_path / "out")])
+    page, said = (tmp_path / "out" / "report.md").read_text(), " ".join(capsys.readouterr().err.split())
+    for text in (page, said):
+        assert "Ratios to fresh agents say little" in text
+        assert "'keeps' on 'sequence 0'" in text
+        assert "'sequence 1'" not in text.partition("say little")[2].partition("Rank by returns")[0]
