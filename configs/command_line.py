@@ -236,7 +236,11 @@ def _parsed(words: list[str]) -> list[Any]:
         reason = str(error).splitlines()[0]
         if "Exception" in reason:  # of Hydra's lexer, which says no more
             reason = "put values with special characters into quotes, KEY=\"'VALUE'\""
-        raise UserError(f"'{error.override}' cannot be read: {reason}") from None
+        word = str(error.override)
+        for opening, closing in ("[]", "{}", "()"):
+            if word.count(opening) > word.count(closing):
+                reason = f"a '{closing}' is missing"
+        raise UserError(f"'{word}' cannot be read: {reason}") from None
 
 
 def _check_option(override: Any) -> None:

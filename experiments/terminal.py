@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +27,16 @@ def console(stderr: bool = False, file: TextIO | None = None) -> Console:
 def say(message: str, style: str | None = None) -> None:
     """Prints `message` to standard error, wrapped."""
     console(stderr=True).print(wrapped(message), style=style, soft_wrap=True)
+
+
+def show_warnings_as_messages() -> None:
+    """Lets Python's warnings from now on be messages like others, instead of a file's name and a line of its code."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        logging.getLogger("isorl").warning(message)
+        say(f"Warning: {message}", style="yellow")
+
+    warnings.showwarning = show  # type: ignore[assignment]
 
 
 def wrapped(message: str) -> str:

@@ -23,7 +23,7 @@ from isorl.configs.command_line import (
 from isorl.configs.errors import Interrupted, RunStopped, UserError
 from isorl.configs.program import name, run_command
 from isorl.experiments.grid.sweeper import register
-from isorl.experiments.terminal import closed_pipe_is_no_error, wrapped
+from isorl.experiments.terminal import closed_pipe_is_no_error, show_warnings_as_messages, wrapped
 
 register_resolvers()
 
@@ -111,6 +111,7 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.argv[1:] = check_overrides(arguments)
     except UserError as error:
         _refuse(error)
+    show_warnings_as_messages()
     register()  # last: composing a configuration makes Hydra forget what was registered
     with closed_pipe_is_no_error():
         hydra.main(version_base=None, config_path="pkg://isorl.configs", config_name="config")(run)()

@@ -35,7 +35,7 @@ REFUSED = {
     "added unknown key": (["+agent.n_step=4"], "Did you mean 'n_steps'?"),
     "added unknown nested key": (["+switch.replai=keep"], "Did you mean 'replay'?"),
     "word without =": (["seed"], "not KEY=VALUE"),
-    "malformed": (["seed=[1"], "cannot be read"),
+    "malformed": (["seed=[1"], "cannot be read: a ']' is missing"),
     "wrong type": (["seed=abc"], "'seed'"),
     "wrong agent type": (["agent.n_steps=many"], "'agent.n_steps'"),
     "negative steps": (["agent.n_steps=-4"], "'agent.n_steps' is -4"),
@@ -184,3 +184,14 @@ def test_sweep_runs_every_combination(tmp_path):
     assert answer.returncode == 0, answer.stderr
     assert (tmp_path / "seed-0" / "summary.json").exists()
     assert (tmp_path / "seed-1" / "summary.json").exists()
+
+
+def test_a_warning_of_a_library_is_a_message(tmp_path):
+    answer = train(
+        "sequence=cartpole-smoke", "agent.n_steps=100", "evaluation.episodes=0", f"run_dir={tmp_path / 'run'}"
+    )
+    assert answer.returncode == 0
+    assert "Warning: You have specified a mini-batch size of 256" in " ".join(answer.stderr.split())
+    assert "warnings.warn" not in answer.stderr
+    assert ".py:" not in answer.stderr
+    assert all(len(line) <= 80 for line in answer.stderr.splitlines())
