@@ -33,10 +33,11 @@ def show_warnings_as_messages() -> None:
     """Lets Python's warnings from now on be messages like others, instead of a file's name and a line of its code."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        logging.getLogger("isorl").warning(message)
+        if (log := logging.getLogger("isorl")).handlers:  # a run has begun
+            log.warning(message)
         say(f"Warning: {message}", style="yellow")
 
-    warnings.showwarning = show  # type: ignore[assignment]
+    warnings.showwarning = show
 
 
 def wrapped(message: str) -> str:
