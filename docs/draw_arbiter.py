@@ -10,6 +10,7 @@ docs/results/arbiter, and results.png; of all of them verdict.md, results.png an
 from __future__ import annotations
 
 import csv
+import math
 import re
 import sys
 from collections import Counter, defaultdict
@@ -107,8 +108,11 @@ def read(folder: Path) -> Stream:
         if row["kind"] == "fresh":
             fresh[row["arm"]][int(row["seed"])] = float(row[RETURN])
     scores = {arm: float(row.score) for arm, row in chosen.items() if arm in boundary}
-    held = re.findall(r"\(([^()]*)\) once the other is held fixed", (folder / "report.md").read_text())
-    rank, conditioning = (Estimate(*map(float, re.findall(r"-?[\d.]+", numbers))) for numbers in held)
+    held = re.findall(
+        r"(could not be measured|\([^()]*\)) once the other is held fixed", (folder / "report.md").read_text()
+    )
+    numbers = [re.findall(r"-?[\d.]+", found) or 3 * ["nan"] for found in held]
+    rank, conditioning = (Estimate(*map(float, found)) for found in numbers)
     return Stream(name, values, scores, boundary, fresh, rank, conditioning)
 
 
@@ -174,7 +178,7 @@ def judged(stream: Stream) -> dict[str, tuple[str, str]]:
     told = compared(stream, best, informed)
     activation = compared(stream, "AEI", "Adam + MaxMin")
     first = {arm: difference(stream.values[FIRST], arm, "Adam") for arm in ("AdamO", "AEI")}
-    foretold = [not found.low <= 0 <= found.high for found in (stream.rank, stream.conditioning)]
+    foretold = [found.low > 0 or found.high < 0 for found in (stream.rank, stream.conditioning)]
     return {
         KEEPS: (
             FOR if kept.high >= 1 else AGAINST if kept.high < 0.9 else UNDECIDED,
@@ -199,7 +203,9 @@ def judged(stream: Stream) -> dict[str, tuple[str, str]]:
         ),
         RANK: (
             {(True, False): FOR, (False, True): AGAINST}.get((foretold[0], foretold[1]), UNDECIDED),
-            f"effective rank {said(stream.rank)}, NTK condition {said(stream.conditioning)}, the other held fixed",
+            "the kernel's condition number stands at its cap: nothing can be held against it"
+            if math.isnan(stream.conditioning.value)
+            else f"effective rank {said(stream.rank)}, NTK condition {said(stream.conditioning)}, the other held fixed",
         ),
     }
 

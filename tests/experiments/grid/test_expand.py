@@ -140,7 +140,7 @@ class TestTuning:
         requests = first_round(suite)
         arms = [request.arm.partition(" | ")[0] for request in requests]
         assert {arm: arms.count(arm) for arm in suite.arms} == {arm: 4 * 2 for arm in suite.arms}
-        assert {request.seed for request in requests} == {7, 8}
+        assert {request.overrides[-1] for request in requests} == {"seed=7", "seed=8"}
         assert [request.overrides for request in first_round(suite)] == [
             request.overrides for request in requests
         ]
@@ -149,7 +149,8 @@ class TestTuning:
         suite = self.of(replace(suite, sequences={**suite.sequences, "rain": ["sequence=rain_permuted"]}))
         trial = tuning.Trial("rain", "AEI", ("agent.gamma=0.9",), (7, 8))
         requests = tuning.requests(suite, trial, ["device=cpu"])
-        assert [(request.sequence, request.seed) for request in requests] == [("rain", 7), ("rain", 8)]
+        made = [(request.sequence, request.overrides[-1]) for request in requests]
+        assert made == [("rain", "seed=7"), ("rain", "seed=8")]
         assert {request.arm for request in requests} == {"AEI | agent.gamma=0.9"}
 
     def test_reported_seeds_cannot_be_tuning_seeds(self, suite):
