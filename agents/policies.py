@@ -321,12 +321,18 @@ def _without_optimizer(policy: Any) -> Iterator[None]:
 def _make_optimizer(
     policy: BasePolicy, trained: nn.Module, heads: tuple[str, ...], lr_schedule: Schedule
 ) -> torch.optim.Optimizer:
-    """SB3 hands its optimizer a flat list; one that treats hidden weights apart (`by_role`) gets groups."""
+    """SB3 hands its optimizer a flat list; one that treats hidden weights apart (`by_role`) gets groups.
+
+    AdamO gets the eps that stable-baselines3 gives plain Adam: with strength 0 they are the same.
+    """
+    options = dict(policy.optimizer_kwargs)
+    if issubclass(policy.optimizer_class, AdamO):
+        options.setdefault("eps", policy.ADAM_EPS)
     if issubclass(policy.optimizer_class, AdamO) or getattr(policy.optimizer_class, "by_role", False):
         parameters: Any = parameter_groups(trained, heads=heads)
     else:
         parameters = trained.parameters()
-    return policy.optimizer_class(parameters, lr=lr_schedule(1), **policy.optimizer_kwargs)  # type: ignore[call-arg]
+    return policy.optimizer_class(parameters, lr=lr_schedule(1), **options)  # type: ignore[call-arg]
 
 
 def _with_network(parameters: dict[str, Any], network: NetworkSpec) -> dict[str, Any]:

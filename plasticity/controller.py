@@ -151,7 +151,9 @@ class AdaptiveStrength:
 
 def isometric_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
     """Returns the parameter groups that an isometry step acts on; none but for AdamO."""
-    return [group for group in optimizer.param_groups if group.get("isometric")]
+    return [
+        g for g in optimizer.param_groups if g.get("isometric") and "iso_lambda" in g
+    ]  # Muon marks its own, too
 
 
 def strength_of(penalty: Optimizer | Penalty) -> float:

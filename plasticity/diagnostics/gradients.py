@@ -69,7 +69,7 @@ def small_gradient_units(probe: Probe) -> Values:
 def gradient_scores(G: Tensor) -> Tensor:
     """Returns E|G_i| / mean_j E|G_j| (O,) of the rows of G (O, I); 0 where all is 0."""
     magnitude = G.abs().mean(1)
-    return magnitude / (magnitude.mean() + 1e-8)
+    return magnitude / magnitude.mean().clamp(min=torch.finfo(magnitude.dtype).tiny)
 
 
 def _gradients(probe: Probe) -> dict[str, Tensor]:

@@ -91,7 +91,7 @@ def eigenvalues(network: nn.Module, batch: Tensor, which: str, count: int) -> Te
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     with undisturbed(network, batch.device, grad=True), differentiable(network):
-        parameters = [p for p in network.parameters() if p.is_floating_point()]
+        parameters = [p for p in network.parameters() if p.requires_grad]
         size = sum(p.numel() for p in parameters)
         if size > MAX_PARAMETERS:
             raise NotMeasurableError(

@@ -40,8 +40,9 @@ ELEMENTS_AT_ONCE = 2**27
 def empirical_ntk(network: nn.Module, x: Tensor) -> Tensor:
     """Returns K (N C, N C) of `network` at the N samples `x` (N, ...), rows ordered by sample, then output.
 
-    Over all parameters. Those of plain linear, convolution and norm layers go layer by layer; all others, such
-    as recurrent cells, attention, parametrized and shared weights, by one backward pass per sample and output.
+    Over the parameters that learn, or all where the whole network is frozen. Those of plain linear, convolution and
+    norm layers go layer by layer; all others, such as recurrent cells, attention, parametrized and shared weights, by
+    one backward pass per sample and output.
 
     Raises:
         NotMeasurableError: the outputs of a sample depend on the others.
@@ -58,8 +59,9 @@ def leaf(x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def differentiable(network: nn.Module) -> Iterator[None]:
-    """Lets every parameter take part in the graphs that are made inside, the frozen ones too."""
-    frozen = [p for p in network.parameters() if not p.requires_grad and p.is_floating_point()]
+    """Lets the parameters that learn take part in the graphs that are made inside; all, where the whole is frozen."""
+    parameters = [p for p in network.parameters() if p.is_floating_point()]
+    frozen = [] if any(p.requires_grad for p in parameters) else parameters
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
@@ -72,7 +74,7 @@ def differentiable(network: nn.Module) -> Iterator[None]:
 def backward_signals(recorded: ActivationRecord) -> dict[int, Tensor]:
     """Returns d f_c / d Z of every call of every layer and norm, (C, N, ...), by the id of Z."""
     f = outputs(recorded)
-    Z = [z for part in (*recorded.layers, *recorded.norms) for z in part.outputs]
+    Z = [z for part in (*recorded.layers, *recorded.norms) for z in part.outputs if z.requires_grad]
     if not Z:
         return {}
     passes = [
@@ -88,14 +90,14 @@ def outputs(recorded: ActivationRecord) -> Tensor:
 
 
 def kernel(network: nn.Module, recorded: ActivationRecord, signals: dict[int, Tensor]) -> Tensor:
-    """Returns K (N C, N C) over all parameters of `network`, from its record at N samples.
+    """Returns K (N C, N C) over the parameters of `network` that require a gradient, from its record at N samples.
 
     Raises:
         NotMeasurableError: see `empirical_ntk`.
     """
     if any(p.is_complex() for p in network.parameters()):
         raise NotMeasurableError("the network has complex parameters")
-    parameters = {id(p): p for p in network.parameters() if p.is_floating_point() and p.numel()}
+    parameters = {id(p): p for p in network.parameters() if p.requires_grad and p.numel()}
     with torch.no_grad():
         K, covered = _layerwise(network, recorded, signals)
     if not parameters or not torch.isfinite(K).all():
@@ -143,8 +145,9 @@ def _layerwise(
     ):
         for part in parts:
             own = [id(p) for p in part.module.parameters()]
+            learns = bool(own) and all(p.requires_grad for p in part.module.parameters())
             by_sample = all(len(x) == len(f) for x in part.inputs)
-            if has_rule(part.module) and by_sample and all(holders[key] == 1 for key in own):
+            if learns and has_rule(part.module) and by_sample and all(holders[key] == 1 for key in own):
                 K += part_of(part, signals)
                 covered |= set(own)
     return K, covered

@@ -455,11 +455,15 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _the_same(read: list[Tensor | None]) -> Tensor | None:
-    """What several modules read, if it is the same."""
-    first, *others = read or [None]
-    if first is None or any(x is None or x.shape != first.shape or not torch.equal(x, first) for x in others):
+    """What several modules read, if it is the same, or the tensor of which each reads a part."""
+    if not read or any(x is None for x in read):
         return None
-    return first
+    first, *others = (x for x in read if x is not None)
+    if all(x is first or (x.shape == first.shape and torch.equal(x, first)) for x in others):
+        return first
+    whole = first._base
+    parts_of_one = whole is not None and len(whole) == len(first) and all(x._base is whole for x in others)
+    return whole if parts_of_one else None
 
 
 def _parts(network: nn.Module) -> dict[str, nn.Module]:

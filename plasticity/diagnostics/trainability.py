@@ -24,7 +24,9 @@ def fit_random_targets(
     outputs, so that a head that has grown large is no handicap.
     """
     with undisturbed(network, batch.device, grad=True):
-        clone = copy.deepcopy(network).requires_grad_()
+        clone = copy.deepcopy(network)
+        if not any(parameter.requires_grad for parameter in clone.parameters()):
+            clone.requires_grad_()  # of a network that is only looked at; else what is frozen stays so
         start = clone(batch).detach()
         noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
         target = start + noise.to(start)

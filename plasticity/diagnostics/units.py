@@ -60,8 +60,17 @@ def _where_finite(x: Tensor, test: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.where(torch.isfinite(x), test(x).to(x.dtype), torch.nan)
 
 
+def _by_unit(h: Tensor, copies: int) -> Tensor:
+    """Outputs (S, c U) of units that give out c each (CReLU) as (S c, U): silent is a unit whose outputs all are."""
+    return h.reshape(len(h) * copies, -1)
+
+
 def _pooled_over_units(probe: Probe, dormant: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    units = {layer.name: dormant(layer.units().float()) for layer in probe.record.understood() if layer.after}
+    units = {
+        layer.name: dormant(_by_unit(layer.units().float(), getattr(layer.activation, "copies", 1)))
+        for layer in probe.record.understood()
+        if layer.after
+    }
     if not units:
         return {}
     return {

@@ -15,13 +15,19 @@ from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
 from isorl.plasticity.methods.structure import CHAIN
 
+EPS = 1e-8
+LONG = 2**20
+"""Terms after which nothing is left to correct."""
+
 
 @METHODS.register("c_chain")
 @dataclass
 class CChain(Method):
     """loss + beta * mean (f_theta(x) - f_before(x))^2, x another batch, f_before the network one update ago.
 
-        beta = strength * E|loss| / E churn, so that the term is always this share of the task's loss
+        beta = strength * E|loss| / E churn, so that the term is about this share of the task's loss
+
+    (1e-8 is added to E churn, as in the authors' code: below it, at tiny learning rates, the term fades.)
 
     What the last update did to outputs for samples that it did not learn from, the churn, is held back. f is the actor
     (its logits, or means of actions), Q-network or classifier; a critic is left free, as in the authors' code.
@@ -42,7 +48,7 @@ class CChain(Method):
     decay: float = 0.999
 
     relies_on: ClassVar[frozenset[str]] = frozenset({CHAIN})
-    saved: ClassVar[tuple[str, ...]] = ("_inputs", "_task_loss", "_churn")
+    saved: ClassVar[tuple[str, ...]] = ("_inputs", "_task_loss", "_churn", "_terms")
 
     def __post_init__(self) -> None:
         check(
@@ -57,6 +63,7 @@ class CChain(Method):
         self._before = copy.deepcopy(self._networks).requires_grad_(False)
         self._inputs: list[Tensor] = []  # of the last two minibatches, the older first
         self._task_loss = self._churn = torch.zeros(())
+        self._terms = 0
 
     def first_effect(self) -> FirstEffect:
         """Returns the third update, the first that has an older minibatch than the last."""
@@ -74,8 +81,9 @@ class CChain(Method):
         churn = torch.stack([(now(x) - before(x)).square().mean() for now, before in pairs]).sum()
         self._task_loss = self._follow(self._task_loss, task_loss.abs())
         self._churn = self._follow(self._churn, churn.detach())
-        beta = self.strength * self._task_loss / (self._churn + 1e-8)  # both means lack the same correction
-        return beta * churn
+        self._terms += 1
+        bias = 1 - self.decay**self._terms  # of means that began at 0
+        return self.strength * (self._task_loss / bias) / (self._churn / bias + EPS) * churn
 
     def _follow(self, mean: Tensor, value: Tensor) -> Tensor:
         return torch.lerp(value, mean.to(value), self.decay)
@@ -86,5 +94,5 @@ class CChain(Method):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
-        super().load_state_dict(state)
+        super().load_state_dict({"_terms": LONG, **state})  # earlier versions had none, and corrected no bias
         self._before.load_state_dict(state["before"])

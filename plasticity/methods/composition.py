@@ -56,8 +56,8 @@ class Methods:
         return ", then ".join(map(str, self.by_name.values())) or "none"
 
     def network(self, spec: NetworkSpec) -> NetworkSpec:
-        """Returns `spec` as every method in turn wants it."""
-        for method in self:
+        """Returns `spec` as every method in turn wants it; those that claim nothing, and only read it, come last."""
+        for method in sorted(self, key=lambda method: not method.claims):
             spec = method.network(spec)
         return spec
 

@@ -27,6 +27,9 @@ class ContinualBackprop(RecyclingMethod):
     A replaced unit hands its mean output to the biases of its readers, b_k += w_ki f_i / (1 - decay^age_i); where it
     has several (CReLU), each by its own weight.
 
+    Confound: the authors' Adam counts steps per weight and begins anew with a replaced one; here the count is the
+    tensor's, so that new weights take steps of up to 6.6 learning rates at first; see `surgery.edit`.
+
     Attributes:
         replacement_rate: share of the mature units replaced per update, in [0, 1]. 1e-4, released RL configuration.
         maturity: updates before a unit can be replaced. 10,000, released RL configuration.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from isorl.plasticity.diagnostics.record import undisturbed
 from isorl.plasticity.methods.base import FirstEffect, Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS
@@ -85,7 +86,11 @@ class EWC(Method):
         if not self._recent:
             return
         inputs = torch.cat(self._recent)[-self.samples :]
-        for name, information in fisher_diagonal(self._network, inputs, self._allowed).items():
+        with undisturbed(
+            self._network, inputs.device, grad=True
+        ):  # a power iteration goes on in training mode
+            found = fisher_diagonal(self._network, inputs, self._allowed)
+        for name, information in found.items():
             self._fisher[name] = self.decay * self._fisher.get(name, torch.zeros(())) + information
         self._anchor = {name: theta.detach().clone() for name, theta in self._network.named_parameters()}
         self._recent = []

@@ -49,7 +49,7 @@ class FeatureRank(Method):
         self._bodies = [body(network) for network in learner.networks.values()]
         tops = [head(network) for network in learner.networks.values()]
         with learner.seeded():
-            made = [nn.Linear(top.in_features, self.heads).to(top.weight.device) for top in tops]
+            made = [nn.Linear(top.in_features, self.heads).to(top.weight) for top in tops]
         self._heads = nn.ModuleList(made)
         pairs = [nn.Sequential(*pair) for pair in zip(self._bodies, made, strict=True)]
         self._initial = copy.deepcopy(nn.ModuleList(pairs)).requires_grad_(False)

@@ -23,7 +23,8 @@ class PlasticityInjection(Method):
     """Once, f(x) = t(phi(x)) becomes t(phi(x)) + t'(phi(x)) - t''(phi(x)), with t' fresh and t'' = t' at that moment.
 
     t, the last hidden layer and the head, and t'' are frozen from then on; t' and the body phi learn. The
-    function is the same at the moment of the act. All three exist from the start, t' and t'' idle, so that the
+    function is the same at the moment of the act. Features of the last layer are those of all three, beside each other,
+    from then on. All three exist from the start, t' and t'' idle, so that the
     optimizer and every checkpoint know the same parameters before and after.
 
     Attributes:
@@ -67,7 +68,8 @@ class PlasticityInjection(Method):
         _branch(learner.root, list(learner.targets.values()))
         self._names = [[names[id(p)] for p in triple.old.parameters()] for triple in self._triples]
         for triple in self._triples:
-            add_parameters(learner.optimizer, triple.new.parameters(), like=next(triple.old.parameters()))
+            for new, old in zip(triple.new.parameters(), triple.old.parameters(), strict=True):
+                add_parameters(learner.optimizer, [new], like=old)
 
     def first_effect(self) -> FirstEffect:
         """Returns the moment of the injection."""

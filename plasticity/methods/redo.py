@@ -22,6 +22,9 @@ class ReDo(RecyclingMethod):
     Scores come from the minibatch of the update. The target network follows at its own pace: the function of a
     unit whose output is zero does not change.
 
+    Confound: Adam's step count stays, as in Dopamine (timoklein/redo sets it to 0), so that recycled weights take steps
+    of up to 6.6 learning rates at first; see `surgery.edit`.
+
     Attributes:
         tau: at least 0; 0 recycles exactly dormant units alone. 0.025 in timoklein/redo, 0.1 in the paper's
             larger setting.

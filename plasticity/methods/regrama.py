@@ -28,6 +28,8 @@ class ReGraMa(RecyclingMethod):
     well. Confound: a unit with zero outgoing weights has no gradient, so that what was just recycled scores lowest
     until its readers have taken it up; N must be long enough for that.
 
+    Confound, too: Adam's step count stays, and with it large first steps of recycled weights; see `surgery.edit`.
+
     Attributes:
         tau: at least 0. 0.01 in that code.
         every: N, at least 1. 1000 in that code.

@@ -26,6 +26,8 @@ class SelfNormalisedResets(RecyclingMethod):
     estimates from a histogram per unit, anew every few tasks; here they are taken as geometric, so that a
     count per unit is all that must be kept. A unit that never quite falls silent (tanh) is never replaced.
 
+    Confound: Adam's step count stays, and with it large first steps of replaced weights; see `surgery.edit`.
+
     Attributes:
         threshold: in (0, 1), one minus the paper's percentile. 0.01, ours: the paper's code leaves it open.
         prior: updates counted as if they had held one firing, at least 2. 100, ours: a unit that never fired

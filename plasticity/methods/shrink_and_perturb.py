@@ -60,6 +60,6 @@ class ShrinkAndPerturb(PeriodicMethod):
                 noise = torch.randn(theta.shape, generator=self.learner.generator)
                 theta.add_(noise.to(theta.device), alpha=self.noise * scale)
         if (
-            not self.every
+            self.every != 1
         ):  # the soft form moves less than a step: the target goes on following at its own pace
             self.learner.sync_targets()

@@ -59,7 +59,7 @@ class SpectralRegularisation(Method):
         self._scales = [m.weight for m in modules if isinstance(m, NORMS)]
         drawn = [torch.randn(len(weight), generator=learner.generator) for weight in self._weights]
         self._left = [
-            F.normalize(u, dim=0).to(weight.device) for u, weight in zip(drawn, self._weights, strict=True)
+            F.normalize(u, dim=0).to(weight) for u, weight in zip(drawn, self._weights, strict=True)
         ]
 
     def loss(self, batch: Batch) -> Tensor:

@@ -11,6 +11,9 @@ from torch.optim import Optimizer
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "utility")
 """Per-weight averages of what gradients say, in the weight's shape, as optimizers name them."""
 
+REFERENCES = ("trac_reference",)
+"""Weights from which an optimizer measures its path: that of an edited weight begins where the edit leaves it."""
+
 
 def forget(optimizer: Optimizer, parameter: nn.Parameter) -> None:
     """Drops everything the optimizer remembers about `parameter`, its step count too."""
@@ -19,15 +22,20 @@ def forget(optimizer: Optimizer, parameter: nn.Parameter) -> None:
 
 @torch.no_grad()
 def edit(optimizer: Optimizer, parameter: Tensor, write: Callable[[Tensor, bool], object]) -> None:
-    """Applies `write(tensor, is_weight)` in place to a parameter and to each of its moments.
+    """Applies `write(tensor, is_weight)` in place to a parameter, to each of its moments and to its references.
 
-    The step count stays: it belongs to the whole tensor, as in the reference implementation of ReDo.
+    The step count stays: it belongs to the whole tensor, as in the reference implementation of ReDo. So Adam corrects
+    no bias of the moments that begin anew, and edited weights take large steps at first: under a constant gradient
+    3.2 times the learning rate, 6.6 at the 12th update, which an old weight's is once.
     """
     write(parameter.data, True)
     state = optimizer.state.get(parameter, {})
     for name in MOMENTS:
         if name in state:
             write(state[name].view(parameter.shape), False)
+    for name in REFERENCES:
+        if name in state:
+            write(state[name], True)
 
 
 def add_parameters(optimizer: Optimizer, parameters: Iterable[nn.Parameter], like: Tensor) -> None:

@@ -64,18 +64,18 @@ class TracAdam(Adam):
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         before = [p.clone() for p in params]
         unhooked(Adam.step)(self)
+        is_new = not any("trac_reference" in self.state[p] for p in params)  # or reset as a whole
         for p, old in zip(params, before, strict=True):
             if "trac_reference" not in self.state[p]:  # at the first update, and after a reset of p
                 self.state[p]["trac_reference"] = old.clone()
         references = [self.state[p]["trac_reference"] for p in params]
 
         tuner = self.param_groups[0]
-        for name in (
-            "trac_s",
-            "trac_v",
-            "trac_sigma",
-        ):  # stable-baselines3 moves a policy after its optimizer is made
+        for name in ("trac_s", "trac_v", "trac_sigma"):
+            # stable-baselines3 moves a policy after its optimizer is made
             tuner[name] = tuner[name].to(params[0].device)
+            if is_new:
+                tuner[name].fill_(1e-8 if name == "trac_sigma" else 0)
         S = tuner["trac_s"].sum()
         deltas = [(old - ref) / (S + EPS).to(old) for old, ref in zip(before, references, strict=True)]
         h = torch.stack([torch.sum(d * p.grad) for d, p in zip(deltas, params, strict=True)]).sum()

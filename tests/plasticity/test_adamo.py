@@ -373,6 +373,7 @@ def test_schedulers_work():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.91)
 
 
+@pytest.mark.filterwarnings("ignore:AdamO. weights of torch.*float16")  # so strong a step they follow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_precisions(dtype):
     W = nn.Parameter(torch.eye(4, dtype=dtype) * 1.5)

@@ -95,8 +95,28 @@ def test_norms_with_and_without_affine_parameters():
     torch.testing.assert_close(K, by_autograd(network.eval(), x))
 
 
-def test_frozen_parameters_are_part_of_the_kernel():
-    network = build_mlp(3, NetworkSpec((4, 2)))
-    K = empirical_ntk(network, torch.randn(2, 3))
+@pytest.mark.parametrize("frozen", ["0.0", "2.0", "all but a bias"])
+def test_frozen_parameters_are_no_part_of_the_kernel(frozen):
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.LayerNorm(4), nn.Linear(4, 2)).double()
     network.requires_grad_(False)
-    assert empirical_ntk(network, torch.randn(2, 3)).shape == K.shape
+    learn = [network[3].bias] if frozen == "all but a bias" else [
+        p for name, p in network.named_parameters() if not name.startswith(frozen[0])
+    ]  # fmt: skip
+    for parameter in learn:
+        parameter.requires_grad_(True)
+    x = torch.randn(3, 3, dtype=torch.double)
+    f = network(x).flatten()
+    rows = [
+        torch.autograd.grad(value, learn, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for value in f
+    ]
+    J = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    torch.testing.assert_close(empirical_ntk(network, x), J @ J.T)
+    assert [p.requires_grad for p in network.parameters()].count(True) == len(learn)
+
+
+def test_of_a_network_that_is_frozen_as_a_whole_the_kernel_is_over_everything():
+    network, x = build_mlp(3, NetworkSpec((4, 2))), torch.randn(2, 3)
+    K = empirical_ntk(network, x)
+    network.requires_grad_(False)
+    assert torch.equal(empirical_ntk(network, x), K)
