@@ -415,7 +415,7 @@ def test_refusals(tmp_path, capsys, monkeypatch, kind):
         main([str(path), *env, *REFUSED[kind]])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("inspect:")
+    assert said.startswith("isorl inspect:")
     assert "Traceback" not in said
     assert all(len(line) <= 80 for line in said.splitlines() if str(tmp_path) not in line)
     assert not (tmp_path / "executed").exists()
