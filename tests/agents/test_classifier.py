@@ -37,7 +37,9 @@ def plain_loop(classifier, env, batches, fused):
     return torch.stack(answers)
 
 
-@pytest.mark.parametrize(("exact", "option"), list(itertools.product([True, False], ["null", "false", "true"])))
+@pytest.mark.parametrize(
+    ("exact", "option"), list(itertools.product([True, False], ["null", "false", "true"]))
+)
 def test_it_is_a_plain_loop(parts, exact, option):
     """Bit for bit where it is exact, else within rounding; torch's fused kernel is for fast ones, or on demand."""
     fused = {"null": not exact, "false": False, "true": True}[option]
