@@ -249,13 +249,10 @@ class _Recorder:
         self.called: dict[int, Tensor | None] = {}
         # by a tensor that comes from the input: the keys of `called` that it is computed from, with none in between
         self.sources: dict[int, frozenset[int]] = {}
-        self.weights = {
-            key: frozenset([key]) for key in self.matrices
-        }  # by a tensor computed from these alone
+        # by a tensor that is computed from weights alone: which
+        self.weights = {key: frozenset([key]) for key in self.matrices}
         self.below: dict[int, frozenset[int]] = {}  # by a key of `called`: the sources of what it read
-        self.is_followed = (
-            True  # whether the sources of all that was read are known: not where numpy computes
-        )
+        self.is_followed = True  # whether all that was read has known sources: not where numpy computes
         self.depth = 0  # of the parts that are being computed
         self.alive: list[Tensor] = []  # ids stay unique only while the tensors live
         self.read: list[tuple[str, Tensor, int]] = []  # by whom, what, in which version
