@@ -11,15 +11,15 @@ operations in place leave the record as it was.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
-from torch.overrides import TorchFunctionMode
 
+from isorl.plasticity.diagnostics.sources import Sources
 from isorl.plasticity.linalg import at_least_single
 from isorl.plasticity.networks.activations import ELEMENTWISE
 from isorl.plasticity.networks.isometric import Shift, effective_weight
@@ -183,7 +183,7 @@ def record(network: nn.Module, batch: Tensor) -> ActivationRecord:
     """
     recorder = _Recorder(network)
     with recorder.listening():
-        output = network(recorder.begin(batch.clone()))  # which it may change in place
+        output = network(recorder.sources.begin(batch.clone()))  # which it may change in place
     if not isinstance(output, Tensor):
         raise ValueError(
             f"diagnostics need a network that returns one tensor, got {type(output).__name__}. Of several heads, wrap "
@@ -245,15 +245,7 @@ class _Recorder:
         self.origins: dict[int, _Origin] = {}
         self.activated: dict[int, Layer] = {}  # by the output of its activation
         self.matrices = {id(p): name for name, p in network.named_parameters() if p.ndim > 1}
-        # by the id of a module with weights, or of a weight that none computes with: its input, in order
-        self.called: dict[int, Tensor | None] = {}
-        # by a tensor that comes from the input: the keys of `called` that it is computed from, with none in between
-        self.sources: dict[int, frozenset[int]] = {}
-        # by a tensor that is computed from weights alone: which
-        self.weights = {key: frozenset([key]) for key in self.matrices}
-        self.below: dict[int, frozenset[int]] = {}  # by a key of `called`: the sources of what it read
-        self.is_followed = True  # whether all that was read has known sources: not where numpy computes
-        self.depth = 0  # of the parts that are being computed
+        self.sources = Sources(self.matrices)
         self.alive: list[Tensor] = []  # ids stay unique only while the tensors live
         self.read: list[tuple[str, Tensor, int]] = []  # by whom, what, in which version
 
@@ -263,15 +255,11 @@ class _Recorder:
         # first of all hooks: those of torch.nn.utils.weight_norm read weights, too
         handles += [m.register_forward_pre_hook(self._enter, prepend=True) for m in self.parts.values()]
         try:
-            with _Uses(self):
+            with self.sources:
                 yield
         finally:
             for handle in handles:
                 handle.remove()
-
-    def begin(self, x: Tensor) -> Tensor:
-        """Marks the input."""
-        return self._remember(self.sources, x, frozenset())
 
     def result(self, batch: Tensor, output: Tensor) -> ActivationRecord:
         """Returns the record of a pass.
@@ -282,14 +270,13 @@ class _Recorder:
         for path, x, version in self.read:
             if x._version != version:
                 raise NotMeasurableError(f"what {path or 'the module'} read was changed in place afterwards")
-        last = self.sources.get(id(output)) or frozenset([*self.called][-1:])
-        used = self._all_below(last) if self.is_followed and id(output) in self.sources else {*self.called}
+        last, used = self.sources.last(output), self.sources.used(output)
         for layer in self.layers:
             layer.is_last, layer.is_idle = id(layer.module) in last, id(layer.module) not in used
         layers = {id(layer.module) for layer in self.layers}
-        called = {path: m for path, m in self.parts.items() if id(m) in self.called}
+        called = {path: m for path, m in self.parts.items() if id(m) in self.sources.called}
         others = {path: m for path, m in called.items() if id(m) not in layers}
-        outside = [name for key, name in self.matrices.items() if key in self.called]
+        outside = [name for key, name in self.matrices.items() if key in self.sources.called]
         unmeasured = [_described(path, module) for path, module in others.items()]
         unmeasured += [f"{name} (read outside of its module)" for name in outside]
         names = {id(m): path or type(m).__name__ for path, m in called.items()} | self.matrices
@@ -298,59 +285,21 @@ class _Recorder:
             norms=self.norms,
             input=batch,
             output=output,
-            read_last=_the_same([self.called[key] for key in last]),
+            read_last=self.sources.read_by(last),
             last=sorted(names[key] for key in last),
             unmeasured=unmeasured,
         )
 
-    def _all_below(self, last: frozenset[int]) -> set[int]:
-        """All of `called` that something in `last` depends on, and these."""
-        found: set[int] = set()
-        todo = [*last]
-        while todo:
-            key = todo.pop()
-            if key not in found:
-                found.add(key)
-                todo += self.below.get(key, ())
-        return found
-
     def _enter(self, *_: Any) -> None:
-        self.depth += 1
-
-    def computes(self, given: list[Tensor], made: list[Tensor]) -> None:
-        """Files where the results of one of torch's functions come from; outside of modules it may read weights."""
-        sources = [self.sources[id(x)] for x in given if id(x) in self.sources]
-        weights = frozenset[int]()
-        if self.depth == 0:
-            weights = weights.union(*(self.weights.get(id(x), ()) for x in given))
-        if sources and weights:
-            self._reads(weights, None, sources)
-        for y in made:
-            if sources:
-                self._remember(self.sources, y, weights or frozenset().union(*sources))
-            elif weights:
-                self._remember(self.weights, y, weights)
-
-    def _reads(self, keys: Iterable[int], x: Tensor | None, sources: list[frozenset[int]]) -> None:
-        for key in keys:
-            self._call(key, x)
-            self.below[key] = self.below.get(key, frozenset()).union(*sources)
-
-    def _call(self, key: int, x: Tensor | None) -> None:
-        self.called.pop(key, None)
-        self.called[key] = x
+        self.sources.depth += 1
 
     def _hook(self, path: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
             x = args[0] if args and isinstance(args[0], Tensor) else None
             if _has_matrix(module):
-                read = [y for y in _tensors(args) if id(y) in self.sources]
-                self._reads([id(module)], x, [self.sources[id(y)] for y in read])
-                self.is_followed &= bool(read) or id(x) in self.weights
-                for made in _tensors(output):
-                    self._remember(self.sources, made, frozenset([id(module)]))
+                self.sources.module(id(module), args, output)
             handed = None if x is None else self._see(path, module, x, output)
-            self.depth -= 1
+            self.sources.depth -= 1
             return handed
 
         return hook
@@ -419,48 +368,6 @@ class _Recorder:
         layer.inputs.append(x)
         layer.outputs.append(y)
         return layer
-
-
-class _Uses(TorchFunctionMode):
-    """Shows a recorder what torch's functions are called on."""
-
-    def __init__(self, recorder: _Recorder):
-        super().__init__()
-        self.recorder = recorder
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        given, made = _tensors((args, kwargs or {})), _tensors(result)
-        if getattr(func, "__name__", "") == "__setitem__":
-            made = given[:1]
-        written = [
-            y._base for y in made if given and y is given[0] and y._base is not None
-        ]  # in place, on a view
-        self.recorder.computes(given, [*made, *written])
-        return result
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in what a function takes or gives."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, (tuple, list)):
-        return []
-    return [tensor for part in value for tensor in _tensors(part)]
-
-
-def _the_same(read: list[Tensor | None]) -> Tensor | None:
-    """What several modules read, if it is the same, or the tensor of which each reads a part."""
-    if not read or any(x is None for x in read):
-        return None
-    first, *others = (x for x in read if x is not None)
-    if all(x is first or (x.shape == first.shape and torch.equal(x, first)) for x in others):
-        return first
-    whole = first._base
-    parts_of_one = whole is not None and len(whole) == len(first) and all(x._base is whole for x in others)
-    return whole if parts_of_one else None
 
 
 def _parts(network: nn.Module) -> dict[str, nn.Module]:

@@ -1,0 +1,122 @@
+"""Where the tensors of a forward pass come from: the weights that they are computed from, with none in between.
+
+Every function of torch that is called on the way is seen, so that slices, sums and concatenations are followed. What
+leaves torch on the way (numpy) is not, and then nothing is said to be without influence. A weight is known by a key:
+the id of the module that computes with it, or its own where none does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, equal
+from torch.overrides import TorchFunctionMode
+
+
+class Sources(TorchFunctionMode):
+    """Follows tensors by identity while it is entered.
+
+    Attributes:
+        called: keys in the order in which weights were last used, each with what its module read; None where none did.
+        depth: of the modules that are being computed, whose weights are theirs.
+    """
+
+    def __init__(self, matrices: Mapping[int, str]) -> None:
+        super().__init__()
+        self.called: dict[int, Tensor | None] = {}
+        self.depth = 0
+        self._of: dict[int, frozenset[int]] = {}  # of what comes from the input
+        self._weights = {key: frozenset([key]) for key in matrices}  # of what is computed from weights alone
+        self._below: dict[int, frozenset[int]] = {}  # by a key: the sources of what it read
+        self._is_followed = True
+        self._alive: list[Tensor] = []  # ids stay unique only while the tensors live
+
+    def begin(self, x: Tensor) -> Tensor:
+        """Marks the input."""
+        return self._remember(self._of, x, frozenset())
+
+    def module(self, key: int, args: Any, output: Any) -> None:
+        """Files that a module with weights has made `output` of `args`."""
+        given = tensors(args)
+        known = [self._of[id(x)] for x in given if id(x) in self._of]
+        x = given[0] if given and given[0] is args[0] else None
+        self._use([key], x, known)
+        self._is_followed &= bool(known) or id(x) in self._weights
+        for y in tensors(output):
+            self._remember(self._of, y, frozenset([key]))
+
+    def last(self, output: Tensor) -> frozenset[int]:
+        """Returns the keys that the output is computed from; what was called last where that is not known."""
+        return self._of.get(id(output)) or frozenset([*self.called][-1:])
+
+    def used(self, output: Tensor) -> set[int]:
+        """Returns the keys that the output depends on, all where that is not known."""
+        if not (self._is_followed and id(output) in self._of):
+            return {*self.called}
+        found: set[int] = set()
+        todo = [*self.last(output)]
+        while todo:
+            key = todo.pop()
+            if key not in found:
+                found.add(key)
+                todo += self._below.get(key, ())
+        return found
+
+    def read_by(self, keys: Iterable[int]) -> Tensor | None:
+        """Returns what these modules read, if it is the same, or the tensor of which each reads a part; else None."""
+        read = [self.called[key] for key in keys]
+        if not read or any(x is None for x in read):
+            return None
+        first, *others = (x for x in read if x is not None)
+        if all(x is first or (x.shape == first.shape and equal(x, first)) for x in others):
+            return first
+        whole = first._base
+        is_split = whole is not None and len(whole) == len(first) and all(x._base is whole for x in others)
+        return whole if is_split else None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls a function, and files where its results come from."""
+        result = func(*args, **(kwargs or {}))
+        given, made = tensors((args, kwargs or {})), tensors(result)
+        if getattr(func, "__name__", "") == "__setitem__":
+            made = given[:1]
+        if given:  # what is written in place on a view is in what it is a view of, too
+            made = [*made, *(y._base for y in made if y is given[0] and y._base is not None)]
+        self._compute(given, made)
+        return result
+
+    def _compute(self, given: list[Tensor], made: list[Tensor]) -> None:
+        known = [self._of[id(x)] for x in given if id(x) in self._of]
+        weights = frozenset[int]()
+        if self.depth == 0:
+            weights = weights.union(*(self._weights.get(id(x), ()) for x in given))
+        if known and weights:
+            self._use(weights, None, known)
+        for y in made:
+            if known:
+                self._remember(self._of, y, weights or frozenset().union(*known))
+            elif weights:
+                self._remember(self._weights, y, weights)
+
+    def _use(self, keys: Iterable[int], x: Tensor | None, known: list[frozenset[int]]) -> None:
+        for key in keys:
+            self.called.pop(key, None)
+            self.called[key] = x
+            self._below[key] = self._below.get(key, frozenset()).union(*known)
+
+    def _remember(self, known: dict[int, frozenset[int]], x: Tensor, keys: frozenset[int]) -> Tensor:
+        self._alive.append(x)
+        known[id(x)] = keys
+        return x
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """Returns the tensors in what a function takes or gives."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (tuple, list)):
+        return []
+    return [tensor for part in value for tensor in tensors(part)]
