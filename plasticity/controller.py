@@ -151,9 +151,8 @@ class AdaptiveStrength:
 
 def isometric_groups(optimizer: Optimizer) -> list[dict[str, Any]]:
     """Returns the parameter groups that an isometry step acts on; none but for AdamO."""
-    return [
-        g for g in optimizer.param_groups if g.get("isometric") and "iso_lambda" in g
-    ]  # Muon marks its own, too
+    # Muon's groups say `isometric`, too, but have no strength
+    return [group for group in optimizer.param_groups if group.get("isometric") and "iso_lambda" in group]
 
 
 def strength_of(penalty: Optimizer | Penalty) -> float:

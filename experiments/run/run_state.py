@@ -19,9 +19,7 @@ class RunState:
     diagnostics: list[dict[str, float]] = field(default_factory=list)  # at the end of each visit
     seconds: float = 0.0  # of training, in earlier parts of the run; its share where runs share a process
     measuring_seconds: float = 0.0
-    together: set[int] = field(
-        default_factory=set
-    )  # how many runs have shared its process, in any part of it
+    together: set[int] = field(default_factory=set)  # as how many runs it shared its process; 0: unknown
     records: dict[str, int] = field(default_factory=dict)  # file -> bytes of it that were written
     previous: dict[str, Tensor] = field(default_factory=dict)  # weights at the last measurement, for churn
 
@@ -43,6 +41,6 @@ class RunState:
         self.returns.load_state_dict(state["returns"])
         self.evaluations, self.diagnostics = list(state["evaluations"]), list(state["diagnostics"])
         self.seconds, self.measuring_seconds = float(state["seconds"]), float(state["measuring_seconds"])
-        self.together = set(state.get("together", ()))
+        self.together = set(state.get("together", [0]))  # checkpoints of earlier versions do not say
         self.previous = dict(state.get("previous", {}))  # checkpoints of earlier versions have none
         self.records = {str(name): int(size) for name, size in state["records"].items()}

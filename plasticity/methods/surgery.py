@@ -26,7 +26,7 @@ def edit(optimizer: Optimizer, parameter: Tensor, write: Callable[[Tensor, bool]
 
     The step count stays: it belongs to the whole tensor, as in the reference implementation of ReDo. So Adam corrects
     no bias of the moments that begin anew, and edited weights take large steps at first: under a constant gradient
-    3.2 times the learning rate, 6.6 at the 12th update, which an old weight's is once.
+    (1 - 0.9^k) / sqrt(1 - 0.999^k) learning rates at the k-th update, 3.2 and at most 6.6, where old weights take 1.
     """
     write(parameter.data, True)
     state = optimizer.state.get(parameter, {})

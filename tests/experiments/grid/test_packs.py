@@ -141,8 +141,10 @@ def test_stopped_in_the_middle_resumes_to_the_same_end(configs, tmp_path, monkey
         work_together(others)
     monkeypatch.undo()
     assert not any(RunFolder(other.run_dir).summary.exists() for other in others)
-    resumed, whole = work_together(others), work_together(configs)
+    last = work(others[2])  # alone: its time is no longer that of one among three, nor its own
+    resumed, whole = [*work_together(others[:2]), last], work_together(configs)
     assert {outcome.did for outcome in resumed} == {"resumed"}
+    assert [summary(config)["together"] for config in (*configs, *others)] == [3, 3, 3, None, None, None]
     assert [outcome.score for outcome in resumed] == [outcome.score for outcome in whole]
     for config, other in zip(configs, others, strict=True):
         assert records(other) == records(config)
