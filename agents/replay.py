@@ -238,9 +238,9 @@ class FrameReplay(CountedReplay):
     def to_torch(self, array: np.ndarray, copy: bool = True) -> Tensor:
         """Sends an array to the learner's device; from pinned memory without waiting where that is a GPU."""
         tensor = torch.from_numpy(array)
-        return (
-            tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
-        )
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
 
 def _lowest(numbers: np.ndarray) -> int:

@@ -90,12 +90,12 @@ def build(agent, body, methods, **options):
         methods=methods,
         switch=SwitchConfig(replay="keep"),
         seed=options.pop("seed", 3),
-        device="cpu",
+        device=options.pop("device", "cpu"),
         **{**agent_arguments(schema(**small)), **options},
     )
 
 
-def with_method(agent, body, name, seed=3, **options):
+def with_method(agent, body, name, seed=3, device="cpu", **options):
     """An agent with one method that acts soon."""
     if METHODS[name].requires:
         pytest.importorskip(METHODS[name].requires)
@@ -104,7 +104,7 @@ def with_method(agent, body, name, seed=3, **options):
         with pytest.raises(ValueError, match=f"'{name}' learns from labels, which only agent=classifier"):
             build(agent, body, {name: method})
         pytest.skip("refused, as it should be: this agent has no labels")
-    made = build(agent, body, {name: method}, seed=seed, **needs(name))
+    made = build(agent, body, {name: method}, seed=seed, device=device, **needs(name))
     made.rounds = ROUNDS.get(name, 1)
     return made
 
