@@ -63,7 +63,7 @@ class Method:
     requires: ClassVar[str | None] = None
     """A package that is not among the project's own dependencies."""
     saved: ClassVar[tuple[str, ...]] = ()
-    """Names of the attributes (tensors, plain values, lists and dicts of them) that a resumed run needs."""
+    """Names of the attributes (tensors, numbers, texts, lists and dicts of them) that a resumed run needs."""
 
     needs_labels: ClassVar[bool] = False
     """Whether it learns from right answers, which only the classifier is given."""

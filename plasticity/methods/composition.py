@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -162,14 +164,16 @@ class Methods:
 
 
 def _numbers(method: Method) -> dict[str, Any]:
-    """What a method keeps as plain numbers and tensors, copied."""
-    kept = {key: value for key, value in vars(method).items() if isinstance(value, (int, float, Tensor))}
+    """What a method keeps as plain numbers, tensors and arrays, copied."""
+    kinds = (int, float, Tensor, np.ndarray)
+    kept = {key: value for key, value in vars(method).items() if isinstance(value, kinds)}
     return {
-        key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in kept.items()
+        key: value.detach().clone() if isinstance(value, Tensor) else copy.copy(value)
+        for key, value in kept.items()
     }
 
 
 def _equal(before: Any, now: Any) -> bool:
     if isinstance(before, Tensor) and isinstance(now, Tensor):
         return before.shape == now.shape and torch.equal(before, now)
-    return type(before) is type(now) and bool(before == now)
+    return type(before) is type(now) and np.array_equal(before, now)

@@ -4,18 +4,21 @@ import itertools
 import json
 import os
 import signal
+from collections import deque
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
 from isorl.configs import UserError
 from isorl.configs.errors import Interrupted
 from isorl.configs.schema import CheckpointConfig
-from isorl.experiments.run import checkpoint_manager, experiment
+from isorl.experiments.run import checkpoint_file, checkpoint_manager, experiment
 from isorl.experiments.run.callback import RunCallback
 from isorl.experiments.run.folder import RunFolder
+from isorl.plasticity.methods import METHODS
 
 
 def interrupt_at(monkeypatch, step):
@@ -162,3 +165,32 @@ def test_a_part_of_a_checkpoint_that_is_refused_is_never_passed_over(tmp_path, m
     run = SimpleNamespace(load_state_dict=Mock(side_effect=error))
     with pytest.raises(UserError, match=said):
         manager._restore({"run": {}}, run)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (np.zeros(3), "numpy.ndarray"),
+        (np.float64(1), "numpy.float64"),
+        (deque([1]), "collections.deque"),
+        (min, "builtin"),
+    ],
+    ids=str,
+)
+def test_what_no_checkpoint_could_give_back_is_refused_when_it_is_saved(value, kind):
+    held = {"weights": torch.zeros(2), "methods": {"mine": {"count": 1, "seen": [0, value]}}}
+    with pytest.raises(UserError, match=rf"'methods/mine/seen/1', of type {kind}"):
+        checkpoint_file.to_bytes(held)
+
+
+def test_an_own_method_that_saves_what_cannot_be_read_ends_the_run_at_its_start(
+    configured, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(METHODS["redo"], "state_dict", lambda self: {"seen": np.zeros(3)})
+    config = configured(
+        "sequence=nine_rooms-smoke", "network=relu", "method=[redo]", f"run_dir={tmp_path / 'run'}"
+    )
+    with pytest.raises(UserError, match=r"'methods/redo/seen', of type numpy\.ndarray"):
+        experiment.start(config)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["agent_step"] <= 1024 for row in rows)

@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -134,6 +135,18 @@ class Counts(Method):
         self.average.lerp_(batch.inputs.mean(0), 0.1)
 
 
+class CountsInAnArray(Counts):
+    saved = ("count", "average")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = np.zeros(2)
+
+    def after_update(self, batch):
+        super().after_update(batch)
+        self.seen += 1
+
+
 class SavesAll(Counts):
     saved = ("count", "average")
 
@@ -143,7 +156,10 @@ class SavesByItself(Counts):
         return {"count": self.count}
 
 
-@pytest.mark.parametrize(("cls", "named"), [(Counts, "average, count"), (SavesAll, ""), (SavesByItself, "")])
+@pytest.mark.parametrize(
+    ("cls", "named"),
+    [(Counts, "average, count"), (CountsInAnArray, "seen"), (SavesAll, ""), (SavesByItself, "")],
+)
 def test_what_a_resumed_run_would_not_know_is_named(cls, named):
     trained = Trained(cls(), q=mlp(3, 4, 1))
     assert trained.methods.forgotten() == []
