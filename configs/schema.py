@@ -185,7 +185,7 @@ class EvaluationConfig:
     deterministic: bool = False
     """Acts greedily; false: PPO samples its policy, DQN acts with its final epsilon."""
     max_episode_steps: int | None = None
-    """Cuts an episode after this many agent steps and counts its return as it stands."""
+    """Cuts an episode after this many agent steps and counts its return as it stands; null: plays to its end."""
 
     def __post_init__(self) -> None:
         _at_least(0, **{"evaluation.episodes": self.episodes})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,15 @@ from isorl.envs.normalize import statistics_of
 from isorl.envs.sequence import Task
 from isorl.envs.spaces import CommonSpaces
 from isorl.envs.task_env import TaskEnv
+
+MAX_COPIES = 8
+"""Copies of the environment that play at a time."""
+LONGEST = 100_000
+"""Agent steps that an episode may go on for in any evaluation; for a longer one, as many as a visit has."""
+
+
+class NeverEnds(Exception):
+    """Says that an evaluated episode does not come to its end."""
 
 
 @contextmanager
@@ -65,10 +75,11 @@ class Evaluator:
 
         An episode cut by `max_episode_steps` counts as it is. Every environment plays a fixed share of the episodes, so
         that short ones are not preferred. A swept stream plays one round, at most 8 episodes, which shows every sample
-        once: the mean is the accuracy.
+        once: the mean is the accuracy. NaN, with a warning, where an episode does not end within the length of a visit,
+        or within LONGEST where that is more.
         """
         played = task.for_evaluation()
-        n_envs = min(self.config.episodes, 8)
+        n_envs = min(self.config.episodes, MAX_COPIES)
         episodes = n_envs if played.is_swept else self.config.episodes
         shares = np.array([(episodes + env) // n_envs for env in range(n_envs)])
         env = TaskEnv(played, n_envs, self.common, failures=self.failures)
@@ -79,32 +90,58 @@ class Evaluator:
                 agent.policy.set_training_mode(False)
                 with numpy_inference(agent.policy):
                     return float(np.mean(self._play(agent, env, shares)))
+            except NeverEnds as never:
+                warnings.warn(str(never), RuntimeWarning, stacklevel=2)
+                return float("nan")
             finally:
                 agent.policy.set_training_mode(was_training)
                 env.close()
 
     def _play(self, agent: BaseAlgorithm, env: TaskEnv, shares: np.ndarray) -> list[float]:
         rng = np.random.default_rng(self.seed)
+        if self.config.max_episode_steps is None:
+            return self._play_round(agent, env, shares, self.seed, rng)
+        # a cut game would go on in its copy, so all begin anew for each episode
+        return [
+            value
+            for number in range(max(shares))
+            for value in self._play_round(agent, env, shares > number, self.seed + number * len(shares), rng)
+        ]
+
+    def _play_round(
+        self, agent: BaseAlgorithm, env: TaskEnv, shares: np.ndarray, seed: int, rng: np.random.Generator
+    ) -> list[float]:
+        """Plays as many episodes in each copy as its share (n_envs,), from a reset on; returns their raw returns."""
+        cut = self.config.max_episode_steps
+        longest = max(env.task.agent_steps, LONGEST, cut or 0)
         returns: list[list[float]] = [[] for _ in shares]
         running, lengths = np.zeros(len(shares)), np.zeros(len(shares), dtype=int)
-        observations = env.reset(self.seed)
-        while any(len(done) < share for done, share in zip(returns, shares, strict=True)):
+        since_last = np.zeros(
+            len(shares), dtype=int
+        )  # agent steps without a result, those of failed episodes included
+        observations = env.reset(seed)
+        while pending := [copy for copy, share in enumerate(shares) if len(returns[copy]) < share]:
+            if since_last[pending].max() > longest:
+                raise NeverEnds(_advice(env.task.name, longest, cut))
             actions = act(agent, observations, self.config.deterministic, rng, env.allowed)
             step = env.step(actions)
-            running, lengths = running + step.raw_rewards, lengths + 1
+            running, lengths, since_last = running + step.raw_rewards, lengths + 1, since_last + 1
             observations = step.observations
-            for episode in step.episodes:
-                returns[episode.copy].append(running[episode.copy])
-                running[episode.copy] = lengths[episode.copy] = 0
+            ended = [episode.copy for episode in step.episodes]
             if step.truncated.any():  # without an episode: it failed and was made anew, which is no result
-                failed = set(np.flatnonzero(step.truncated)) - {episode.copy for episode in step.episodes}
-                running[list(failed)], lengths[list(failed)] = 0, 0
-            if self.config.max_episode_steps:
-                # the game goes on in the environment; what follows is counted as another episode
-                for copy in np.flatnonzero(lengths >= self.config.max_episode_steps):
-                    returns[copy].append(running[copy])
-                    running[copy] = lengths[copy] = 0
-        return [value for done, share in zip(returns, shares, strict=True) for value in done[:share]]
+                failed = list(set(np.flatnonzero(step.truncated)) - set(ended))
+                running[failed] = lengths[failed] = 0
+            if cut:
+                ended += [copy for copy in np.flatnonzero(lengths >= cut) if copy not in ended]
+            for copy in ended:
+                returns[copy].append(running[copy])
+                running[copy] = lengths[copy] = since_last[copy] = 0
+        return [value for done, share in zip(returns, shares, strict=True) for value in done[: int(share)]]
+
+
+def _advice(task: str, longest: int, cut: int | None) -> str:
+    advice = "" if cut else " Cut its episodes: evaluation.max_episode_steps=1000, for example."
+    return f"The evaluation of task '{task}' is NaN: no episode ended within {longest:,} agent steps.{advice}"
 
 
 def act(
