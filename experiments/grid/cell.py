@@ -16,6 +16,7 @@ from typing import Any
 
 from isorl.configs import RunConfig
 from isorl.experiments.run.folder import file_name
+from isorl.experiments.run.summary import read_summary
 
 CELLS = "cells"
 """Name of the folder of all cells, beside `grids`."""
@@ -114,11 +115,15 @@ class Cell:
 
     def state(self) -> State:
         """Reads from the folder how far the cell is."""
-        if (self.folder / "summary.json").is_file():
+        if self.summary() is not None:
             return State.FINISHED
         if self.failure.is_file():
             return State.FAILED
         return State.STARTED if (self.folder / "config.yaml").is_file() else State.WAITING
+
+    def summary(self) -> dict[str, Any] | None:
+        """Returns the summary with which the run ended; None where there is none yet, or a damaged one."""
+        return read_summary(self.folder / "summary.json")
 
     def steps_done(self) -> int:
         """Returns the agent step of the newest measurement; 0 before the first."""

@@ -9,19 +9,17 @@ the first task and are thrown away; diagnostics and evaluations come on top.
 from __future__ import annotations
 
 import heapq
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
 from isorl.configs import RunConfig
-from isorl.experiments.grid.cell import CANDIDATE, Cell, State
+from isorl.experiments.grid.cell import CANDIDATE, Cell
 from isorl.experiments.run.dry_run import agent_steps_per_second
 from isorl.experiments.run.experiment import build
 from isorl.experiments.terminal import duration, wrapped
@@ -110,8 +108,8 @@ def _past(sequences: set[str], cells: Iterable[Cell]) -> Known:
     """From the finished cells of these sequences."""
     known: Known = defaultdict(dict)
     for cell in cells:
-        if cell.sequence in sequences and cell.kind != "random" and cell.state() is State.FINISHED:
-            content: dict[str, Any] = json.loads((cell.folder / "summary.json").read_text())
+        if cell.sequence in sequences and cell.kind != "random":
+            content = cell.summary() or {}
             if size := content.get("together"):  # else made before summaries said it
                 for place in _places(cell):
                     # `seconds` is the run's share of its process, so that this is the speed of all who shared it

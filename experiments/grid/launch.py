@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from isorl.experiments.grid.packs import overrides_of, sharing
 from isorl.experiments.grid.progress_table import states, watching
 from isorl.experiments.grid.references import REFERENCES
 from isorl.experiments.grid.watch import Watch
+from isorl.experiments.run.atomic_write import read_json
 from isorl.experiments.run.stopping import interrupted_once
 from isorl.experiments.terminal import say
 
@@ -187,7 +187,7 @@ def conclude(grid: Grid, folder: Path, stopped: bool, console: Console) -> int:
     say(f"{count[State.FINISHED]} of {len(grid.cells)} cells are finished.")
     failed = [cell for cell in grid.cells if cell.state() is State.FAILED]
     for cell in failed[:MAX_LISTED]:
-        reason = json.loads(cell.failure.read_text())["reason"]
+        reason = (read_json(cell.failure) or {}).get("reason", "its reason cannot be read")
         say(f"failed: {cell.sequence} {cell.arm} seed {cell.seed}: {reason}")
     if len(failed) > MAX_LISTED:
         say(f"... and {len(failed) - MAX_LISTED} more; each has a *.failure.json beside its folder.")

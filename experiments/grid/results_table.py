@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from isorl.experiments.grid.cell import Cell, State
+from isorl.experiments.grid.cell import Cell
 from isorl.experiments.report.runs import never_acted, of_methods
 
 MAX_ROWS = 60
@@ -22,8 +21,7 @@ def table(cells: Sequence[Cell]) -> Table:
     scores: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     methods: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
     for cell in cells:
-        if cell.state() is State.FINISHED:
-            content = json.loads((cell.folder / "summary.json").read_text())
+        if (content := cell.summary()) is not None:
             scores[cell.sequence, cell.arm].append(_returns(content["returns"]))
             methods[cell.sequence, cell.arm] = of_methods(content)
     result = Table(title="raw return of training episodes, mean over finished seeds")

@@ -144,9 +144,8 @@ def save_trials(
 
 def score_of_cell(cell: Cell) -> float:
     """Returns the cell's mean raw return over all visits; NaN where it is not finished."""
-    if cell.state() is not State.FINISHED:
-        return math.nan
-    return score_of(json.loads((cell.folder / "summary.json").read_text()))
+    content = cell.summary()
+    return math.nan if content is None else score_of(content)
 
 
 def or_least(score: float) -> float:

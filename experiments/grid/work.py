@@ -7,7 +7,6 @@ stops the others for it. Killed at any moment, it can be called again.
 from __future__ import annotations
 
 import io
-import json
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,7 @@ from isorl.experiments.grid.expand import Composer
 from isorl.experiments.grid.references import referred
 from isorl.experiments.run import experiment
 from isorl.experiments.run.folder import RunFolder, write_json
+from isorl.experiments.run.summary import read_summary
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ def _advance(config: RunConfig) -> tuple[str, dict[str, Any]]:
     folder = RunFolder(config.run_dir)
     if folder.config.is_file():
         _check_same(folder, config)
-    if folder.summary.is_file():
-        return "skipped", read_summary(folder.summary)
+    if (content := read_summary(folder.summary)) is not None:
+        return "skipped", content
     if folder.config.is_file() and config.agent["name"] != "random":
         return "resumed", experiment.resume(config.run_dir)
     return "run", begin(config)
@@ -166,11 +166,6 @@ def _failed(failure: Path, error: BaseException, said: str, seconds: float) -> O
         failure, {**asdict(outcome), "score": None, "traceback": traceback.format_exc(), "said": said[-4000:]}
     )
     return outcome
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """Reads summary.json as it was written."""
-    return json.loads(path.read_text())
 
 
 def score_of(content: dict[str, Any]) -> float:

@@ -233,7 +233,7 @@ def _read(run: Run) -> Run:
     try:
         return read(run)
     except UNREADABLE as error:
-        empty.state = State.FAILED
+        empty.state, empty.is_unreadable = State.FAILED, True
         empty.notes.append(f"its files cannot be read: {type(error).__name__}: {explain(error)}")
         return empty
 
@@ -243,7 +243,7 @@ def _of_log(folder: Path, name: LogName) -> Run:
     try:
         return read_tensorboard(run)
     except UNREADABLE as error:
-        run.state = State.FAILED
+        run.state, run.is_unreadable = State.FAILED, True
         run.notes.append(f"its log cannot be read: {type(error).__name__}: {explain(error)}")
         return run
 
@@ -267,13 +267,22 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
             "are compared as if all had learned in the same one. If not, put each into a folder that is called like "
             "its environment (CartPole-v1/PPO_1)."
         )
-    nan = [f"{run.arm} on {run.sequence}, run {run.seed}" for run in runs if run.has_no_returns]
+    if unread := [_named(run) for run in runs if run.is_unreadable]:
+        found.append(
+            f"The files of {_listed(unread)} cannot be read: counted as failed, and in no figure. The table of runs "
+            "says why."
+        )
+    nan = [_named(run) for run in runs if run.has_no_returns]
     if nan:
         found.append(
             f"The returns of {_listed(nan)} are NaN: the run diverged, or no episode ended. It is left out of every "
             "mean, which flatters an arm whose runs diverge."
         )
     return found
+
+
+def _named(run: Run) -> str:
+    return f"{run.arm} on {run.sequence}, run {run.seed}"
 
 
 def _listed(names: Sequence[str]) -> str:

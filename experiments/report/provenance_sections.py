@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from isorl.experiments.report.document import Cell, Section, Table
 from isorl.experiments.report.estimates import seeds_cell
 from isorl.experiments.report.runs import Run
 from isorl.experiments.report.study import Study
+from isorl.experiments.run.atomic_write import read_json
 
 SILENT = re.compile(r" WARNING (Method '\w+' (?:does nothing in this run|never acts).*)")
 """Matches what experiments/run/experiment.py warns of."""
@@ -85,9 +85,9 @@ def _silent(study: Study) -> list[str]:
 
 
 def _reason(run: Run) -> str:
-    failure = beside(run.folder, "failure.json")
-    if run.state is State.FAILED and failure.is_file():
-        return str(json.loads(failure.read_text())["reason"])
+    failure = read_json(beside(run.folder, "failure.json"))
+    if run.state is State.FAILED and failure is not None:
+        return str(failure["reason"])
     return "; ".join(run.notes) or "not started"
 
 
@@ -122,8 +122,7 @@ def _one_per_arm(grid: Grid) -> list[GridCell]:
 
 
 def _provenance(run: Run) -> dict[str, Any]:
-    file = run.folder / "run.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return read_json(run.folder / "run.json") or {}
 
 
 def _versions(entry: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ class Run:
         boundary: "informed" where a method is told when the task switches, "agnostic" where none is; "": unknown.
         idle: methods that it was too short for.
         notes: what cannot be shown of it, and why.
+        is_unreadable: whether its files are damaged, or of another version.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Run:
     boundary: str = ""
     idle: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    is_unreadable: bool = False
 
     @property
     def visits(self) -> int:

@@ -1,4 +1,4 @@
-"""Writes files so that a crash leaves the old content or the new, never half of one."""
+"""Writes files so that a crash leaves the old content or the new, never half of one; reads JSON that may be damaged."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def write_json(path: Path, content: Any) -> None:
         OSError: as `write_atomically`.
     """
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Returns the object that the file `path` holds; None where it is missing or damaged, as a torn copy is."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def sync_path(path: Path) -> None:

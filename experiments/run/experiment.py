@@ -132,7 +132,7 @@ def resume(run_dir: str, cycles: int | None = None) -> dict[str, Any]:
             parts = build(config)  # it stopped before its first checkpoint: from the beginning
             keeper = CheckpointManager(folder, config.checkpoint, parts.agent)
         if parts.switching.finished or parts.agent.num_timesteps >= parts.sequence.agent_steps:
-            if folder.summary.exists():
+            if summary.read_summary(folder.summary) is not None:
                 raise UserError(
                     f"The run in '{run_dir}' is finished: {parts.agent.num_timesteps:,} agent steps. "
                     f"It goes on with more cycles: sequence.cycles={config.sequence.cycles + 1}"

@@ -15,7 +15,6 @@ run.log          what happened when
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -35,7 +34,7 @@ from omegaconf import OmegaConf
 
 from isorl.configs import RunConfig, UserError, typed
 from isorl.configs.errors import RunStopped
-from isorl.experiments.run.atomic_write import write_atomically, write_json
+from isorl.experiments.run.atomic_write import read_json, write_atomically, write_json
 
 LOG = logging.getLogger("isorl")
 _LOGGED: ContextVar[Path | None] = ContextVar("logged", default=None)
@@ -139,8 +138,7 @@ class RunFolder:
     def note(self, **facts: Any) -> None:
         """Adds facts to run.json, or replaces them."""
         path = self.path / "run.json"
-        known = json.loads(path.read_text()) if path.is_file() else {}
-        write_json(path, {**known, **facts})
+        write_json(path, {**(read_json(path) or {}), **facts})
 
     def load_config(self) -> RunConfig:
         """Reads the configuration of the run that made this folder."""

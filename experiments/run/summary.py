@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from isorl.envs.sequence import Sequence
-from isorl.experiments.run.folder import write_json
+from isorl.experiments.run.atomic_write import read_json, write_json
 from isorl.experiments.run.returns import VisitReturns
 from isorl.experiments.run.run_state import RunState
 
@@ -42,6 +42,12 @@ def write(
     }
     write_json(path, without_nan(content))
     return content
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """Returns what `write` has written to `path`; None where there is no such file, or a damaged one."""
+    content = read_json(path)
+    return content if content is not None and content.get("returns") else None
 
 
 CURVE_POINTS = 10

@@ -84,7 +84,10 @@ def test_state_is_what_lies_in_the_folder(tmp_path):
     failure.parent.mkdir()
     failure.write_text(json.dumps({"reason": "no"}))
     assert cell.state() is State.FAILED
-    (cell.folder / "summary.json").write_text("{}")
+    for damaged in ("", '{"returns": [{"mean": 1.', "{}", "[]", "\0\0"):
+        (cell.folder / "summary.json").write_text(damaged)
+        assert (cell.state(), cell.steps_done()) == (State.FAILED, 42)
+    (cell.folder / "summary.json").write_text('{"returns": [{"mean": 1.0}]}')
     assert (cell.state(), cell.steps_done()) == (State.FINISHED, 100)
 
 

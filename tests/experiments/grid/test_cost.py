@@ -30,7 +30,9 @@ def cell(tmp_path):
 def finished(cell, seconds, **more):
     """Its folder says that it took so long."""
     cell.folder.mkdir()
-    (cell.folder / "summary.json").write_text(json.dumps({"agent_steps": 1000, "seconds": seconds, **more}))
+    (cell.folder / "summary.json").write_text(
+        json.dumps({"returns": [{}], "agent_steps": 1000, "seconds": seconds, **more})
+    )
     return cell
 
 

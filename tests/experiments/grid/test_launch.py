@@ -1,6 +1,7 @@
 """The life of a grid, with a launcher that works its jobs off in this process."""
 
 import io
+import json
 import os
 import shutil
 import threading
@@ -99,6 +100,36 @@ def test_failed_cell_does_not_stop_the_others(hydra, tiny, capsys, monkeypatch):
     assert len(healed.jobs) == 1
 
 
+def test_cell_with_a_damaged_summary_is_made_again(hydra, tiny, tmp_path, capsys):
+    """From its checkpoint, to the same results; files about a failure or about the process may be damaged, too."""
+    assert launch.launch(hydra, [*tiny, "seed=0,1"], Here()) == 0
+    damaged, _ = sorted(tmp_path.glob("cells/*/*/summary.json"))
+    before = json.loads(damaged.read_text())["returns"]
+    damaged.write_text(damaged.read_text()[:100])
+    (damaged.parent / "run.json").write_text("{")
+    again = Here()
+    assert launch.launch(hydra, [*tiny, "seed=0,1"], again) == 0
+    assert len(again.jobs) == 1
+    assert json.loads(damaged.read_text())["returns"] == before
+    assert "2 of 2 cells are finished" in capsys.readouterr().err
+
+
+def test_damaged_reason_of_a_failure_is_named(hydra, tiny, capsys, monkeypatch):
+    def breaks(config):
+        raise ArithmeticError("no luck")
+
+    def damage(*_):
+        for cell in launch.plan(None, tiny, hydra_root(hydra), Composer()).cells:
+            cell.failure.write_text('{"rea')
+        return False
+
+    monkeypatch.setattr("isorl.experiments.run.experiment.start", breaks)
+    work_off = launch.work_off
+    monkeypatch.setattr(launch, "work_off", lambda *given: work_off(*given) or damage())
+    assert launch.launch(hydra, tiny, Here()) == launch.UNFINISHED
+    assert "seed 0: its reason cannot be read" in capsys.readouterr().err
+
+
 def test_launcher_that_loses_jobs_is_asked_again(hydra, tiny):
     deaths = iter([True, True, False, False, False])
 
@@ -194,7 +225,7 @@ def test_table_shows_progress_rate_time_left_and_failures(tmp_path):
     looks = watch.Watch(made)
     looks.look()
     made[0].folder.mkdir()
-    (made[0].folder / "summary.json").touch()
+    (made[0].folder / "summary.json").write_text('{"returns": [{"mean": 1.0}]}')
     made[1].failure.parent.mkdir()
     made[1].failure.write_text("{}")
     rows = looks.look()

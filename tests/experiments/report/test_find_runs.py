@@ -279,7 +279,11 @@ def test_a_summary_that_cannot_be_read_ends_no_report(tmp_path, content):
     grid = write_grid(tmp_path, {"keeps": 0.0, "loses": 0.1}, sequences=1, seeds=2, visits=4)
     (tmp_path / "cells" / "sequence 0" / "loses-sequence 0-0" / "summary.json").write_text(content)
     write_report([grid])
-    assert "its files cannot be read" in (grid / "report.md").read_text()
+    text = (grid / "report.md").read_text()
+    assert "its files cannot be read" in text
+    [warning] = find_runs([grid]).warnings
+    assert warning.startswith("The files of 'loses on sequence 0, run 0' cannot be read")
+    assert warning in text
 
 
 def test_a_grid_of_another_version_is_named_and_the_others_are_reported(tmp_path):
