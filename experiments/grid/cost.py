@@ -3,12 +3,14 @@
 A run that shares its process with others needs a fraction of the time that it needs alone. So a speed is that of a
 whole job: agent steps per second of all its runs. It comes from finished cells of about as many runs together, of the
 same arm, else of the same sequence. Where there is none, as many agents as the job has cells train for two seconds on
-the first task and are thrown away; diagnostics and evaluations come on top.
+the first task and are thrown away; diagnostics and evaluations come on top. Where that fails there is no estimate: the
+cells themselves may fail or succeed.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,13 +20,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from isorl.configs import RunConfig
+from isorl.configs import RunConfig, UserError
 from isorl.experiments.grid.cell import CANDIDATE, Cell
 from isorl.experiments.run.dry_run import agent_steps_per_second
 from isorl.experiments.run.experiment import build
-from isorl.experiments.terminal import duration, wrapped
+from isorl.experiments.terminal import duration, explain, say, wrapped
 
-Speed = float  # agent steps per second
+Speed = float  # agent steps per second; NaN where it could not be measured
 Place = tuple[str, ...]  # (sequence, arm), or (sequence,) for any arm
 Known = dict[Place, dict[int, Speed]]  # runs in a process -> their speed
 RANDOM_SECONDS = 5.0
@@ -53,6 +55,11 @@ class Job:
         return self.cells[0].kind != "random"
 
     @property
+    def is_measured(self) -> bool:
+        """Whether its speed is known."""
+        return not math.isnan(self.speed)
+
+    @property
     def steps(self) -> int:
         """The number of agent steps until every cell is finished."""
         return sum(cell.agent_steps - cell.steps_done() for cell in self.cells)
@@ -76,7 +83,10 @@ def measured_speed(configs: Sequence[RunConfig]) -> Speed:
 def forecast(
     cells: Iterable[Cell], jobs: Iterable[Sequence[Cell]], measure: Callable[[Sequence[Cell]], Speed]
 ) -> list[Job]:
-    """Returns the jobs with their speeds, taken from finished `cells`, else measured once per sequence and size."""
+    """Returns the jobs with their speeds, taken from finished `cells`, else measured once per sequence and size.
+
+    A speed is NaN, with a message, where `measure` raises anything but a UserError: other cells may not fail so.
+    """
     jobs = list(jobs)
     known = _past({job[0].sequence for job in jobs}, cells)
     return [Job(job, _speed(job, known, measure)) for job in jobs]
@@ -89,7 +99,15 @@ def _speed(job: Sequence[Cell], known: Known, measure: Callable[[Sequence[Cell]]
     for place in _places(cell):
         if (speed := _of_size(known[place], size)) is not None:
             return speed
-    speed = known[cell.sequence,][size] = measure(job)
+    arm, sequence = _places(cell)
+    try:
+        speed = known[sequence][size] = measure(job)
+    except UserError:
+        raise
+    except Exception as error:  # of an environment or a method; it says nothing of other arms
+        reason = f"{type(error).__name__}: {explain(error)}"
+        say(f"The speed of {cell.sequence} {cell.arm} is not known, a trial failed: {reason}")
+        speed = known[arm][size] = math.nan
     return speed
 
 
@@ -156,8 +174,7 @@ def table(title: str, jobs: Sequence[Job]) -> Table:
         rows[job.sequence].append(job)
     for sequence, row in list(rows.items())[:MAX_ROWS]:
         cells = sum(len(job.cells) for job in row)
-        seconds = duration(sum(job.seconds for job in row))
-        result.add_row(sequence, str(cells), str(len(row)), *_steps_and_rate(row), seconds)
+        result.add_row(sequence, str(cells), str(len(row)), *_steps_and_rate(row), _core_time(row))
     if len(rows) > MAX_ROWS:
         result.add_row(f"... and {len(rows) - MAX_ROWS} more")
     return result
@@ -166,8 +183,18 @@ def table(title: str, jobs: Sequence[Job]) -> Table:
 def _steps_and_rate(jobs: Iterable[Job]) -> tuple[str, str]:
     """Of those that learn; empty where none does."""
     learning = [job for job in jobs if job.learns]
-    steps, seconds = sum(job.steps for job in learning), sum(job.seconds for job in learning)
-    return (f"{steps:,}", f"{steps / seconds:,.0f}") if seconds else ("", "")
+    measured = [job for job in learning if job.is_measured]
+    steps, seconds = sum(job.steps for job in learning), sum(job.seconds for job in measured)
+    rate = f"{sum(job.steps for job in measured) / seconds:,.0f}" if seconds else ""
+    return f"{steps:,}" if steps else "", rate
+
+
+def _core_time(jobs: Sequence[Job]) -> str:
+    measured = [job for job in jobs if job.is_measured]
+    if not measured:
+        return "not measured"
+    more = "" if len(measured) == len(jobs) else "more than "
+    return more + duration(sum(job.seconds for job in measured))
 
 
 def sentence(jobs: Sequence[Job], workers: int | None) -> str:
@@ -176,6 +203,8 @@ def sentence(jobs: Sequence[Job], workers: int | None) -> str:
         return "nothing, every cell is finished."
     cells, steps = sum(len(job.cells) for job in jobs), sum(job.steps for job in jobs if job.learns)
     packs = f" in {len(jobs)} {'jobs' if len(jobs) > 1 else 'job'}" if len(jobs) < cells else ""
-    total = duration(sum(job.seconds for job in jobs))
-    wall = f", about {duration(clock(jobs, workers))} with {workers} at a time" if workers else ""
-    return f"{cells} cells{packs}, {steps:,} agent steps, {total} of one core{wall}; evaluations come on top."
+    measured = sum(job.is_measured for job in jobs)
+    total = f"{_core_time(jobs)} of one core" if measured else "time not measured"
+    if workers and measured == len(jobs):
+        total += f", about {duration(clock(jobs, workers))} with {workers} at a time"
+    return f"{cells} cells{packs}, {steps:,} agent steps, {total}; evaluations come on top."

@@ -20,7 +20,7 @@ from rich.table import Table
 from isorl.agents.batched import BatchedRuns
 from isorl.agents.options import agent_options, network_spec, planned_updates
 from isorl.agents.replay import FrameReplay
-from isorl.configs import RunConfig
+from isorl.configs import RunConfig, UserError
 from isorl.envs.sequence import Sequence, Visit
 from isorl.experiments import terminal
 from isorl.experiments.run.experiment import Parts, build, isometry_step, methods_of
@@ -89,14 +89,14 @@ def _length(visit: Visit) -> str:
 
 def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
     options, sequence, common = agent_options(config), parts.sequence, parts.switching.common
-    speed = agent_steps_per_second([parts])
+    at_most = "at most " if any(task.may_end_early for task in sequence.tasks) else ""
+    expected = _expected_time(parts, at_most)  # first, so that the memory is that of a run that learns
     updates = planned_updates(config, sequence)
     isometry, _ = isometry_step(parts.agent.policy.optimizer, updates)
     methods = ", ".join(
         f"{name} ({of['boundary']}{'' if of['acts'] else ', never acts in this run'})"
         for name, of in methods_of(config, parts).items()
     )
-    at_most = "at most " if any(task.may_end_early for task in sequence.tasks) else ""
     return {
         "observations": common.observation,
         "actions": common.action,
@@ -111,11 +111,23 @@ def _facts(config: RunConfig, parts: Parts) -> dict[str, Any]:
         "parameters": f"{sum(p.numel() for p in parts.agent.policy.parameters()):,}",
         "memory": _memory(parts.agent),
         "disk": disk(config, parts),
-        "expected time": f"{at_most}{terminal.duration(sequence.agent_steps / speed)} of training, at {speed:,.0f} "
-        "agent steps per second (measured now on the first task); evaluations come on top",
+        "expected time": expected,
         "device": parts.agent.device,
         "source": config.sequence.source or "not given",
     }
+
+
+def _expected_time(parts: Parts, at_most: str) -> str:
+    try:
+        speed = agent_steps_per_second([parts])
+    except UserError:
+        raise
+    except Exception as error:  # of an environment or a method: what the run would be is shown all the same
+        return f"not measured; on its first task, {type(error).__name__}: {terminal.explain(error)}"
+    return (
+        f"{at_most}{terminal.duration(parts.sequence.agent_steps / speed)} of training, at {speed:,.0f} agent steps "
+        "per second (measured now on the first task); evaluations come on top"
+    )
 
 
 def agent_steps_per_second(runs: Several[Parts]) -> float:

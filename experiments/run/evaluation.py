@@ -132,7 +132,7 @@ class Evaluator:
                 failed = list(set(np.flatnonzero(step.truncated)) - set(ended))
                 running[failed] = lengths[failed] = 0
             if cut:
-                ended += [copy for copy in np.flatnonzero(lengths >= cut) if copy not in ended]
+                ended += [int(copy) for copy in np.flatnonzero(lengths >= cut) if copy not in ended]
             for copy in ended:
                 returns[copy].append(running[copy])
                 running[copy] = lengths[copy] = since_last[copy] = 0

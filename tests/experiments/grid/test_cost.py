@@ -9,6 +9,7 @@ from rich.console import Console
 
 from isorl.agents.batched import BatchedRuns
 from isorl.agents.dqn import ContinualDQN
+from isorl.configs import UserError
 from isorl.experiments.grid import cost
 from isorl.experiments.grid.cell import Cell
 from isorl.experiments.grid.cost import Job, forecast
@@ -65,6 +66,41 @@ def test_measures_once_for_a_sequence_with_as_many_runs_as_share_a_job(cell):
     assert measured == [[0, 1, 2, 3, 4], [0]], "four are about as fast as five, one alone is not"
     assert [job.seconds for job in jobs] == [10.0, 8.0, *[10.0] * 5]
     assert forecast([], [[cell(0, "random", kind="random")]], unneeded)[0].seconds == cost.RANDOM_SECONDS
+
+
+def test_speed_that_cannot_be_measured_is_said_and_stops_nothing(cell, capsys):
+    tried = []
+
+    def measure(job):
+        tried.append(job[0].arm)
+        if job[0].arm == "own":
+            raise OSError("the cable")
+        return 100.0
+
+    jobs = forecast([], [[cell(seed, arm)] for arm in ("own", "Adam", "AEI") for seed in (0, 1)], measure)
+    assert tried == ["own", "Adam"], "its failure says nothing of others, and is met once"
+    assert [job.is_measured for job in jobs] == [False] * 2 + [True] * 4
+    assert (
+        "The speed of catch own is not known, a trial failed: OSError: the cable" in capsys.readouterr().err
+    )
+    said = cost.sentence(jobs, 2)
+    assert said.startswith("6 cells, 6,000 agent steps, more than 40 seconds of one core; ")
+    assert cost.sentence(jobs[:2], 2).startswith("2 cells, 2,000 agent steps, time not measured; ")
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(cost.table("some", jobs))
+        console.print(cost.table("none", jobs[:2]))
+    some, none = [line.split("│")[-4:-1] for line in shown.get().splitlines() if "catch" in line]
+    assert [field.strip() for field in some] == ["6,000", "100", "more than 40 seconds"]
+    assert [field.strip() for field in none] == ["2,000", "", "not measured"]
+
+
+def test_mistake_of_the_user_ends_the_forecast(cell):
+    def refuses(job):
+        raise UserError("no such thing")
+
+    with pytest.raises(UserError, match="no such thing"):
+        forecast([], [[cell(0)]], refuses)
 
 
 @pytest.mark.parametrize(

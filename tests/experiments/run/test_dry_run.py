@@ -21,3 +21,14 @@ def test_a_first_round_in_which_any_run_compiles_never_counts(monkeypatch, compi
     speed = dry_run.agent_steps_per_second(runs)
     assert {trial._least for trial in trials} == {least}
     assert speed == pytest.approx(trials[0].rounds * 20 / trials[0].seconds)
+
+
+def test_plan_is_shown_where_the_speed_cannot_be_measured(configured, capsys, monkeypatch):
+    def fails(*_):
+        raise OSError("the cable")
+
+    monkeypatch.setattr(dry_run, "_learn", fails)
+    dry_run.show(configured("sequence=catch_permuted-smoke", "run_dir=unused"))
+    shown = capsys.readouterr().out
+    assert "not measured; on its first task, OSError: the cable" in shown
+    assert "optimizer steps" in shown
