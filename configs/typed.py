@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
@@ -47,7 +48,26 @@ def typed(schema: type[T], values: Mapping[str, Any] | DictConfig, where: str = 
         reason = str(error).splitlines()[0]
         raise UserError(f"'{prefix}{error.full_key!s}' does not fit: {reason}") from None
     except OmegaConfBaseException as error:
-        raise UserError(f"{where or 'the configuration'}: {str(error).splitlines()[0]}") from None
+        reason = f"{where or 'the configuration'}: {str(error).splitlines()[0]}"
+        plain = OmegaConf.to_container(OmegaConf.create(dict(values)))
+        raise UserError(next(_misfits(schema, plain, where), reason)) from None  # `error` does not say where
+
+
+def _misfits(kind: Any, value: Any, place: str) -> Iterator[str]:
+    """Yields a sentence for each list that stands where options belong, and the other way round."""
+    if isinstance(kind, UnionType):  # list[str] | None
+        kind = get_args(kind)[0]
+    wants_list, wants_fields = get_origin(kind) is list, dataclasses.is_dataclass(kind)
+    if wants_list and isinstance(value, dict):
+        yield f"'{place}' holds options, {value}, where a list was expected: [..., ...]."
+    elif wants_list and isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _misfits(get_args(kind)[0], part, f"{place}[{number}]")
+    elif (wants_fields or get_origin(kind) is dict) and isinstance(value, list):
+        yield f"'{place}' is a list, {value}, where options were expected: KEY: VALUE."
+    elif wants_fields and isinstance(value, dict):
+        for key, hint in get_type_hints(kind).items():
+            yield from _misfits(hint, value.get(key), f"{place}.{key}".lstrip("."))
 
 
 def _near_child(error: OmegaConfBaseException, key: str) -> str:

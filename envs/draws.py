@@ -8,6 +8,7 @@ friction: {log_uniform: [0.02, 2]}      a number drawn anew for every task
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,13 @@ class Draws:
 
     def _drawn(self, key: str, kind: str, numbers: Any) -> Any:
         rng = np.random.default_rng([self._seed(), *key.encode()])  # two arguments of one task differ
+        try:
+            inspect.signature(DRAWS[kind]).bind(rng, *numbers)
+        except TypeError:
+            _, *names = inspect.signature(DRAWS[kind]).parameters
+            raise UserError(
+                f"'{key}: {{{kind}: {numbers}}}' cannot be drawn: it takes a list of {', '.join(names)}."
+            ) from None
         try:
             drawn = DRAWS[kind](rng, *numbers)
         except (TypeError, ValueError) as error:

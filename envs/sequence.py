@@ -168,12 +168,16 @@ def _make_tasks(config: SequenceConfig, seed: int) -> list[Task]:
 
 
 def _with_unique_names(tasks: list[Task]) -> list[Task]:
-    """Two entries of one name would share their TensorBoard keys: number them apart."""
+    """Two entries of one name would share their keys in logs and tables: number them apart, and from all others."""
     names = [task.name for task in tasks]
-    return [
-        replace(task, name=f"{task.name}-{task.index}") if names.count(task.name) > 1 else task
-        for task in tasks
-    ]
+    taken, unique = set(names), []
+    for task in tasks:
+        name = task.name
+        while name in taken and names.count(task.name) > 1:
+            name = f"{name}-{task.index}"
+        taken.add(name)
+        unique.append(replace(task, name=name))
+    return unique
 
 
 def _agent_steps(entry: TaskConfig) -> int:

@@ -30,7 +30,7 @@ def to_bytes(state: dict[str, Any]) -> bytes:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise UserError(
             f"No checkpoint can hold '{name}', of type {kind}: they are opened without running code from them. "
-            "Make it a tensor (torch.from_numpy), a number, a text, or a list or dict of these."
+            "Make it a tensor (torch.from_numpy), a number (float(...)), a text, or a list or dict of these."
         )
     return content
 

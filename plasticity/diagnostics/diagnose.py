@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from isorl.plasticity.diagnostics.metric import METRICS, Metric, Values
+from isorl.plasticity.diagnostics.metric import METRICS, Metric
 from isorl.plasticity.diagnostics.probe import Probe
 
 DEFAULT_METRICS = (
@@ -64,18 +64,26 @@ def diagnose(
             for metric in chosen:
                 prefix = f"plasticity/{metric.key}/{name}"
                 for layer, value in _measure(metric, probe, prefix, failures).items():
-                    values[f"{prefix}/{layer}" if layer else prefix] = value.detach()
+                    values[f"{prefix}/{layer}" if layer else prefix] = value
             for note in probe.record.notes() if say_what_is_left_out else ():
                 warnings.warn(f"plasticity of {name}: {note}", UserWarning, stacklevel=2)
     return _on_host(values, failures)
 
 
-def _measure(metric: Metric, probe: Probe, prefix: str, failures: list[str]) -> Values:
+def _measure(metric: Metric, probe: Probe, prefix: str, failures: list[str]) -> dict[str, Tensor]:
     try:
-        return metric.compute(probe)
-    except (RuntimeError, ArithmeticError) as error:  # linear algebra, memory: one metric, not the run
+        return {layer: _as_tensor(value) for layer, value in metric.compute(probe).items()}
+    except (
+        RuntimeError,
+        ArithmeticError,
+        TypeError,
+    ) as error:  # linear algebra, memory: one metric, not the run
         failures.append(f"{prefix} ({str(error).splitlines()[0]})")
         return {"": torch.tensor(torch.nan)}
+
+
+def _as_tensor(value: Tensor | float) -> Tensor:
+    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
 
 
 def _on_host(values: dict[str, Tensor], failures: list[str]) -> dict[str, float | Tensor]:

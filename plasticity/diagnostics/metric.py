@@ -16,7 +16,7 @@ from torch import Tensor
 from isorl.plasticity.diagnostics.probe import Probe
 from isorl.plasticity.registry import Registry
 
-Values = Mapping[str, Tensor]
+Values = Mapping[str, Tensor | float]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Metric:
         healthy: the direction a plastic network is found in.
         cost: what it adds to the shared forward pass.
         paper: where the definition comes from.
-        compute: from a probe to values by layer name; "" is the whole network. Scalars are 0-d, spectra 1-d.
+        compute: from a probe to values by layer name; "" is the whole network. Scalars are 0-d or numbers, spectra 1-d.
         at_cap: whether a value is as large as the measurement can tell, so that the true one is at least that.
     """
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +18,9 @@ from isorl.plasticity.methods.base import Method, Note
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.structure import NoChainError
 from isorl.plasticity.networks.spec import NetworkSpec
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+"""Types of what random numbers are drawn from."""
 
 
 class Methods:
@@ -87,22 +92,32 @@ class Methods:
                 method.start(learner)
             except NoChainError as error:
                 raise ValueError(f"Method '{name}' {error}") from None
+        self._generator = learner.generator
         self._at_start = {name: _numbers(method) for name, method in self.by_name.items()}
 
     def forgotten(self) -> list[str]:
-        """Returns a sentence for each method that counts or averages something which a resumed run would not know."""
+        """Returns sentences on methods that count, average or draw from what a resumed run would not know."""
         found = []
         for name, method in self.by_name.items():
             if type(method).state_dict is not Method.state_dict:
                 continue  # it says for itself what it saves
             before, now = self._at_start[name], _numbers(method)
             changed = [
-                key for key in now if key not in method.saved and not _equal(before.get(key), now[key])
+                key
+                for key in sorted(now)
+                if key not in method.saved and not _equal(before.get(key), now[key])
             ]
-            if changed:
+            held = {key: getattr(method, key) for key in changed}
+            drawn = [key for key, value in held.items() if isinstance(value, GENERATORS)]
+            if counted := [key for key in changed if key not in drawn]:
                 found.append(
-                    f"Method '{name}' changes {', '.join(sorted(changed))}, which its `saved` does not name: a resumed "
-                    "run begins with what `start` sets."
+                    f"Method '{name}' changes {', '.join(counted)}, which its `saved` does not name: a resumed run "
+                    "begins with what `start` sets."
+                )
+            if own := [key for key in drawn if held[key] is not self._generator]:
+                found.append(
+                    f"Method '{name}' draws from {', '.join(own)}, which no checkpoint holds: a resumed run draws the "
+                    "first numbers again. Draw from `learner.generator`, which is kept."
                 )
         return found
 
@@ -147,7 +162,7 @@ class Methods:
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """Returns the state of every method by name."""
-        return {name: method.state_dict() for name, method in self.by_name.items()}
+        return {name: _plain(method.state_dict()) for name, method in self.by_name.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Takes back what `state_dict` gave.
@@ -164,13 +179,29 @@ class Methods:
 
 
 def _numbers(method: Method) -> dict[str, Any]:
-    """What a method keeps as plain numbers, tensors and arrays, copied."""
-    kinds = (int, float, Tensor, np.ndarray)
-    kept = {key: value for key, value in vars(method).items() if isinstance(value, kinds)}
-    return {
-        key: value.detach().clone() if isinstance(value, Tensor) else copy.copy(value)
-        for key, value in kept.items()
-    }
+    """What a method keeps as plain numbers, tensors, arrays and states of random generators, copied."""
+    kinds = (int, float, Tensor, np.ndarray, np.generic, *GENERATORS)
+    return {key: _copied(value) for key, value in vars(method).items() if isinstance(value, kinds)}
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    return pickle.dumps(value) if isinstance(value, GENERATORS) else copy.copy(value)
+
+
+def _plain(state: Any) -> Any:
+    """Returns `state` with Python's numbers for numpy's (np.mean gives one), which no checkpoint can hold.
+
+    Single precision stays, to be refused: after a resume a Python number would be computed with in double precision.
+    """
+    if type(state) is dict:
+        return {key: _plain(value) for key, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(map(_plain, state))
+    return state.item() if isinstance(state, np.float64 | np.integer | np.bool_) else state
 
 
 def _equal(before: Any, now: Any) -> bool:

@@ -91,6 +91,19 @@ def test_names_stay_apart():
     assert [task.name for task in made.tasks] == ["Counter-v0-0", "Counter-v0-1"]
 
 
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        (["A", "B", "A", "A-2"], ["A-0", "B", "A-2-2", "A-2"]),
+        (["A", "A", "A-0", "A-0"], ["A-0-0", "A-1", "A-0-2", "A-0-3"]),
+        (["A-1", "A", "A"], ["A-1", "A-1-1", "A-2"]),
+    ],
+)
+def test_numbered_names_meet_no_other(given, made):
+    tasks = sequence(*(TaskConfig(COUNTER, name=name, agent_steps=1) for name in given)).tasks
+    assert [task.name for task in tasks] == made
+
+
 def test_evaluation_arguments():
     entry = TaskConfig(
         COUNTER, agent_steps=1, kwargs={"speed": 1.0, "base": 3}, drift={"speed": 2.0}, evaluation={"base": 4}
@@ -124,6 +137,14 @@ TASK = {"env": COUNTER, "agent_steps": 5}
         ({"tasks": [TASK], "switch": "now"}, "sequence.switch"),
         ({"tasks": [{**TASK, "kwargs": {"bace": 3}}]}, "bace"),
         ({"tasks": [{**TASK, "kwargs": {"base": {"log_uniform": [0, 1]}}}]}, "base.*log_uniform"),
+        (
+            {"tasks": [{**TASK, "kwargs": {"base": {"uniform": [5]}}}]},
+            r"base.*\[5\].* it takes a list of low, high",
+        ),
+        ({"tasks": [{**TASK, "kwargs": {"base": {"choice": 5}}}]}, "it takes a list of values"),
+        ({"tasks": [{**TASK, "kwargs": [1, 2]}]}, r"'tasks\[0\]\.kwargs' is a list, \[1, 2\], .* KEY: VALUE"),
+        ({"tasks": {"first": TASK}}, "'tasks' holds options, .*, where a list was expected"),
+        ({"tasks": [{**TASK, "shifts": {"name": "x"}}]}, r"'tasks\[0\]\.shifts' holds options"),
         ({"tasks": [{**TASK, "drift": {"speed": 2.0}}]}, "drift.*speed"),
         ({"tasks": [{**TASK, "wrappers": ["FlatenObservation"]}]}, "Did you mean 'FlattenObservation'"),
         ({"tasks": [{**TASK, "wrappers": ["os:system"]}]}, "os"),

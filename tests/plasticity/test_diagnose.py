@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -78,6 +79,27 @@ def test_a_metric_that_raises_does_not_stop_the_run(monkeypatch):
         values = diagnose({"net": nn.Linear(2, 1)}, torch.randn(3, 2), ["failing", "weight_norm"])
     assert math.isnan(values["plasticity/failing/net"])
     assert values["plasticity/weight_norm/net"] > 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0.1, np.float64(0.1), np.array(0.1), torch.tensor(0.1, dtype=torch.float64, requires_grad=True)],
+    ids=repr,
+)
+def test_a_metric_may_return_numbers(monkeypatch, value):
+    own = Metric("own", "-", "-", "-", "-", "-", lambda probe: {"": value, "0": value})
+    monkeypatch.setitem(METRICS._entries, "own", own)
+    values = diagnose({"net": nn.Linear(2, 1)}, torch.randn(3, 2), ["own"])
+    assert values == {"plasticity/own/net": 0.1, "plasticity/own/net/0": 0.1}
+
+
+def test_what_is_no_number_is_nan(monkeypatch):
+    monkeypatch.setitem(
+        METRICS._entries, "own", Metric("own", "-", "-", "-", "-", "-", lambda probe: {"": None})
+    )
+    with pytest.warns(RuntimeWarning, match="could not measure plasticity/own/net"):
+        values = diagnose({"net": nn.Linear(2, 1)}, torch.randn(3, 2), ["own"])
+    assert math.isnan(values["plasticity/own/net"])
 
 
 def test_a_batch_of_one_and_a_single_output():

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import logging
+import random
 
 import numpy as np
 import pytest
@@ -154,6 +155,39 @@ class SavesAll(Counts):
 class SavesByItself(Counts):
     def state_dict(self):
         return {"count": self.count}
+
+
+class Draws(Method):
+    """Draws from generators of its own, and from the one that is kept."""
+
+    saved = ("seen",)
+
+    def start(self, learner):
+        self.own = [np.random.default_rng(0), np.random.RandomState(0), random.Random(0), torch.Generator()]
+        self.first, self.second, self.third, self.fourth = self.own
+        self.kept, self.untouched, self.seen = learner.generator, np.random.default_rng(0), [np.int64(0)]
+
+    def after_update(self, batch):
+        self.first.random(), self.second.rand(), self.third.random()
+        self.seen.append((np.mean([1.0, 2.0]), np.bool_(True)))
+        for generator in (self.fourth, self.kept):
+            torch.rand((), generator=generator)
+
+
+def test_random_generators_that_no_checkpoint_holds_are_named():
+    trained = Trained(Draws(), q=mlp(3, 4, 1))
+    assert trained.methods.forgotten() == []
+    trained.methods.after_update(Batch(lambda: torch.randn(8, 3)))
+    [said] = trained.methods.forgotten()
+    assert "draws from first, fourth, second, third, which no checkpoint holds" in said
+
+
+def test_numbers_of_numpy_are_saved_as_numbers():
+    trained = Trained(Draws(), q=mlp(3, 4, 1))
+    trained.methods.after_update(Batch(lambda: torch.randn(8, 3)))
+    [state] = trained.methods.state_dict().values()
+    assert state == {"seen": [0, (1.5, True)]}
+    assert [type(part) for part in (state["seen"][0], *state["seen"][1])] == [int, float, bool]
 
 
 @pytest.mark.parametrize(
