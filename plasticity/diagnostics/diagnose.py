@@ -73,11 +73,8 @@ def diagnose(
 def _measure(metric: Metric, probe: Probe, prefix: str, failures: list[str]) -> dict[str, Tensor]:
     try:
         return {layer: _as_tensor(value) for layer, value in metric.compute(probe).items()}
-    except (
-        RuntimeError,
-        ArithmeticError,
-        TypeError,
-    ) as error:  # linear algebra, memory: one metric, not the run
+    except (RuntimeError, ArithmeticError, TypeError) as error:
+        # linear algebra, memory, or what is no number: one metric, not the run
         failures.append(f"{prefix} ({str(error).splitlines()[0]})")
         return {"": torch.tensor(torch.nan)}
 
