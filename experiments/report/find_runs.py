@@ -269,8 +269,8 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
         )
     if unread := [_named(run) for run in runs if run.is_unreadable]:
         found.append(
-            f"The files of {_listed(unread)} cannot be read: counted as failed, and in no figure. The table of runs "
-            "says why."
+            f"The files of {_listed(unread)} cannot be read: they count as failed and are in no figure. 'What is "
+            "missing' says why."
         )
     nan = [_named(run) for run in runs if run.has_no_returns]
     if nan:

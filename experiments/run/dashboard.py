@@ -75,8 +75,8 @@ def _smoothed(at: list[int], returns: list[float], window: int = 25) -> tuple[np
 def matrix_figure(names: SequenceOf[str], rows: SequenceOf[SequenceOf[float]]) -> Figure:
     """Draws the mean return of each task (columns) after each visit (rows), coloured within each column."""
     values = np.array(rows, dtype=float)
-    spread = np.nanmax(values, axis=0) - np.nanmin(values, axis=0)
-    shade = (values - np.nanmin(values, axis=0)) / np.where(spread > 0, spread, 1)
+    low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN where a task has no figure
+    shade = (values - low) / np.where(high > low, high - low, 1)
     numbered = values.size <= MAX_NUMBERED_CELLS
     width, height = (0.9, 0.35) if numbered else (0.25, 0.2)
     picture, axes = _picture(1.5 + width * len(names), 1 + height * len(rows), left=0.9, bottom=0.8)

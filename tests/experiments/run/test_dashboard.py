@@ -21,6 +21,12 @@ def test_the_matrix_shades_each_task_by_its_own_range():
     assert (inches.x0, inches.y0) == pytest.approx((0.9, 0.8))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_task_without_any_figure_is_left_blank():
+    (image,) = matrix_figure(["endless", "other"], [[math.nan, 1.0], [math.nan, 2.0]]).figure.axes[0].images
+    np.testing.assert_allclose(image.get_array().filled(np.nan), [[np.nan, 0], [np.nan, 1]])
+
+
 def test_returns_are_smoothed_over_as_many_episodes_as_there_are():
     assert [each.tolist() for each in _smoothed([3], [1.0])] == [[3], [1.0]]
     assert [each.tolist() for each in _smoothed([2, 4], [1.0, 3.0])] == [[3.0], [2.0]]
