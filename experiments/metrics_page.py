@@ -33,6 +33,10 @@ The report computes these from returns. Random agents U, fresh agents F, returns
 evaluation of task t after visit v. Each has a case worked by hand and a brute-force twin in
 `tests/experiments/report/test_continual_metrics.py`.
 
+An evaluation is the mean raw return of `evaluation.episodes` episodes, each from its beginning to its end.
+`evaluation.max_episode_steps` cuts them after so many agent steps; the return then counts as it stands. It is NaN, with a
+warning, where an episode goes on for longer than a visit to its task and 100,000 agent steps.
+
 {runs}
 """
 
