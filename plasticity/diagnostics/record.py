@@ -11,12 +11,14 @@ operations in place leave the record as it was.
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from isorl.plasticity.diagnostics.sources import Sources
@@ -207,13 +209,14 @@ def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) ->
     in_place = [module for module in modules if getattr(module, "inplace", False) is True]
     devices = [device] if device.type == "cuda" else []
     try:
-        if training:
-            network.eval()
+        for module in training:  # not network.eval(): a train() of their own may merge weights for good (LoRA)
+            module.training = False
         for module in in_place:
             module.inplace = False  # type: ignore[assignment]
         with (
             torch.random.fork_rng(devices),
             torch.inference_mode(False),
+            _state_kept(modules),
             torch.autocast(device.type, enabled=False),
             torch.set_grad_enabled(grad),
         ):
@@ -223,6 +226,32 @@ def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) ->
             module.training = True
         for module in in_place:
             module.inplace = True  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def _state_kept(modules: list[nn.Module]) -> Iterator[None]:
+    """Gives modules back their buffers and attributes, whatever a forward pass writes; calls no backward hooks inside."""
+    made = [m for m in modules if not (isinstance(m, LazyModuleMixin) and m.has_uninitialized_params())]
+    held = [state for module in made for state in (module._buffers, vars(module))]
+    before = [dict(state) for state in held]
+    tensors = [x for state in before for x in state.values() if isinstance(x, Tensor)]
+    values = [(x.detach().clone(), x.requires_grad) for x in tensors]
+    for module in made:
+        if module._backward_hooks or module._backward_pre_hooks:
+            module._backward_hooks, module._backward_pre_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for state, old in zip(held, before, strict=True):
+            for name in state.keys() - old.keys():
+                del state[name]
+            state.update(old)
+        with torch.no_grad():
+            for x, (value, required) in zip(tensors, values, strict=True):
+                if x.requires_grad and not required:
+                    x.detach_()  # it was written to with a graph
+                if not torch.equal(x, value):
+                    x.copy_(value)
 
 
 class _Origin(NamedTuple):
