@@ -128,7 +128,7 @@ def _factors(layer: Layer) -> tuple[Tensor, Tensor]:
 
 def _pre_activations(layer: Layer) -> list[Tensor]:
     """What enters the activation, as functions of the weight and bias; behind a norm layer, as constants."""
-    if all(u is z for u, z in zip(layer.before, layer.outputs, strict=True)):
+    if all(any(u is z for z in layer.outputs) for u in layer.before):
         return [layer.module(x.detach()) for x in layer.inputs]
     return [u.detach().requires_grad_() for u in layer.before]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -138,10 +139,16 @@ class Probe:
 
         S is at most JACOBIAN_SAMPLES, spread over the samples and positions of the batch; one where the Jacobian
         is the same everywhere: of a head, and under an isometric activation. Layers of which it is not known
-        what follows them are left out.
+        what follows them are left out, and those under an activation that mixes units, with a warning.
         """
+        found: dict[str, Tensor] = {}
         with self._undisturbed():
-            return {layer.name: self._layer_jacobian(layer) for layer in self.record.understood()}
+            for layer in self.record.understood():
+                try:
+                    found[layer.name] = self._layer_jacobian(layer)
+                except NotMeasurableError as error:
+                    warnings.warn(f"no Jacobian of {layer.path}: {error}", RuntimeWarning, stacklevel=2)
+        return found
 
     def _layer_jacobian(self, layer: Layer) -> Tensor:
         if layer.activation is None or getattr(layer.activation, "isometric", False):
