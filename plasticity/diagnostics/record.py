@@ -152,7 +152,9 @@ class ActivationRecord:
             )
         if features is None or features.ndim < 2 or not features.is_floating_point() or not features.numel():
             named = f"; not understood: {', '.join(self.unmeasured)}" if self.unmeasured else ""
-            raise NotMeasurableError(f"no module call, or no single one, shows which features the last layer reads{named}")
+            raise NotMeasurableError(
+                f"no module call, or no single one, shows which features the last layer reads{named}"
+            )
         if len(features) != len(self.output):
             raise NotMeasurableError(
                 f"the last layer reads {tuple(features.shape)}, whose rows are not the {len(self.output)} samples"
@@ -230,9 +232,10 @@ def _confirm_idle(network: nn.Module, recorded: ActivationRecord) -> None:
     Z = [(id(layer.module), z) for layer in layers for z in layer.outputs if z.requires_grad]
     unreached = set[int]()
     if f.requires_grad and Z:
-        signals = torch.autograd.grad(f, [z for _, z in Z], torch.ones_like(f), retain_graph=True, allow_unused=True)
-        calls = list(zip((key for key, _ in Z), signals, strict=True))
-        unreached = {key for key, _ in calls} - {key for key, signal in calls if signal is not None}
+        outputs, ones = [z for _, z in Z], torch.ones_like(f)
+        signals = torch.autograd.grad(f, outputs, ones, retain_graph=True, allow_unused=True)
+        reached = {key for (key, _), signal in zip(Z, signals, strict=True) if signal is not None}
+        unreached = {key for key, _ in Z} - reached
     for layer in idle:
         layer.is_idle = id(layer.module) in unreached
 
@@ -259,7 +262,7 @@ def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) ->
     in_place = [module for module in modules if getattr(module, "inplace", False) is True]
     devices = [device] if device.type == "cuda" else []
     try:
-        for module in training:  # not network.eval(): a train() of their own may merge weights for good (LoRA)
+        for module in training:  # not by eval(): a train() of its own may merge weights for good (LoRA)
             module.training = False
         for module in in_place:
             module.inplace = False  # type: ignore[assignment]
@@ -280,7 +283,7 @@ def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) ->
 
 @contextlib.contextmanager
 def _state_kept(modules: list[nn.Module]) -> Iterator[None]:
-    """Gives modules back their buffers and attributes, whatever a forward pass writes; calls no backward hooks inside."""
+    """Gives modules back their buffers and attributes, whatever forward passes write; inside, no backward hook acts."""
     made = [m for m in modules if not (isinstance(m, LazyModuleMixin) and m.has_uninitialized_params())]
     held = [state for module in made for state in (module._buffers, vars(module))]
     before = [dict(state) for state in held]
@@ -335,7 +338,8 @@ class _Recorder:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        handles = [m.register_forward_hook(self._hook(path), with_kwargs=True) for path, m in self.parts.items()]
+        hooks = [(module, self._hook(path)) for path, module in self.parts.items()]
+        handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
         # first of all hooks: those of torch.nn.utils.weight_norm read weights, too
         handles += [m.register_forward_pre_hook(self._enter, prepend=True) for m in self.parts.values()]
         try:
@@ -399,7 +403,7 @@ class _Recorder:
         self.sources.depth += 1
 
     def _hook(self, path: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Tensor | None:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Tensor | None:
             given = tensors((args, kwargs))
             first = args[:1] or tuple(kwargs.values())
             x = given[0] if len(first) == 1 and given and given[0] is first[0] else None
@@ -462,20 +466,18 @@ class _Recorder:
             origin.layer.is_ambiguous = True
 
     def _activate(self, module: nn.Module, origin: _Origin, x: Tensor, y: Tensor) -> Tensor | None:
-        layer, z, u, h = origin.layer, origin.output, origin.value, y
-        if u.shape != x.shape:  # reshaped on the way: back, where units keep their places
-            if not isinstance(module, ELEMENTWISE):
-                return self._end(module, origin)
-            h = y.reshape(u.shape)
+        layer, z, u = origin.layer, origin.output, origin.value
+        is_reshaped = u.shape != x.shape  # on the way: back, where units keep their places
         feature = 1 if layer.channels_first else -1
-        if u.ndim != z.ndim or u.shape[feature] != z.shape[feature]:
-            return self._end(module, origin)
-        if layer.activation not in (None, module):
-            return self._end(module, origin)
+        fits = u.ndim == z.ndim and u.shape[feature] == z.shape[feature]
+        fits &= isinstance(module, ELEMENTWISE) or not is_reshaped
+        if not fits or layer.activation not in (None, module):
+            self._end(module, origin)
+            return None
         layer.activation = module
         if not any(u is known for known in layer.before):  # it may read the same twice
             layer.before.append(u)
-            layer.after.append(h)
+            layer.after.append(y.reshape(u.shape) if is_reshaped else y)
         return self._remember(self.activated, y.clone(), layer)
 
     def _hand_on(self, tensor: Tensor, origin: _Origin) -> Tensor:

@@ -13,13 +13,15 @@ from typing import Any
 from torch import Tensor, equal
 from torch.overrides import TorchFunctionMode
 
-# Functions, by name without underscores, that move numbers or add them up: what they are given is in the result as it was.
-_MOVING = frozenset(
-    "add radd iadd sub subtract rsub isub sum mean clone contiguous detach to float double get getitem setitem copy "
-    "reshape view flatten unflatten squeeze unsqueeze ravel transpose permute movedim t expand select narrow chunk split "
-    "unbind cat concat concatenate stack hstack vstack gather".split()
-)
-_PRODUCTS = frozenset("matmul rmatmul mv dot vdot inner linear einsum".split())  # those in which a vector is a weight
+# Functions, by name without underscores, that move numbers or add them up: what they are given they hand on as it was.
+_MOVING = {
+    *("add", "radd", "iadd", "sub", "subtract", "rsub", "isub", "sum", "mean", "detach", "to", "float"),
+    *("get", "getitem", "setitem", "select", "narrow", "chunk", "split", "unbind", "copy", "clone", "double"),
+    *("reshape", "view", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "expand", "contiguous"),
+    *("transpose", "permute", "movedim", "t", "cat", "concat", "concatenate", "stack", "hstack", "vstack"),
+}
+# Those in which a vector is a weight and not a bias or a scale.
+_PRODUCTS = {"matmul", "rmatmul", "mv", "dot", "vdot", "inner", "linear", "einsum"}
 
 
 class Sources(TorchFunctionMode):
@@ -109,8 +111,9 @@ class Sources(TorchFunctionMode):
         followed = [x for x in given if id(x) in self._of]
         known = [self._of[id(x)] for x in followed]
         weights = frozenset[int]()
+        is_blank = name.startswith("new_") or name.endswith("_like")  # of a shape alone
         if self.depth == 0:
-            self.read |= {id(x) for x in followed if any(y is not x for y in made)}
+            self.read |= {id(x) for x in followed if not is_blank and any(y is not x for y in made)}
             operands = given[:2] if name in _PRODUCTS else given  # the third of `linear` is a bias
             weights = weights.union(*(self._weights.get(id(x), ()) for x in operands))
             if known and name not in _PRODUCTS:
@@ -118,10 +121,11 @@ class Sources(TorchFunctionMode):
         if known and weights:
             self._use(weights, None, known)
         is_changed = name not in _MOVING or any(id(x) in self._is_changed for x in followed)
+        is_changed &= not is_blank and not weights
         for y in made:
             if known:
                 self._remember(self._of, y, weights or frozenset().union(*known))
-                if is_changed and not weights:
+                if is_changed:
                     self._is_changed.add(id(y))
             elif weights:
                 self._remember(self._weights, y, weights)

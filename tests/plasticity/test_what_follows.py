@@ -142,9 +142,9 @@ def test_what_is_no_activation_of_a_layer_is_named(network, shape, unclear):
     assert f"what follows {unclear} is not one activation module" in said
     recorded = Probe(network, torch.randn(8, *shape)).record
     paths = unclear.split(", ")
-    assert not {f"{key}/net/{layer.name}" for key in FIGURES for layer in recorded.layers if layer.path in paths} & {
-        *values
-    }
+    assert not {
+        f"{key}/net/{layer.name}" for key in FIGURES for layer in recorded.layers if layer.path in paths
+    } & {*values}
 
 
 def test_the_penalty_takes_the_calls_of_a_layer_in_any_order():
@@ -183,9 +183,22 @@ def test_what_moves_the_units_is_no_second_activation(moves):
 
 def test_heads_that_are_moved_and_added_are_understood():
     network = Calls(
-        lambda self, x: torch.cat([self.m[0](x) + self.m[1](x).mean(1, keepdim=True), self.m[1](x)[:, :1]], 1),
+        lambda self, x: torch.cat(
+            [self.m[0](x) + self.m[1](x).mean(1, keepdim=True), self.m[1](x)[:, :1]], 1
+        ),
         *(nn.Linear(4, 3), nn.Linear(4, 2)),
     )
+    assert Probe(network, torch.randn(8, 4)).record.notes() == []
+
+
+def test_what_takes_a_shape_alone_reads_nothing():
+    def forward(self, x):
+        h = self.m[0](x)
+        out = h.new_zeros(len(h), 2)
+        out[:] = self.m[2](self.m[1](h) + torch.zeros_like(h))
+        return out
+
+    network = Calls(forward, nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     assert Probe(network, torch.randn(8, 4)).record.notes() == []
 
 
@@ -275,9 +288,13 @@ def test_features_of_sequences_are_those_of_their_steps_together(samples):
     assert values["feature_norm/net"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("product", [torch.matmul, lambda h, w: F.linear(h, 2 * w[None])], ids=["vector", "row"])
+@pytest.mark.parametrize(
+    "product", [torch.matmul, lambda h, w: F.linear(h, 2 * w[None])], ids=["vector", "row"]
+)
 def test_a_vector_that_is_multiplied_by_is_a_head(product):
-    network = Calls(lambda self, x: product(self.m[1](self.m[0](x)), self.w), nn.Linear(4, 6), nn.Tanh(), w=(6,))
+    network = Calls(
+        lambda self, x: product(self.m[1](self.m[0](x)), self.w), nn.Linear(4, 6), nn.Tanh(), w=(6,)
+    )
     values, said = measured(network, torch.randn(8, 4), ["feature_norm", "gram_deviation"])
     assert math.isnan(values["feature_norm/net"])
     assert "no layer figures of w (read outside of its module)" in said
@@ -285,7 +302,9 @@ def test_a_vector_that_is_multiplied_by_is_a_head(product):
 
 
 def test_scales_and_biases_are_no_heads():
-    network = Calls(lambda self, x: F.linear(self.m[0](x) * self.w, self.m[1].weight, self.b), L, H, w=(6,), b=(2,))
+    network = Calls(
+        lambda self, x: F.linear(self.m[0](x) * self.w, self.m[1].weight, self.b), L, H, w=(6,), b=(2,)
+    )
     assert Probe(network, torch.randn(8, 4)).record.last == ["m.1.weight"]
 
 
