@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from isorl.plasticity.diagnostics.sources import Sources, tensors
@@ -330,9 +331,11 @@ class _Recorder:
         self.swapped: set[int] = set()  # ids of layers that were called with weights not their own
         parameters = dict(network.named_parameters())
         self.own = {id(p): name for name, p in parameters.items()}
-        vectors = {id(p) for p in parameters.values() if p.ndim == 1}
-        self.with_matrix = {id(m) for m in self.parts.values() if any(p.ndim > 1 for p in m.parameters())}
-        self.sources = Sources(self.own.keys() - vectors, vectors)
+        matrices = {id(p) for p in parameters.values() if is_lazy(p) or p.ndim > 1}
+        vectors = {id(p) for p in parameters.values() if p.ndim == 1} - matrices
+        layers = [m for m in self.parts.values() if not isinstance(m, NORMS)]
+        self.with_matrix = {id(m) for m in layers if matrices & {id(p) for p in m.parameters()}}
+        self.sources = Sources(matrices, vectors)
         self.alive: list[Tensor] = []  # ids stay unique only while the tensors live
         self.read: list[tuple[str, Tensor, int]] = []  # by whom, what, in which version
 

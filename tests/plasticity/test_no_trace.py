@@ -108,8 +108,10 @@ def test_backward_hooks_are_no_part_of_the_network():
 
 
 def test_layers_that_the_first_pass_makes_keep_what_it_made():
-    network = nn.Sequential(nn.LazyLinear(6), nn.LazyBatchNorm1d(), nn.ReLU(), nn.Linear(6, 2)).eval()
+    network = nn.Sequential(nn.LazyLinear(6), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyLinear(2)).eval()
     x = torch.randn(8, 4)
-    diagnose({"n": network}, x)
+    values = diagnose({"n": network}, x, ["feature_norm"])
+    features = network[:3](x).norm(dim=1).mean().item()
+    assert values["plasticity/feature_norm/n"] == pytest.approx(features, rel=1e-5)
     assert (network[0].in_features, network[1].num_features) == (4, 6)
     assert network(x).shape == (8, 2)
