@@ -59,16 +59,24 @@ def leaf(x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def differentiable(network: nn.Module) -> Iterator[None]:
-    """Lets the parameters that learn take part in the graphs that are made inside; all, where the whole is frozen."""
+    """Lets the parameters that learn take part in the graphs that are made inside; all, where the whole is frozen.
+
+    Hooks on their gradients, which serve an optimizer, do nothing inside.
+    """
     parameters = [p for p in network.parameters() if p.is_floating_point()]
     frozen = [] if any(p.requires_grad for p in parameters) else parameters
+    hooked = [(p._backward_hooks, dict(p._backward_hooks)) for p in parameters if p._backward_hooks]
     try:
+        for hooks, _ in hooked:
+            hooks.clear()  # autograd holds on to this dictionary
         for parameter in frozen:
             parameter.requires_grad_(True)
         yield
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+        for hooks, kept in hooked:
+            hooks.update(kept)
 
 
 def backward_signals(recorded: ActivationRecord) -> dict[int, Tensor]:
@@ -105,6 +113,10 @@ def kernel(network: nn.Module, recorded: ActivationRecord, signals: dict[int, Te
     check_samples_apart(network, recorded)
     rest = [p for key, p in parameters.items() if key not in covered]
     if rest:
+        if (
+            recorded.input.requires_grad
+        ):  # refused by torch where a reentrant checkpoint hides parameters from `grad`
+            torch.autograd.grad(outputs(recorded).sum(), recorded.input, retain_graph=True, allow_unused=True)
         K = K + _by_autograd(network, recorded, rest)
     if not _holds(K, recorded, list(parameters.values())):  # a weight was used outside of its module
         K = _by_autograd(network, recorded, list(parameters.values()))
@@ -120,14 +132,16 @@ def check_samples_apart(network: nn.Module, recorded: ActivationRecord) -> None:
     Raises:
         NotMeasurableError: it does, or does not take a sample alone.
     """
-    together = outputs(recorded)[0]
-    try:
-        alone = network(recorded.input[:1]).reshape(-1)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise NotMeasurableError(f"the network does not take one sample alone: {error}") from error
-    tolerance = math.sqrt(torch.finfo(together.dtype).eps) * together.abs().max()
-    if (alone - together).abs().max() > 10 * tolerance:
-        raise NotMeasurableError("the outputs of a sample depend on other samples of the batch")
+    f = outputs(recorded)
+    for n in {0, len(f) - 1}:  # where they depend on earlier ones, as in a sequence, the first does not
+        together = f[n]
+        try:
+            alone = network(recorded.input[n : n + 1]).reshape(-1)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise NotMeasurableError(f"the network does not take one sample alone: {error}") from error
+        tolerance = math.sqrt(torch.finfo(together.dtype).eps) * together.abs().max()
+        if (alone - together).abs().max() > 10 * tolerance:
+            raise NotMeasurableError("the outputs of a sample depend on other samples of the batch")
 
 
 def _layerwise(
@@ -146,8 +160,12 @@ def _layerwise(
         for part in parts:
             own = [id(p) for p in part.module.parameters()]
             learns = bool(own) and all(p.requires_grad for p in part.module.parameters())
-            by_sample = all(len(x) == len(f) for x in part.inputs)
-            if learns and has_rule(part.module) and by_sample and all(holders[key] == 1 for key in own):
+            by_sample = all(x.ndim > 1 and len(x) == len(f) for x in part.inputs)
+            followed = all(
+                id(z) in signals for z in part.outputs
+            )  # not where no graph was made, as in no_grad
+            plain = by_sample and followed and has_rule(part.module)
+            if learns and plain and all(holders[key] == 1 for key in own):
                 K += part_of(part, signals)
                 covered |= set(own)
     return K, covered
@@ -184,9 +202,13 @@ def _jacobian(network: nn.Module, x: Tensor, parameters: list[nn.Parameter], wan
 
 
 def _holds(K: Tensor, recorded: ActivationRecord, parameters: list[nn.Parameter]) -> bool:
-    """Whether v^T K v = ||d (v^T f) / d theta||^2, as it must be, for signs v: one pass that knows no rule."""
+    """Whether v^T K v = ||d (v^T f) / d theta||^2, as it must be, for a random v: one pass that knows no rule.
+
+    Its entries are of either sign, and of sizes from 0.5 to 1.5: signs alone are blind to an exchange of samples.
+    """
     f = outputs(recorded)
-    v = torch.randint(2, f.shape, generator=torch.Generator().manual_seed(0)).to(f) * 2 - 1
+    v = 2 * torch.rand(f.shape, generator=torch.Generator().manual_seed(0)).to(f) - 1
+    v = v + v.sign() / 2
     gradients = torch.autograd.grad((v * f).sum(), parameters, retain_graph=True, allow_unused=True)
     energy = sum(float(at_least_single(g).square().sum()) for g in gradients if g is not None)
     v = v.flatten().to(K)
