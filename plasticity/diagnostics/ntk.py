@@ -113,9 +113,7 @@ def kernel(network: nn.Module, recorded: ActivationRecord, signals: dict[int, Te
     check_samples_apart(network, recorded)
     rest = [p for key, p in parameters.items() if key not in covered]
     if rest:
-        if (
-            recorded.input.requires_grad
-        ):  # refused by torch where a reentrant checkpoint hides parameters from `grad`
+        if recorded.input.requires_grad:  # torch refuses it where a reentrant checkpoint hides parameters
             torch.autograd.grad(outputs(recorded).sum(), recorded.input, retain_graph=True, allow_unused=True)
         K = K + _by_autograd(network, recorded, rest)
     if not _holds(K, recorded, list(parameters.values())):  # a weight was used outside of its module
@@ -132,16 +130,14 @@ def check_samples_apart(network: nn.Module, recorded: ActivationRecord) -> None:
     Raises:
         NotMeasurableError: it does, or does not take a sample alone.
     """
-    f = outputs(recorded)
-    for n in {0, len(f) - 1}:  # where they depend on earlier ones, as in a sequence, the first does not
-        together = f[n]
-        try:
-            alone = network(recorded.input[n : n + 1]).reshape(-1)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise NotMeasurableError(f"the network does not take one sample alone: {error}") from error
-        tolerance = math.sqrt(torch.finfo(together.dtype).eps) * together.abs().max()
-        if (alone - together).abs().max() > 10 * tolerance:
-            raise NotMeasurableError("the outputs of a sample depend on other samples of the batch")
+    together = outputs(recorded)[0]
+    try:
+        alone = network(recorded.input[:1]).reshape(-1)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise NotMeasurableError(f"the network does not take one sample alone: {error}") from error
+    tolerance = math.sqrt(torch.finfo(together.dtype).eps) * together.abs().max()
+    if (alone - together).abs().max() > 10 * tolerance:
+        raise NotMeasurableError("the outputs of a sample depend on other samples of the batch")
 
 
 def _layerwise(
@@ -161,9 +157,7 @@ def _layerwise(
             own = [id(p) for p in part.module.parameters()]
             learns = bool(own) and all(p.requires_grad for p in part.module.parameters())
             by_sample = all(x.ndim > 1 and len(x) == len(f) for x in part.inputs)
-            followed = all(
-                id(z) in signals for z in part.outputs
-            )  # not where no graph was made, as in no_grad
+            followed = all(id(z) in signals for z in part.outputs)  # not by a graph inside of no_grad
             plain = by_sample and followed and has_rule(part.module)
             if learns and plain and all(holders[key] == 1 for key in own):
                 K += part_of(part, signals)

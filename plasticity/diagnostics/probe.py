@@ -143,11 +143,17 @@ class Probe:
         with self._undisturbed(grad=True):
             ntk.check_samples_apart(self.network, recorded)
             f = ntk.outputs(recorded)
-            J = [
-                torch.autograd.grad(f[:, c].sum(), recorded.input, retain_graph=True)[0]
-                for c in range(f.shape[1])
-            ]
-            return spectra.singular_values(torch.stack(J, 1).flatten(2))
+
+            def by_input(y: Tensor) -> Tensor:
+                return torch.autograd.grad(y.sum(), recorded.input, retain_graph=True)[0].flatten(1)
+
+            # (N, C, I) of sums over samples; if these are apart, the same J follows from any other sum
+            J = torch.stack([by_input(f[:, c]) for c in range(f.shape[1])], 1)
+            v = 1 + torch.arange(len(f), device=f.device)[:, None] / len(f)
+            tolerance = 10 * math.sqrt(torch.finfo(J.dtype).eps) * J.abs().max()
+            if (by_input(v * f) - v * J.sum(1)).abs().max() > tolerance:
+                raise NotMeasurableError("the outputs of a sample depend on other samples of the batch")
+            return spectra.singular_values(J)
 
     @cached_property
     def feature_singular_values(self) -> Tensor:
