@@ -61,4 +61,4 @@ def feature_stable_rank(probe: Probe) -> Values:
 )
 def feature_norm(probe: Probe) -> Values:
     """Measures the scale of the representation."""
-    return {"": probe.record.features().float().norm(dim=1).mean()}
+    return {"": probe.record.features().double().norm(dim=1).mean()}

@@ -11,12 +11,14 @@ operations in place leave the record as it was.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.parametrize import is_parametrized
 
 from isorl.plasticity.diagnostics.sources import Sources
@@ -198,7 +200,7 @@ def record(network: nn.Module, batch: Tensor) -> ActivationRecord:
 
 @contextlib.contextmanager
 def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) -> Iterator[None]:
-    """Sets evaluation mode, no autocast and no in-place activations inside; makes graphs only if `grad`.
+    """Sets evaluation mode, no autocast, compilation or in-place activations inside; makes graphs only if `grad`.
 
     Outside everything is as it was, the global random streams too: a measurement never shifts a training run.
     """
@@ -216,6 +218,11 @@ def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) ->
             torch.inference_mode(False),
             torch.autocast(device.type, enabled=False),
             torch.set_grad_enabled(grad),
+            sdpa_kernel(SDPBackend.MATH),  # the one that can be differentiated twice, on a CPU too
+            # hooks must see what compiled modules compute; without dynamo, slow to import, there are none
+            torch.compiler.set_stance("force_eager")
+            if "torch._dynamo" in sys.modules
+            else contextlib.nullcontext(),
         ):
             yield
     finally:
