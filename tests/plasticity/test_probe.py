@@ -284,15 +284,13 @@ def test_a_sequence_in_place_of_the_batch_has_no_input_jacobian():
         _ = Probe(network, torch.randn(8, 3, 4)).input_singular_values
 
 
-def test_units_and_features_beyond_single_precision():
+def test_units_beyond_single_precision():
     network = nn.Sequential(nn.Linear(3, 4), nn.Softplus(), nn.Linear(4, 2)).double()
     with torch.no_grad():
         network[0].weight.zero_()
         network[0].bias.fill_(-110.0)  # units of 1.7e-48
     x = torch.ones(5, 3, dtype=torch.double)
     assert diagnose({"net": network}, x, ["dormant_units"])["plasticity/dormant_units/net"] == 0
-    found = diagnose({"net": nn.Linear(3, 2)}, torch.full((5, 3), 1e30), ["feature_norm"])
-    assert found["plasticity/feature_norm/net"] == pytest.approx(3**0.5 * 1e30)
 
 
 def test_a_network_of_several_outputs_is_refused():
