@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Adam
 
 from isorl.plasticity.linalg import as_matrix, isometry_descent
@@ -120,7 +121,11 @@ class AdamO(Adam):
         if not stated:
             group["isometric"] &= any(theta.ndim >= 2 for theta in group["params"])
         try:
-            if half_life is not None:
+            if any(is_lazy(theta) for theta in group["params"]):
+                raise ValueError(
+                    "AdamO was given lazy parameters, which have no shape yet: pass a batch through the module first"
+                )
+            if half_life is not None and group["isometric"]:
                 rate = group["lr"] if group["iso_lr"] is None else group["iso_lr"]
                 group["iso_lambda"] = isometry_lambda(
                     half_life, rate, group["iso_target"], group["iso_every"]

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
+import torch
 from torch import nn
 
 from isorl.plasticity.networks.isometric import IsometricConv2d, IsometricLinear, PatchConv2d
@@ -45,17 +46,27 @@ def is_matrix_layer(module: nn.Module) -> bool:
     nn.MultiheadAttention, which is never called.
     """
     return (
-        type(module).forward in _BY_ONE_MATRIX
+        not isinstance(module, torch.jit.ScriptModule)
+        and type(module).forward in _BY_ONE_MATRIX
         and getattr(module, "groups", 1) == 1
         and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
     )
 
 
+def uncompiled(path: str) -> str:
+    """Returns the name that a part of a network has without the wrappers of torch.compile."""
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")
+
+
 def hidden_matrix_layers(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, nn.Module]:
-    """Returns the layers of `is_matrix_layer` by path, without the heads; those that share a weight once."""
+    """Returns the layers of `is_matrix_layer` by path, without the heads; those that share a weight once.
+
+    A weight that a head or an embedding shares is left out, as `roles` leaves it free.
+    """
     heads = _known(heads, module)
     found: dict[str, nn.Module] = {}
-    seen: set[int] = set()
+    free = zip(module.parameters(), roles(module, heads).values(), strict=True)
+    seen = {id(parameter) for parameter, role in free if role is not Role.hidden}
     for path, layer in module.named_modules():
         weight = id(layer._parameters.get("weight", layer))
         if is_matrix_layer(layer) and not _is_within(path, heads) and weight not in seen:
@@ -67,6 +78,8 @@ def hidden_matrix_layers(module: nn.Module, heads: Iterable[str] = ()) -> dict[s
 def roles(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, Role]:
     """Returns the role of every parameter by name, in the order of `named_parameters`, shared ones once.
 
+    What a head shares is a head; what an embedding shares with a layer is `other`.
+
     Args:
         module: any module. Weights of the layers of `is_matrix_layer` are hidden, others (embeddings, recurrent
             cells, learned scales, what a parametrized weight is computed from) are `other`.
@@ -74,8 +87,12 @@ def roles(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, Role]:
     """
     heads = _known(heads, module)
     owners = dict(module.named_modules(remove_duplicate=False))
+    uses: dict[int, set[Role]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        uses.setdefault(id(parameter), set()).add(_role(owners[name.rpartition(".")[0]], name, heads))
     return {
-        name: _role(owners[name.rpartition(".")[0]], name, heads) for name, _ in module.named_parameters()
+        name: next(role for role in (Role.head, Role.other, *Role) if role in uses[id(parameter)])
+        for name, parameter in module.named_parameters()
     }
 
 
@@ -121,7 +138,7 @@ def _role(owner: nn.Module, name: str, heads: list[str]) -> Role:
 
 def _known(heads: Iterable[str], module: nn.Module) -> list[str]:
     """The names of the heads, each of which is a submodule."""
-    paths = [path for path, _ in module.named_modules() if path]
+    paths = [path for path in (uncompiled(path) for path, _ in module.named_modules()) if path]
     heads = [heads] if isinstance(heads, str) else list(heads)
     for head in heads:
         if head not in paths:
@@ -130,6 +147,7 @@ def _known(heads: Iterable[str], module: nn.Module) -> list[str]:
 
 
 def _is_within(path: str, heads: list[str]) -> bool:
+    path = uncompiled(path)
     return any(path == head or path.startswith(head + ".") for head in heads)
 
 
@@ -138,7 +156,8 @@ def _warn_about_free_weights(module: nn.Module, heads: Iterable[str]) -> None:
     free = [
         f"{path} ({type(layer).__name__})"
         for path, layer in module.named_modules()
-        if isinstance(layer, _LAYERS)
+        if isinstance(layer, (*_LAYERS, torch.jit.ScriptModule))
+        and any(True for _ in layer.parameters(recurse=False))
         and not _is_within(path, heads)
         and not (is_matrix_layer(layer) and "weight" in layer._parameters)
     ]

@@ -51,9 +51,9 @@ def diagnose(
         networks: by name, each from `batch` to one tensor. Layers they share are decomposed once.
         batch: (B, ...), best a saved one per task, so that a change is the network's and not the data's.
         metrics: names in METRICS; any that is not known is an error that suggests the nearest.
-        reference: parameters by "network/parameter", from `snapshot`, for distances.
+        reference: all parameters by "network/parameter", from `snapshot`, for distances.
         say_what_is_left_out: whether to warn of layers without figures.
-        previous: parameters at the last measurement, as `reference`, for churn.
+        previous: parameters and buffers at the last measurement, from `snapshot`, for churn.
     """
     chosen = [METRICS[name] for name in metrics]
     cache: dict[int, Tensor] = {}
@@ -72,6 +72,7 @@ def diagnose(
 
 def _measure(metric: Metric, probe: Probe, prefix: str, failures: list[str]) -> Values:
     try:
+        _ = probe.record  # first of all: it refuses what is no network from a batch to one tensor
         return metric.compute(probe)
     except (RuntimeError, ArithmeticError) as error:  # linear algebra, memory: one metric, not the run
         failures.append(f"{prefix} ({str(error).splitlines()[0]})")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
@@ -254,7 +256,7 @@ def _confirm_rows(network: nn.Module, recorded: ActivationRecord) -> None:
 
 @contextlib.contextmanager
 def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) -> Iterator[None]:
-    """Sets evaluation mode, no autocast and no in-place activations inside; makes graphs only if `grad`.
+    """Sets evaluation mode, no autocast, compilation or in-place activations inside; makes graphs only if `grad`.
 
     Outside everything is as it was, the global random streams too: a measurement never shifts a training run.
     """
@@ -273,6 +275,11 @@ def undisturbed(network: nn.Module, device: torch.device, grad: bool = False) ->
             _state_kept(modules),
             torch.autocast(device.type, enabled=False),
             torch.set_grad_enabled(grad),
+            sdpa_kernel(SDPBackend.MATH),  # the one that can be differentiated twice, on a CPU too
+            # hooks must see what compiled modules compute; without dynamo, slow to import, there are none
+            torch.compiler.set_stance("force_eager")
+            if "torch._dynamo" in sys.modules
+            else contextlib.nullcontext(),
         ):
             yield
     finally:
@@ -288,8 +295,8 @@ def _state_kept(modules: list[nn.Module]) -> Iterator[None]:
     made = [m for m in modules if not (isinstance(m, LazyModuleMixin) and m.has_uninitialized_params())]
     held = [state for module in made for state in (module._buffers, vars(module))]
     before = [dict(state) for state in held]
-    tensors = [x for state in before for x in state.values() if isinstance(x, Tensor)]
-    values = [(x.detach().clone(), x.requires_grad) for x in tensors]
+    written = [x for state in before for x in state.values() if isinstance(x, Tensor)]
+    values = [(x.detach().clone(), x.requires_grad) for x in written]
     for module in made:
         if module._backward_hooks or module._backward_pre_hooks:
             module._backward_hooks, module._backward_pre_hooks = OrderedDict(), OrderedDict()
@@ -301,7 +308,7 @@ def _state_kept(modules: list[nn.Module]) -> Iterator[None]:
                 del state[name]
             state.update(old)
         with torch.no_grad():
-            for x, (value, required) in zip(tensors, values, strict=True):
+            for x, (value, required) in zip(written, values, strict=True):
                 if x.requires_grad and not required:
                     x.detach_()  # it was written to with a graph
                 if not torch.equal(x, value):

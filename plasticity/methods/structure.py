@@ -25,7 +25,7 @@ Weighted = nn.Linear | nn.Conv2d
 Norm = nn.LayerNorm | nn.GroupNorm
 WEIGHTED = (nn.Linear, nn.Conv2d)
 NORMS = (nn.LayerNorm, nn.GroupNorm)
-_PASSING = (nn.Flatten, nn.Identity, Shift)
+_PASSING = (nn.Flatten, nn.Identity, Shift, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(eq=False)
@@ -75,15 +75,24 @@ class NoChainError(ValueError):
 
 
 def check_chain(network: nn.Sequential) -> None:
-    """Refuses a network that has layers inside blocks, where methods that go layer by layer would not find them.
+    """Refuses a network with layers that methods which go layer by layer would not find, or not know how to edit.
 
     Raises:
-        NoChainError: names the block.
+        NoChainError: names the layer or block.
     """
     for path, module in leaves(network):
+        why = None
         if any(isinstance(inner, WEIGHTED) for inner in module.modules() if inner is not module):
+            why = "is a block of several"
+        elif isinstance(module, WEIGHTED) and getattr(module, "groups", 1) != 1:
+            why = "is grouped"
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            why = "normalises over the batch"
+        elif not isinstance(module, (*WEIGHTED, *NORMS, nn.PReLU)) and any(True for _ in module.parameters()):
+            why = "has weights of another kind"
+        if why:
             raise NoChainError(
-                f"acts on hidden layers one by one, but {type(module).__name__} ({path}) is a block of several. "
+                f"acts on hidden layers one by one, but {type(module).__name__} ({path}) {why}. "
                 "Use network=relu, or leave the method out."
             )
 
@@ -118,7 +127,7 @@ def hidden_layers(networks: Mapping[str, nn.Sequential]) -> list[HiddenLayer]:
                 below = layers.setdefault(id(module), HiddenLayer(f"{network_name}.{path}", module))
             elif below is not None and isinstance(module, NORMS):
                 below.norm = module
-            elif below is not None and not isinstance(module, _PASSING):
+            elif below is not None and below.activation is None and not isinstance(module, _PASSING):
                 below.activation = module
     return [layer for layer in layers.values() if layer.readers]
 

@@ -56,3 +56,8 @@ def test_weights_too_coarse_for_the_isometry_step_are_warned_of(dtype):
         warnings.simplefilter("error")
         AdamO(parameter_groups(network, heads=["2"]), iso_lambda=0)
         AdamO(parameter_groups(network.double(), heads=["2"]))
+
+
+def test_weights_without_a_shape():
+    with pytest.raises(ValueError, match="lazy parameters, which have no shape yet: pass a batch"):
+        AdamO(nn.LazyLinear(3).parameters())

@@ -102,3 +102,10 @@ def test_it_warns_when_it_cannot_act():
         optimizer.half_life(planned_updates=512)
     with pytest.warns(UserWarning, match="cannot act"):
         isometry_half_life(1e-3, 1e-3, planned_updates=512)
+
+
+def test_a_group_that_is_left_free_needs_no_rate():
+    held, free = (nn.Parameter(torch.eye(3)) for _ in range(2))
+    groups = [{"params": [held], "isometric": True}, {"params": [free], "isometric": False, "lr": 0.0}]
+    optimizer = AdamO(groups, lr=1e-3, iso_half_life=2000)
+    assert optimizer.half_life() == pytest.approx(2000)

@@ -19,6 +19,7 @@ from isorl.plasticity import (
     roles,
 )
 from isorl.plasticity.networks import effective_weight
+from isorl.plasticity.roles import hidden_matrix_layers
 
 
 class Policy(nn.Module):
@@ -173,3 +174,31 @@ def test_a_shared_weight_counts_once():
 def test_an_unknown_head_of_a_penalty():
     with pytest.raises(ValueError, match="Did you mean 'action_net'"):
         module_gram_penalty(Policy(), heads=["acton_net"])
+
+
+def test_a_weight_that_a_head_shares_is_a_head():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 4)
+            self.head.weight = self.body[0].weight
+
+    tied = Tied()
+    assert roles(tied, ["head"])["body.0.weight"] == "head"
+    held = [p for group in parameter_groups(tied, ["head"]) if group["isometric"] for p in group["params"]]
+    assert [id(p) for p in held] == [id(tied.body[1].weight)]
+    assert list(hidden_matrix_layers(tied, ["head"])) == ["body.1"]
+
+
+def test_a_weight_that_an_embedding_shares_is_left_free():
+    model = nn.ModuleDict({"layer": nn.Linear(4, 9, bias=False), "words": nn.Embedding(9, 4)})
+    model["words"].weight = model["layer"].weight
+    assert roles(model) == {"layer.weight": "other"}
+    assert not hidden_matrix_layers(model)
+
+
+def test_scripted_layers_are_left_free_and_named():
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
+    with pytest.warns(UserWarning, match=r"cannot hold the weights of 0 \(RecursiveScriptModule\)"):
+        groups = parameter_groups(scripted)
+    assert [group["isometric"] for group in groups] == [False]

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from isorl.plasticity.methods.structure import check_separable, head, hidden_layers, unit_outputs
+from isorl.plasticity.methods.structure import (
+    NoChainError,
+    check_separable,
+    head,
+    hidden_layers,
+    unit_outputs,
+)
 from isorl.plasticity.methods.surgery import add_parameters, edit, forget, replace_module
 from isorl.plasticity.networks import CReLU, MaxMin
 from tests.plasticity.methods.conftest import cnn, mlp
@@ -101,3 +107,36 @@ def test_replace_module_finds_every_place():
     root = nn.ModuleDict({"a": nn.Sequential(old), "b": old})
     assert replace_module(root, old, new) == 2
     assert head(root["a"]) is new
+
+
+def test_dropout_and_pooling_hide_no_activation():
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        MaxMin(-3),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(36, 6),
+        nn.Dropout(),
+        MaxMin(),
+        nn.Linear(6, 1),
+    )
+    layers = hidden_layers({"q": network})
+    assert [type(layer.activation) for layer in layers] == [MaxMin, MaxMin]
+    with pytest.raises(ValueError, match=r"MaxMin of layer q\.0 sorts them in groups"):
+        check_separable(layers, "redo")
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (nn.Conv2d(4, 4, 3, groups=2), r"Conv2d \(1\) is grouped"),
+        (nn.BatchNorm2d(4), r"BatchNorm2d \(1\) normalises over the batch"),
+        (nn.BatchNorm2d(4, affine=False), r"BatchNorm2d \(1\) normalises over the batch"),
+        (nn.Conv1d(4, 4, 3), r"Conv1d \(1\) has weights of another kind"),
+        (nn.Sequential(nn.ConvTranspose2d(4, 4, 3)), r"ConvTranspose2d \(1.0\) has weights of another kind"),
+    ],
+)
+def test_layers_that_would_be_edited_wrongly_are_refused(layer, why):
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), layer, nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    with pytest.raises(NoChainError, match=why):
+        hidden_layers({"q": network})
