@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from isorl.plasticity.diagnostics.probe import layer_slopes
-from isorl.plasticity.diagnostics.record import Layer, record, rows, undisturbed
+from isorl.plasticity.diagnostics.record import Layer, record, rows
+from isorl.plasticity.diagnostics.undisturbed import undisturbed
 from isorl.plasticity.linalg import as_matrix, gram_gradient, gram_residual
 from isorl.plasticity.networks.isometric import effective_weight
 from isorl.plasticity.roles import hidden_matrix_layers

@@ -26,8 +26,8 @@ from isorl.plasticity.diagnostics.record import (
     Layer,
     NotMeasurableError,
     record,
-    undisturbed,
 )
+from isorl.plasticity.diagnostics.undisturbed import undisturbed
 from isorl.plasticity.linalg import at_least_single, gram
 from isorl.plasticity.networks.isometric import PatchConv2d, effective_weight
 from isorl.plasticity.roles import is_matrix_layer

@@ -23,8 +23,8 @@ from isorl.plasticity.diagnostics.record import (
     NotMeasurableError,
     record,
     rows,
-    undisturbed,
 )
+from isorl.plasticity.diagnostics.undisturbed import undisturbed
 from isorl.plasticity.networks.activations import ELEMENTWISE
 from isorl.plasticity.roles import uncompiled
 
