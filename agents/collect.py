@@ -49,7 +49,7 @@ def _fill(
     agent: Any, env: VecEnv, callback: BaseCallback, buffer: Any, n_rollout_steps: int
 ) -> np.ndarray | None:
     """Collects a rollout; returns which episodes (N,) ended at its last step, None where the callback ended it."""
-    space, visit = agent.action_space, visit_number(env)
+    space, visit = agent.action_space, where_in_plan(env)
     bounds = (space.low, space.high) if isinstance(space, spaces.Box) else None
     dones = None
     for _ in range(n_rollout_steps):
@@ -72,7 +72,7 @@ def _fill(
             _bootstrap(agent, rewards, dones, infos)
         buffer.add(agent._last_obs, actions, rewards, agent._last_episode_starts, values, log_probs)
         agent._last_obs, agent._last_episode_starts = new_obs, dones
-        if visit_number(env) != visit:
+        if where_in_plan(env) != visit:
             break
     return dones
 
@@ -90,10 +90,10 @@ def collect_transitions(
     """Does what OffPolicyAlgorithm.collect_rollouts does for discrete actions."""
     agent.policy.set_training_mode(False)
     normalised = agent._vec_normalize_env is not None
-    steps, episodes, visit = 0, 0, visit_number(env)
+    steps, episodes, visit = 0, 0, where_in_plan(env)
     callback.on_rollout_start()
     with _inference(agent):
-        while should_collect_more_steps(train_freq, steps, episodes) and visit_number(env) == visit:
+        while should_collect_more_steps(train_freq, steps, episodes) and where_in_plan(env) == visit:
             actions = _epsilon_greedy(agent, learning_starts)
             new_obs: Any
             new_obs, rewards, dones, infos = env.step(actions)
@@ -122,10 +122,10 @@ def collect_transitions(
     return RolloutReturn(steps * env.num_envs, episodes, continue_training=True)
 
 
-def visit_number(env: VecEnv) -> int | None:
-    """Returns the number of the present visit; None for an environment without visits."""
+def where_in_plan(env: VecEnv) -> tuple[int, bool] | None:
+    """Returns the number of the present visit and whether the last one is over; None where there are no visits."""
     visit = getattr(env.unwrapped, "visit", None)
-    return None if visit is None else visit.number
+    return None if visit is None else (visit.number, env.unwrapped.finished)  # type: ignore[attr-defined]
 
 
 def _inference(agent: Any) -> Any:

@@ -131,7 +131,10 @@ class Continual(BaseAlgorithm):
         if visit is not None:
             if visit.number != self.visit_number:
                 self.on_switch(env)
-            self.visit_number, self.visit_start, self.visit_end = visit.number, visit.start, visit.end
+            # the environment counts on where `learn` counts anew
+            before = self.num_timesteps - env.unwrapped.agent_steps  # type: ignore[attr-defined]
+            self.visit_number = visit.number
+            self.visit_start, self.visit_end = visit.start + before, visit.end + before
         if "learning_starts" in kwargs:  # SB3 read it before the switch, which may have moved it
             kwargs["learning_starts"] = self.learning_starts  # type: ignore[attr-defined]
         if self.collect is not None and can_collect(self):

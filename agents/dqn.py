@@ -52,8 +52,25 @@ class ContinualDQN(Continual, Fast, DQN):
         ):
             self.replay_buffer_class = CountedReplay
         super()._setup_model()
-        self.warmup = self.learning_starts
+        if self.learning_starts != getattr(
+            self, "_moved_to", None
+        ):  # else loaded, with what a switch has made of it
+            self.warmup = self.learning_starts
         self._last_loss: Tensor | None = None
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        reset_num_timesteps: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        if reset_num_timesteps:
+            self.learning_starts = (
+                self.warmup
+            )  # a switch may have moved it along the steps that are counted anew
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def _choose_fast_parts(self) -> None:
         super()._choose_fast_parts()
@@ -103,9 +120,8 @@ class ContinualDQN(Continual, Fast, DQN):
         if self.switch.replay == "clear":
             assert self.replay_buffer is not None
             self.replay_buffer.reset()
-            self.learning_starts = (
-                self.num_timesteps + self.warmup
-            )  # act at random, learn later, as at the start
+            # act at random, learn later, as at the start
+            self.learning_starts = self._moved_to = self.num_timesteps + self.warmup
 
     def _on_step(self) -> None:
         run_progress = self._current_progress_remaining

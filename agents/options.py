@@ -94,14 +94,12 @@ class PPOOptions:
             )
 
     def planned_updates(self, visits: Iterable[int], switch: SwitchConfig) -> int:
-        """Returns the optimizer steps over visits of so many agent steps each; a switch cuts the rollout."""
+        """Returns the optimizer steps over visits of so many agent steps each; the end of one cuts the rollout."""
         rollout = self.n_envs * self.n_steps
         whole = math.ceil(rollout / self.batch_size)
-        *cut, last = visits
-        minibatches = math.ceil(last / rollout) * whole
-        for visit in cut:
-            minibatches += visit // rollout * whole + math.ceil(visit % rollout / self.batch_size)
-        return minibatches * self.n_epochs
+        return self.n_epochs * sum(
+            visit // rollout * whole + math.ceil(visit % rollout / self.batch_size) for visit in visits
+        )
 
 
 @dataclass(frozen=True)

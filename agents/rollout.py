@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
@@ -48,9 +49,10 @@ class Rollout(RolloutBuffer):
     def _allocate(self) -> None:
         pinned = self.device.type == "cuda"
         shape = (self.buffer_size, self.n_envs)
+        numbered = isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete)
         kinds: dict[str, tuple[tuple[int, ...], Any]] = {
             "observations": ((*shape, *self.obs_shape), self.observation_space.dtype),
-            "actions": ((*shape, self.action_dim), self.action_space.dtype),
+            "actions": ((*shape, self.action_dim), self.action_space.dtype if numbered else np.float32),
             **{name: (shape, np.float32) for name in PER_STEP},
         }
         self.host: dict[str, Tensor] = {}

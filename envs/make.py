@@ -37,6 +37,10 @@ from isorl.envs.worker import Failed
 LOG = logging.getLogger("isorl")
 MUJOCO = ("isorl/Slippery", "isorl/MetaWorld-", "dm_control/")
 EXTRAS = {"box2d": "box2d", "mujoco": "mujoco"}
+RUNNING_STATISTICS = {
+    gymnasium.wrappers.NormalizeObservation: "normalize.observations",
+    gymnasium.wrappers.NormalizeReward: "normalize.rewards",
+}
 WRAPPER_MODULES = {"gymnasium": "gymnasium.wrappers", "minigrid": "minigrid.wrappers"}
 
 
@@ -159,7 +163,22 @@ def _make_one(task: Task, render_mode: str | None, kwargs: Mapping[str, Any]) ->
     for entry in task.wrappers:
         options = {"name": entry} if isinstance(entry, str) else dict(entry)
         env = _wrapper(str(options.pop("name", "")))(env, **options)
+    _refuse_running_statistics(env)
     return env
+
+
+def _refuse_running_statistics(env: gymnasium.Env) -> None:
+    """They live on over episodes, inside of each copy: no checkpoint has them, and an evaluation begins its own."""
+    layer = env
+    while isinstance(layer, gymnasium.Wrapper):
+        for kind, option in RUNNING_STATISTICS.items():
+            if isinstance(layer, kind):
+                env.close()
+                raise UserError(
+                    f"Wrapper '{kind.__name__}' keeps running statistics, which a resumed run would begin anew and an "
+                    f"evaluation would not know. Use {option}=true instead."
+                )
+        layer = layer.env
 
 
 @functools.cache

@@ -128,9 +128,9 @@ def _common_action(names: Sequence[str], given: Sequence[spaces.Space]) -> space
     for name, space in zip(names, given, strict=True):
         discrete = isinstance(space, spaces.Discrete) and space.start == 0
         bounded = isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded()
-        if not (discrete or bounded):
+        if not (discrete or (bounded and np.issubdtype(space.dtype, np.floating))):
             raise UserError(
-                f"Task '{name}' has actions {space}; the agents know Discrete from 0 and bounded Box vectors."
+                f"Task '{name}' has actions {space}; the agents know Discrete from 0 and bounded Box vectors of floats."
             )
         if type(space) is not type(first):
             raise UserError(

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from isorl.plasticity.diagnostics.probe import layer_slopes
-from isorl.plasticity.diagnostics.record import Layer, record, rows, undisturbed
+from isorl.plasticity.diagnostics.record import Layer, record, rows
+from isorl.plasticity.diagnostics.undisturbed import undisturbed
 from isorl.plasticity.linalg import as_matrix, gram_gradient, gram_residual
 from isorl.plasticity.networks.isometric import effective_weight
 from isorl.plasticity.roles import hidden_matrix_layers
@@ -128,7 +129,7 @@ def _factors(layer: Layer) -> tuple[Tensor, Tensor]:
 
 def _pre_activations(layer: Layer) -> list[Tensor]:
     """What enters the activation, as functions of the weight and bias; behind a norm layer, as constants."""
-    if all(u is z for u, z in zip(layer.before, layer.outputs, strict=True)):
+    if all(any(u is z for z in layer.outputs) for u in layer.before):
         return [layer.module(x.detach()) for x in layer.inputs]
     return [u.detach().requires_grad_() for u in layer.before]
 

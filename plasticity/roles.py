@@ -53,6 +53,11 @@ def is_matrix_layer(module: nn.Module) -> bool:
     )
 
 
+def uncompiled(path: str) -> str:
+    """Returns the name that a part of a network has without the wrappers of torch.compile."""
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")
+
+
 def hidden_matrix_layers(module: nn.Module, heads: Iterable[str] = ()) -> dict[str, nn.Module]:
     """Returns the layers of `is_matrix_layer` by path, without the heads; those that share a weight once.
 
@@ -133,7 +138,7 @@ def _role(owner: nn.Module, name: str, heads: list[str]) -> Role:
 
 def _known(heads: Iterable[str], module: nn.Module) -> list[str]:
     """The names of the heads, each of which is a submodule."""
-    paths = [path for path, _ in module.named_modules() if path]
+    paths = [path for path in (uncompiled(path) for path, _ in module.named_modules()) if path]
     heads = [heads] if isinstance(heads, str) else list(heads)
     for head in heads:
         if head not in paths:
@@ -142,6 +147,7 @@ def _known(heads: Iterable[str], module: nn.Module) -> list[str]:
 
 
 def _is_within(path: str, heads: list[str]) -> bool:
+    path = uncompiled(path)
     return any(path == head or path.startswith(head + ".") for head in heads)
 
 

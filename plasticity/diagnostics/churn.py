@@ -1,7 +1,7 @@
 """Churn: what happened to outputs on the probe batch since an earlier moment, here the last measurement.
 
 Policy churn is that of an actor or a Q-network, value churn that of a critic or a Q-network. Absent where `diagnose`
-is given no earlier parameters (`previous`), as at a run's first measurement.
+is given no earlier parameters and buffers (`previous`), as at a run's first measurement.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ def _outputs(probe: Probe) -> tuple[Tensor | None, Tensor]:
     now = outputs(probe.record).detach().float()
     if not probe.previous:
         return None, now
+    state = {**dict(probe.network.named_parameters()), **dict(probe.network.named_buffers())}
     with probe.undisturbed(), torch.no_grad():
-        parameters = {name: value.to(probe.batch.device) for name, value in probe.previous.items()}
-        before = functional_call(probe.network, parameters, (probe.batch,))
+        earlier = probe.earlier(probe.previous, state)
+        # clones, as a forward pass may write to buffers
+        before = functional_call(
+            probe.network, {name: value.clone() for name, value in earlier.items()}, probe.batch
+        )
     return before.reshape(now.shape).float(), now

@@ -51,9 +51,9 @@ def diagnose(
         networks: by name, each from `batch` to one tensor. Layers they share are decomposed once.
         batch: (B, ...), best a saved one per task, so that a change is the network's and not the data's.
         metrics: names in METRICS; any that is not known is an error that suggests the nearest.
-        reference: parameters by "network/parameter", from `snapshot`, for distances.
+        reference: all parameters by "network/parameter", from `snapshot`, for distances.
         say_what_is_left_out: whether to warn of layers without figures.
-        previous: parameters at the last measurement, as `reference`, for churn.
+        previous: parameters and buffers at the last measurement, from `snapshot`, for churn.
     """
     chosen = [METRICS[name] for name in metrics]
     cache: dict[int, Tensor] = {}
@@ -72,15 +72,20 @@ def diagnose(
 
 def _measure(metric: Metric, probe: Probe, prefix: str, failures: list[str]) -> dict[str, Tensor]:
     try:
+        _ = probe.record  # first of all: it refuses what is no network from a batch to one tensor
         return {layer: _as_tensor(value) for layer, value in metric.compute(probe).items()}
-    except (RuntimeError, ArithmeticError, TypeError) as error:
-        # linear algebra, memory, or what is no number: one metric, not the run
+    except (RuntimeError, ArithmeticError) as error:  # linear algebra, memory: one metric, not the run
         failures.append(f"{prefix} ({str(error).splitlines()[0]})")
         return {"": torch.tensor(torch.nan)}
 
 
 def _as_tensor(value: Tensor | float) -> Tensor:
-    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        return torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError):
+        raise ArithmeticError(f"{value!r} is no number") from None
 
 
 def _on_host(values: dict[str, Tensor], failures: list[str]) -> dict[str, float | Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from isorl.plasticity.diagnostics import spectra
 from isorl.plasticity.diagnostics.metric import Values, metric
 from isorl.plasticity.diagnostics.probe import Probe
+from isorl.plasticity.linalg import at_least_single
 
 _COST = "an eigendecomposition of min(B, F)"
 
@@ -61,4 +62,4 @@ def feature_stable_rank(probe: Probe) -> Values:
 )
 def feature_norm(probe: Probe) -> Values:
     """Measures the scale of the representation."""
-    return {"": probe.record.features().float().norm(dim=1).mean()}
+    return {"": at_least_single(probe.record.features()).norm(dim=1).mean()}

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from isorl.plasticity.diagnostics.metric import Values, metric
 from isorl.plasticity.diagnostics.ntk import differentiable
 from isorl.plasticity.diagnostics.probe import Probe
-from isorl.plasticity.diagnostics.record import NotMeasurableError, undisturbed
+from isorl.plasticity.diagnostics.record import NotMeasurableError
+from isorl.plasticity.diagnostics.undisturbed import undisturbed
 
 SAMPLES = 64
 MAX_PARAMETERS = 1 << 19

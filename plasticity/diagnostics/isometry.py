@@ -136,16 +136,16 @@ def input_jacobian_max(probe: Probe) -> Values:
 
 @metric(
     "input_jacobian_condition",
-    formula="median over samples of sigma_max / sigma_min of d f / d x",
-    range="[1, inf)",
+    formula="median over samples of sigma_max / sigma_min of d f / d x, a lower bound once beyond 1 / (n 1.2e-7)",
+    range="[1, 1e7)",
     healthy="low",
     cost="shared with input_jacobian_max",
     paper="Saxe et al. 2014, arXiv 1312.6120",
+    at_cap=spectra.is_at_cap,
 )
 def input_jacobian_condition(probe: Probe) -> Values:
     """Tells whether some output directions hardly feel the input."""
-    sigma = probe.input_singular_values
-    return {"": (sigma.amax(1) / sigma.amin(1)).median()}
+    return {"": spectra.condition(probe.input_singular_values).median()}
 
 
 def spread(values: Tensor) -> Tensor:

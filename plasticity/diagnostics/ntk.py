@@ -26,8 +26,8 @@ from isorl.plasticity.diagnostics.record import (
     Layer,
     NotMeasurableError,
     record,
-    undisturbed,
 )
+from isorl.plasticity.diagnostics.undisturbed import undisturbed
 from isorl.plasticity.linalg import at_least_single, gram
 from isorl.plasticity.networks.isometric import PatchConv2d, effective_weight
 from isorl.plasticity.roles import is_matrix_layer
@@ -59,16 +59,24 @@ def leaf(x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def differentiable(network: nn.Module) -> Iterator[None]:
-    """Lets the parameters that learn take part in the graphs that are made inside; all, where the whole is frozen."""
+    """Lets the parameters that learn take part in the graphs that are made inside; all, where the whole is frozen.
+
+    Hooks on their gradients, which serve an optimizer, do nothing inside.
+    """
     parameters = [p for p in network.parameters() if p.is_floating_point()]
     frozen = [] if any(p.requires_grad for p in parameters) else parameters
+    hooked = [(p._backward_hooks, dict(p._backward_hooks)) for p in parameters if p._backward_hooks]
     try:
+        for hooks, _ in hooked:
+            hooks.clear()  # autograd holds on to this dictionary
         for parameter in frozen:
             parameter.requires_grad_(True)
         yield
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+        for hooks, kept in hooked:
+            hooks.update(kept)
 
 
 def backward_signals(recorded: ActivationRecord) -> dict[int, Tensor]:
@@ -105,6 +113,8 @@ def kernel(network: nn.Module, recorded: ActivationRecord, signals: dict[int, Te
     check_samples_apart(network, recorded)
     rest = [p for key, p in parameters.items() if key not in covered]
     if rest:
+        if recorded.input.requires_grad:  # torch refuses it where a reentrant checkpoint hides parameters
+            torch.autograd.grad(outputs(recorded).sum(), recorded.input, retain_graph=True, allow_unused=True)
         K = K + _by_autograd(network, recorded, rest)
     if not _holds(K, recorded, list(parameters.values())):  # a weight was used outside of its module
         K = _by_autograd(network, recorded, list(parameters.values()))
@@ -146,8 +156,10 @@ def _layerwise(
         for part in parts:
             own = [id(p) for p in part.module.parameters()]
             learns = bool(own) and all(p.requires_grad for p in part.module.parameters())
-            by_sample = all(len(x) == len(f) for x in part.inputs)
-            if learns and has_rule(part.module) and by_sample and all(holders[key] == 1 for key in own):
+            by_sample = all(x.ndim > 1 and len(x) == len(f) for x in part.inputs)
+            followed = all(id(z) in signals for z in part.outputs)  # not by a graph inside of no_grad
+            plain = by_sample and followed and has_rule(part.module)
+            if learns and plain and all(holders[key] == 1 for key in own):
                 K += part_of(part, signals)
                 covered |= set(own)
     return K, covered
@@ -184,9 +196,13 @@ def _jacobian(network: nn.Module, x: Tensor, parameters: list[nn.Parameter], wan
 
 
 def _holds(K: Tensor, recorded: ActivationRecord, parameters: list[nn.Parameter]) -> bool:
-    """Whether v^T K v = ||d (v^T f) / d theta||^2, as it must be, for signs v: one pass that knows no rule."""
+    """Whether v^T K v = ||d (v^T f) / d theta||^2, as it must be, for a random v: one pass that knows no rule.
+
+    Its entries are of either sign, and of sizes from 0.5 to 1.5: signs alone are blind to an exchange of samples.
+    """
     f = outputs(recorded)
-    v = torch.randint(2, f.shape, generator=torch.Generator().manual_seed(0)).to(f) * 2 - 1
+    v = 2 * torch.rand(f.shape, generator=torch.Generator().manual_seed(0)).to(f) - 1
+    v = v + v.sign() / 2
     gradients = torch.autograd.grad((v * f).sum(), parameters, retain_graph=True, allow_unused=True)
     energy = sum(float(at_least_single(g).square().sum()) for g in gradients if g is not None)
     v = v.flatten().to(K)

@@ -34,15 +34,12 @@ def weight_norm(probe: Probe) -> Values:
     paper="Kumar et al. 2023, arXiv 2308.11958",
 )
 def weight_distance(probe: Probe) -> Values:
-    """Measures how far training has carried the parameters; absent without a reference."""
-    if probe.reference is None:
+    """Measures how far training has carried the parameters; absent without a reference of the network."""
+    if not probe.reference:
         return {}
-    pairs = [
-        (value, probe.reference[name])
-        for name, value in probe.network.named_parameters()
-        if name in probe.reference
-    ]
-    return {"": _norm(value.detach() - start.to(value) for value, start in pairs)} if pairs else {}
+    theta = dict(probe.network.named_parameters())
+    start = probe.earlier(probe.reference, theta)
+    return {"": _norm(value.detach() - start[name] for name, value in theta.items())}
 
 
 @metric(

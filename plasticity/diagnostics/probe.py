@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -22,9 +23,10 @@ from isorl.plasticity.diagnostics.record import (
     NotMeasurableError,
     record,
     rows,
-    undisturbed,
 )
+from isorl.plasticity.diagnostics.undisturbed import undisturbed
 from isorl.plasticity.networks.activations import ELEMENTWISE
+from isorl.plasticity.roles import uncompiled
 
 # Samples of the kernel, N = min(64, 256 / C): its C backward passes cost about one minibatch whatever C is.
 # Condition numbers compare only between networks of equal C.
@@ -40,10 +42,11 @@ class Probe:
 
     Args:
         network: maps `batch` to one tensor, (B, ...) to (B, C).
-        batch: (B, ...) on any device; it is moved to the network's device and number type.
-        reference: earlier parameter values by name, for distances; see `snapshot`.
+        batch: (B, ...), or (B,) of integers, on any device. The network runs on it as given, or, where it does
+            not, on the batch in its own number type.
+        reference: earlier values of all parameters by name, for distances; see `snapshot`.
         cache: weight spectra by weight, to share between networks that share layers.
-        previous: parameter values by name at the last measurement, for churn.
+        previous: values of all parameters and buffers by name at the last measurement, for churn.
     """
 
     def __init__(
@@ -66,6 +69,25 @@ class Probe:
         if name not in self._known:
             self._known[name] = compute()
         return self._known[name]
+
+    def earlier(self, values: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the earlier values of what the network holds `now`, by the same names, on its device.
+
+        Raises:
+            NotMeasurableError: there are none of something, or of another shape.
+        """
+        known = {uncompiled(name): value for name, value in values.items()}
+        lacking = [
+            name
+            for name, value in now.items()
+            if uncompiled(name) not in known or known[uncompiled(name)].shape != value.shape
+        ]
+        if lacking:
+            raise NotMeasurableError(
+                f"the earlier values have no {lacking[0]} of this shape, but {', '.join([*known][:3])}, ...: take "
+                "them by `snapshot` of this network"
+            )
+        return {name: known[uncompiled(name)].to(value) for name, value in now.items()}
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[Probe]:
@@ -116,15 +138,23 @@ class Probe:
         """Returns the singular values of d f / d x at each of the first N samples, (N, min(C, I))."""
         recorded = self._of_first_samples
         if not recorded.input.requires_grad:
-            raise NotMeasurableError("the batch holds integers, so nothing can be differentiated by it")
+            raise NotMeasurableError(
+                "the batch holds no real numbers, so nothing can be differentiated by it"
+            )
         with self._undisturbed(grad=True):
             ntk.check_samples_apart(self.network, recorded)
             f = ntk.outputs(recorded)
-            J = [
-                torch.autograd.grad(f[:, c].sum(), recorded.input, retain_graph=True)[0]
-                for c in range(f.shape[1])
-            ]
-            return spectra.singular_values(torch.stack(J, 1).flatten(2))
+
+            def by_input(y: Tensor) -> Tensor:
+                return torch.autograd.grad(y.sum(), recorded.input, retain_graph=True)[0].flatten(1)
+
+            # (N, C, I) of sums over samples; if these are apart, the same J follows from any other sum
+            J = torch.stack([by_input(f[:, c]) for c in range(f.shape[1])], 1)
+            v = 1 + torch.arange(len(f), device=f.device)[:, None] / len(f)
+            tolerance = 10 * math.sqrt(torch.finfo(J.dtype).eps) * J.abs().max()
+            if (by_input(v * f) - v * J.sum(1)).abs().max() > tolerance:
+                raise NotMeasurableError("the outputs of a sample depend on other samples of the batch")
+            return spectra.singular_values(J)
 
     @cached_property
     def feature_singular_values(self) -> Tensor:
@@ -138,10 +168,16 @@ class Probe:
 
         S is at most JACOBIAN_SAMPLES, spread over the samples and positions of the batch; one where the Jacobian
         is the same everywhere: of a head, and under an isometric activation. Layers of which it is not known
-        what follows them are left out.
+        what follows them are left out, and those under an activation that mixes units, with a warning.
         """
+        found: dict[str, Tensor] = {}
         with self._undisturbed():
-            return {layer.name: self._layer_jacobian(layer) for layer in self.record.understood()}
+            for layer in self.record.understood():
+                try:
+                    found[layer.name] = self._layer_jacobian(layer)
+                except NotMeasurableError as error:
+                    warnings.warn(f"no Jacobian of {layer.path}: {error}", RuntimeWarning, stacklevel=2)
+        return found
 
     def _layer_jacobian(self, layer: Layer) -> Tensor:
         if layer.activation is None or getattr(layer.activation, "isometric", False):
@@ -217,25 +253,43 @@ def layer_slopes(layer: Layer, u: Tensor, create_graph: bool = False) -> Tensor:
 
 
 def snapshot(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Copies all parameters as "network/parameter", to hand to `diagnose` later as its reference."""
+    """Copies all parameters and buffers as "network/name", to hand to `diagnose` later as `reference` or `previous`."""
     return {
-        f"{name}/{parameter}": value.detach().clone()
+        f"{name}/{uncompiled(part)}": value.detach().clone()
         for name, network in networks.items()
-        for parameter, value in network.named_parameters()
+        for part, value in (*network.named_parameters(), *network.named_buffers())
     }
 
 
 def _prepared(network: nn.Module, batch: Any) -> Tensor:
-    if not isinstance(batch, Tensor) or batch.ndim < 2 or len(batch) == 0:
-        shape = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-        raise ValueError(f"diagnostics need a batch tensor (B, ...) with at least one sample, got {shape}")
+    """The batch on the network's device: as given, or in the network's number type if it runs on that alone."""
+    if not isinstance(batch, Tensor) or batch.ndim < (1 if _counts(batch) else 2) or len(batch) == 0:
+        raise _no_batch(batch)
     model = next((p for p in network.parameters() if p.is_floating_point()), batch)
-    reads_indices = any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in network.modules())
-    if reads_indices and not batch.is_floating_point():
-        batch = batch.to(model.device)
-    elif model.is_floating_point():
-        batch = batch.to(model.device, model.dtype)
-    batch = batch.detach()
-    if not torch.isfinite(batch).all():
+    given = batch.detach().to(model.device)
+    if given.dtype != model.dtype and not given.is_complex() and not _runs(network, given):
+        if given.ndim < 2:
+            raise _no_batch(batch)
+        converted = given.to(model.dtype)
+        given = converted if _runs(network, converted) else given
+    if not torch.isfinite(given).all():
         raise ValueError("the probe batch holds values that are not finite; every diagnostic would be NaN")
-    return batch
+    return given
+
+
+def _counts(batch: Tensor) -> bool:
+    return not (batch.is_floating_point() or batch.is_complex())
+
+
+def _no_batch(batch: Any) -> ValueError:
+    shape = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
+    return ValueError(f"diagnostics need a batch tensor (B, ...) with at least one sample, got {shape}")
+
+
+def _runs(network: nn.Module, batch: Tensor) -> bool:
+    try:
+        with undisturbed(network, batch.device):
+            network(batch.clone())
+    except Exception:  # of any kind: an index that is no integer, operands of two types
+        return False
+    return True

@@ -77,12 +77,13 @@ def srank(sigma: Tensor, delta: float = 0.01) -> Tensor:
 
 
 def condition(values: Tensor) -> Tensor:
-    """Returns the largest over the smallest of (n,) eigenvalues, as far as single precision resolves it.
+    """Returns the largest over the smallest of (..., n) eigen- or singular values, as single precision resolves it.
 
-    Below n eps max(values), eps = 1.2e-7, an eigenvalue is rounding; the result is then a lower bound.
+    Below n eps max(values), eps = 1.2e-7, a value is rounding; the result is then a lower bound.
     """
-    floor = len(values) * torch.finfo(torch.float32).eps * values.max()
-    return values.max() / torch.maximum(values.min(), floor)
+    largest = values.amax(-1)
+    floor = values.shape[-1] * torch.finfo(torch.float32).eps * largest
+    return largest / torch.maximum(values.amin(-1), floor)
 
 
 def is_at_cap(condition: float) -> bool:

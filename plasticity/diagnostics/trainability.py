@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from isorl.plasticity.diagnostics.metric import Values, metric
 from isorl.plasticity.diagnostics.probe import Probe
-from isorl.plasticity.diagnostics.record import undisturbed
+from isorl.plasticity.diagnostics.undisturbed import undisturbed
 from isorl.plasticity.networks.isometric import project_
 
 

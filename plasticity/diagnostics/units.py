@@ -14,6 +14,7 @@ from torch import Tensor
 
 from isorl.plasticity.diagnostics.metric import Values, metric
 from isorl.plasticity.diagnostics.probe import Probe
+from isorl.plasticity.linalg import at_least_single
 
 ZERO_RATE = 0.95
 REDO_TAU = 0.025  # Sokar et al. 2023; 0.1 is also usual
@@ -67,7 +68,7 @@ def _by_unit(h: Tensor, copies: int) -> Tensor:
 
 def _pooled_over_units(probe: Probe, dormant: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     units = {
-        layer.name: dormant(_by_unit(layer.units().float(), getattr(layer.activation, "copies", 1)))
+        layer.name: dormant(_by_unit(at_least_single(layer.units()), getattr(layer.activation, "copies", 1)))
         for layer in probe.record.understood()
         if layer.after
     }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from isorl.plasticity.diagnostics.record import undisturbed
+from isorl.plasticity.diagnostics.undisturbed import undisturbed
 from isorl.plasticity.methods.base import FirstEffect, Method, check
 from isorl.plasticity.methods.learner import Batch, Learner
 from isorl.plasticity.methods.registry import METHODS

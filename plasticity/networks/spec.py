@@ -35,7 +35,7 @@ class NetworkSpec:
             Nature CNN from 36 x 36 pixels on and the small CNN below (`body_for`).
         convolutions: of a CNN. overlapping: those of the body's paper; where weights are kept orthogonal these are the
             reshaped kernels, whose layers stretch by up to kernel / stride. patches: none overlap, and each layer is
-            as isometric as its weight. auto: patches with any isometry, overlapping without.
+            as isometric as its weight. auto, the default before: patches with any isometry, overlapping without.
     """
 
     widths: tuple[int, ...] = (64, 64)
@@ -46,7 +46,7 @@ class NetworkSpec:
     spectral_norm: bool = False
     architecture: str = "plain"
     body: str = "auto"
-    convolutions: str = "auto"
+    convolutions: str = "overlapping"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))  # configuration files give lists

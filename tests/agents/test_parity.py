@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -47,6 +48,26 @@ def pictures(n_envs):
     return make_vec_env(Pictures, n_envs, seed=3)
 
 
+class Pays(gymnasium.Env):
+    """A walk that pays for the sum of the actions, which may be of any space."""
+
+    observation_space = spaces.Box(-10, 10, (3,), np.float32)
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._left, self._x = 10, np.zeros(3, np.float32)
+        return self._x, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self._x = np.clip(self._x + self.np_random.normal(size=3), -10, 10).astype(np.float32)
+        self._left -= 1
+        return self._x, float(np.sum(action)), self._left == 0, False, {}
+
+
 def assert_same_weights(ours, theirs):
     a, b = list(ours.policy.parameters()), list(theirs.policy.parameters())
     assert len(a) == len(b)
@@ -62,6 +83,24 @@ def test_ppo_equals_sb3(make, name, policy):
     chosen = f"{name}Policy" if policy == "sb3" else "NetworkPolicy"
     kwargs = {} if policy == "sb3" else {"policy_kwargs": {"network": spec}}
     ours = ContinualPPO(chosen, make(2), **PPO_ARGUMENTS, **kwargs).learn(256)
+    assert_same_weights(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.MultiBinary(3),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.Box(-1, 1, (2,), np.float64),
+        spaces.Box(-1, 1, (2,)),
+    ],
+    ids=str,
+)
+def test_ppo_equals_sb3_with_any_actions(space):
+    theirs, ours = (
+        kind("MlpPolicy", make_vec_env(lambda: Pays(space), 2, seed=3), **PPO_ARGUMENTS).learn(256)
+        for kind in (PPO, ContinualPPO)
+    )
     assert_same_weights(ours, theirs)
 
 

@@ -245,3 +245,34 @@ def test_heads_are_free_and_hidden_weights_isometric():
     counted = sum(len(group["params"]) for group in agent.policy.optimizer.param_groups)
     assert counted == len(list(agent.policy.parameters()))
     assert torch.is_tensor(agent.policy.action_net.weight)
+
+
+def test_steps_that_are_counted_anew_begin_a_new_warm_up_and_no_new_visit():
+    agent = dqn(two_tasks(), train_freq=4).learn(STEPS + 20)
+    assert agent.learning_starts == STEPS + 20
+    agent.learn(100)
+    assert agent.learning_starts == 20
+    assert (
+        agent._n_updates == 27 + 20
+    )  # (128 - 20) / 4, none in the first 20 steps of the second visit, (100 - 20) / 4
+    assert agent.progress_remaining("visit") == pytest.approx(1 - 120 / STEPS)
+    assert agent.exploration_rate == pytest.approx(0.05)  # after half a visit
+
+
+@pytest.mark.parametrize(("given", "warmup"), [({}, 20), ({"learning_starts": 50}, 50)])
+def test_a_loaded_agent_warms_up_as_it_was_made_or_as_it_is_told(tmp_path, given, warmup):
+    dqn(two_tasks()).learn(STEPS + 20).save(tmp_path / "agent.zip")
+    agent = ContinualDQN.load(tmp_path / "agent.zip", env=two_tasks(), device="cpu", **given)
+    assert agent.warmup == warmup
+    agent.learn(60)
+    assert agent.learning_starts == warmup
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_rollout_ends_with_the_plan(exact):
+    agent = ContinualPPO(
+        "NetworkPolicy", two_tasks(), n_steps=48, batch_size=16, seed=0, device="cpu", exact=exact
+    )
+    agent.learn(2 * STEPS)
+    assert agent.num_timesteps == 2 * STEPS
+    assert agent.rollout_buffer.pos == STEPS - 2 * 48

@@ -148,6 +148,11 @@ TASK = {"env": COUNTER, "agent_steps": 5}
         ({"tasks": [{**TASK, "drift": {"speed": 2.0}}]}, "drift.*speed"),
         ({"tasks": [{**TASK, "wrappers": ["FlatenObservation"]}]}, "Did you mean 'FlattenObservation'"),
         ({"tasks": [{**TASK, "wrappers": ["os:system"]}]}, "os"),
+        ({"tasks": [{**TASK, "wrappers": ["NormalizeObservation"]}]}, "Use normalize.observations=true"),
+        (
+            {"tasks": [{**TASK, "wrappers": ["NormalizeReward", "FlattenObservation"]}]},
+            "Use normalize.rewards=true",
+        ),
         ({"tasks": [{**TASK, "shifts": [{"name": "rotate"}]}]}, "There is no shift 'rotate'"),
         ({"tasks": [{**TASK, "evaluation": {"size": 9}}]}, "other spaces when it is evaluated"),
         ({"tasks": [TASK, {"env": "toy/Reach-v0", "agent_steps": 5}]}, "discrete and continuous"),

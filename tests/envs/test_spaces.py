@@ -187,6 +187,7 @@ def test_an_announced_task_is_appended(shape):
         ([(vector(2), spaces.MultiDiscrete([2, 3]))], ("task0", "MultiDiscrete")),
         ([(vector(2), spaces.Discrete(3, start=1))], ("task0", "from 0")),
         ([(vector(2), spaces.Box(-np.inf, np.inf, (2,)))], ("task0", "bounded")),
+        ([(vector(2), spaces.Box(0, 5, (2,), np.int32))], ("task0", "int32", "vectors of floats")),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_task(pairs, words):

@@ -92,6 +92,80 @@ def test_churn_by_hand():
     assert diagnose({"q": network}, x, ["churn_of_actions", "churn_of_outputs"]) == {}
 
 
+def test_churn_is_of_the_buffers_of_then_too():
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.randn(32, 4)
+    before, previous = network(x), snapshot({"q": network})
+    kept = {name: value.clone() for name, value in previous.items()}
+    network.train()(5 * torch.randn(64, 4) + 3)
+    now = network.eval()(x)
+    found = diagnose({"q": network}, x, ["churn_of_actions", "churn_of_outputs"], previous=previous)
+    assert found["plasticity/churn_of_outputs/q"] == pytest.approx((now - before).abs().mean().item())
+    share = (now.argmax(1) != before.argmax(1)).float().mean().item()
+    assert found["plasticity/churn_of_actions/q"] == share > 0
+    assert all(torch.equal(value, kept[name]) for name, value in previous.items())
+    without = {name: value for name, value in previous.items() if "running_mean" not in name}
+    with pytest.warns(RuntimeWarning, match=r"the earlier values have no 1\.running_mean"):
+        found = diagnose({"q": network}, x, ["churn_of_outputs"], previous=without)
+    assert np.isnan(found["plasticity/churn_of_outputs/q"])
+
+
+def test_a_network_that_writes_to_its_buffers_leaves_the_snapshot_alone():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x):
+            self.seen += len(x)
+            return 1 * x
+
+    network = nn.Sequential(Counts(), nn.Linear(2, 2))
+    previous = snapshot({"q": network})
+    diagnose({"q": network}, torch.randn(3, 2), ["churn_of_outputs"], previous=previous)
+    assert previous["q/0.seen"] == 0
+
+
+@pytest.mark.parametrize("change", ["lacks one", "another shape", "parametrized", "other names"])
+def test_a_distance_is_from_all_of_the_network_or_none(change):
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    start = {name.removeprefix("net/"): value for name, value in snapshot({"net": network}).items()}
+    if change == "lacks one":
+        del start["0.weight"]
+    elif change == "another shape":
+        start["0.weight"] = torch.zeros(1, 2)  # which could be broadcast
+    elif change == "parametrized":
+        nn.utils.parametrizations.weight_norm(network[0])
+    else:
+        start = snapshot({"module": network})
+    with pytest.warns(RuntimeWarning, match=r"the earlier values have no 0\.(weight|parametrizations)"):
+        found = report(network, torch.randn(4, 2), ["weight_distance"], start).values
+    assert np.isnan(found["weight_distance"][""])
+
+
+@pytest.mark.parametrize("metric", ["hessian_max", "trainability_error"])
+def test_a_network_of_several_outputs_is_refused_by_what_trains_it_too(metric):
+    with pytest.raises(ValueError, match="returns one tensor, got tuple"):
+        report(nn.GRU(3, 3), torch.zeros(2, 4, 3), [metric])
+
+
+def test_attention_has_a_curvature():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 1)
+
+        def forward(self, x):
+            return self.head(self.attention(x, x, x)[0].mean(1))
+
+    network, x = Attends().double(), torch.randn(5, 3, 4, dtype=torch.double)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        H = hessian_of_a_new_task(network, x).double()
+    values = torch.linalg.eigvalsh((H + H.T) / 2)
+    found = hessian.eigenvalues(network, x, "BE", 2)
+    torch.testing.assert_close(found, values[[0, -1]], rtol=1e-2, atol=1e-4)
+
+
 def test_scores_of_gradients_by_hand():
     network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     assert diagnose({"q": network}, torch.ones(1, 2), ["small_gradient_units", "gradient_spectrum"]) == {}
@@ -127,5 +201,8 @@ def test_figures_at_a_cap_are_shown_as_bounds():
     network, twice = nn.Linear(2, 1), torch.ones(4, 2)
     assert "at least " in str(report(network, twice, ["ntk_condition"]))
     assert "at least" not in str(report(network, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), ["ntk_condition"]))
+    narrow = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3))  # d f / d x has rank 2 of 3
+    text = str(report(narrow, torch.randn(5, 4), ["input_jacobian_condition"]))
+    assert f"at least {1 / (3 * torch.finfo(torch.float32).eps):.4g}" in text
     assert shown("hessian_epsilon_rank", float(hessian.RANK_CAP)) == f"at least {hessian.RANK_CAP}"
     assert shown("hessian_epsilon_rank", 3.0) == "3"

@@ -97,7 +97,7 @@ def test_what_is_no_number_is_nan(monkeypatch):
     monkeypatch.setitem(
         METRICS._entries, "own", Metric("own", "-", "-", "-", "-", "-", lambda probe: {"": None})
     )
-    with pytest.warns(RuntimeWarning, match="could not measure plasticity/own/net"):
+    with pytest.warns(RuntimeWarning, match=r"could not measure plasticity/own/net \(None is no number\)"):
         values = diagnose({"net": nn.Linear(2, 1)}, torch.randn(3, 2), ["own"])
     assert math.isnan(values["plasticity/own/net"])
 

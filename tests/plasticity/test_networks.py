@@ -78,7 +78,7 @@ def test_the_small_cnn_is_minatars():
 
 @pytest.mark.parametrize("isometry", ["soft", "projected", "hard"])
 def test_the_isometric_small_cnn_loses_nothing_before_it_shrinks(isometry, device):
-    spec = NetworkSpec(activation="maxmin", isometry=isometry)
+    spec = NetworkSpec(activation="maxmin", isometry=isometry, convolutions="patches")
     body = build_small_cnn((7, 10, 10), spec).double().to(device)
     x = torch.randn(7, 10, 10, dtype=torch.double, device=device)
     sigma = torch.linalg.svdvals(layer_jacobian(body[:3], x))  # patches, MaxMin, flattened
@@ -107,7 +107,9 @@ def test_a_body_can_be_asked_for_and_described():
     assert describe_body(image, NetworkSpec((8, 6), body="mlp")) == "MLP 6400-8-6 on flattened images"
     assert describe_body((4,), NetworkSpec((8,))) == "MLP 4-8"
     assert describe_body(image, NetworkSpec()) == "Nature CNN on 4 x 40 x 40"
-    assert describe_body(image, NetworkSpec(isometry="soft")) == "Nature CNN of patches on 4 x 40 x 40"
+    assert describe_body(image, NetworkSpec(isometry="soft")) == "Nature CNN on 4 x 40 x 40"
+    patches = NetworkSpec(isometry="soft", convolutions="patches")
+    assert describe_body(image, patches) == "Nature CNN of patches on 4 x 40 x 40"
     with pytest.raises(ValueError, match="small_cnn needs images, but observations have shape \\(4,\\)"):
         body_for((4,), NetworkSpec(body="small_cnn"))
     with pytest.raises(ValueError, match="at least 3 x 3, got 2 x 9"):
@@ -154,7 +156,9 @@ def test_isometry_holds_throughout_training(isometry, lr, device):
     if lr > 0.01 and isometry == "projected" and device.type == "cuda":
         pytest.skip("a GPU makes six iterations, too few for so large a step; see newton_schulz_")
     body = build_mlp(32, NetworkSpec((32, 64, 64), "maxmin", isometry=isometry)).to(device)
-    cnn = build_nature_cnn((2, 24, 24), NetworkSpec((), "maxmin", isometry=isometry), 64).to(device)
+    cnn = build_nature_cnn(
+        (2, 24, 24), NetworkSpec((), "maxmin", isometry=isometry, convolutions="patches"), 64
+    ).to(device)
     head, head2 = nn.Linear(64, 5).to(device), nn.Linear(64, 5).to(device)
     parameters = [*body.parameters(), *cnn.parameters(), *head.parameters(), *head2.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=lr)
@@ -196,7 +200,13 @@ def test_a_hard_relu_network_keeps_learning_new_targets():
 
 @pytest.mark.parametrize("isometry", ["soft", "projected", "hard"])
 def test_the_isometric_cnn_layer_by_layer(isometry, device):
-    body = build_nature_cnn((4, 12, 12), NetworkSpec((), "maxmin", isometry=isometry), 64).double().to(device)
+    body = (
+        build_nature_cnn(
+            (4, 12, 12), NetworkSpec((), "maxmin", isometry=isometry, convolutions="patches"), 64
+        )
+        .double()
+        .to(device)
+    )
     x = torch.rand(4, 12, 12, dtype=torch.double, device=device)
     for layer in body:
         sigma = torch.linalg.svdvals(layer_jacobian(layer, x))
@@ -215,7 +225,7 @@ def test_the_isometric_cnn_layer_by_layer(isometry, device):
 def test_the_isometric_cnn_is_1_lipschitz_for_any_image_size(channels, height, width):
     torch.manual_seed(0)
     body = build_nature_cnn(
-        (channels, height, width), NetworkSpec((), "maxmin", isometry="projected"), 16
+        (channels, height, width), NetworkSpec((), "maxmin", isometry="projected", convolutions="patches"), 16
     ).double()
     x, y = torch.rand(2, 8, channels, height, width, dtype=torch.double)
     with torch.no_grad():
@@ -235,7 +245,7 @@ def test_shift_and_orthogonal_mixes_make_an_overlapping_orthogonal_convolution()
 
 
 def test_the_isometric_cnn_is_patches_of_4_3_and_1_with_shifts_between():
-    body = build_nature_cnn((4, 84, 84), NetworkSpec((), "maxmin", isometry="soft"))
+    body = build_nature_cnn((4, 84, 84), NetworkSpec((), "maxmin", isometry="soft", convolutions="patches"))
     parts = [
         layer.step if isinstance(layer, Shift) else layer.kernel_size[0]
         for layer in body
@@ -261,8 +271,11 @@ def test_any_isometry_has_convolutions_of_both_kinds(body, isometry):
     assert [(layer.kernel_size[0], layer.stride[0]) for layer in layers] == geometry
     assert not any(isinstance(layer, Shift | PatchConv2d) for layer in overlapping)
     assert all(isinstance(layer, PatchConv2d) for layer in patches if isinstance(layer, nn.Conv2d))
-    expected = patches if isometry != "none" else overlapping
-    assert str(build_body(image, spec)) == str(expected)
+    assert str(build_body(image, spec)) == str(overlapping)
+    auto = build_body(
+        image, replace(spec, convolutions="auto")
+    )  # what earlier versions made, as saved runs have it
+    assert str(auto) == str(overlapping if isometry == "none" else patches)
     if isometry == "none":
         return
     for layer in layers:
@@ -423,5 +436,8 @@ def test_small_images_are_refused_with_a_way_out():
     with pytest.raises(ValueError, match="at least 36 x 36, got 10 x 10"):
         build_nature_cnn((4, 10, 10), NetworkSpec())
     assert (
-        build_nature_cnn((4, 10, 10), NetworkSpec(activation="maxmin", isometry="soft")).out_features == 512
+        build_nature_cnn(
+            (4, 10, 10), NetworkSpec(activation="maxmin", isometry="soft", convolutions="patches")
+        ).out_features
+        == 512
     )

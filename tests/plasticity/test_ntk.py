@@ -1,6 +1,9 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from isorl.plasticity import NetworkSpec, build_mlp, build_nature_cnn, empirical_ntk
 
@@ -77,6 +80,95 @@ def test_a_layer_used_twice_and_positions():
     network = Twice().double()
     x = torch.randn(3, 5, 4, dtype=torch.double)
     torch.testing.assert_close(empirical_ntk(network, x), by_autograd(network, x))
+
+
+class Calls(nn.Module):
+    """A network with a forward pass of its own."""
+
+    def __init__(self, forward, *modules):
+        super().__init__()
+        self.m, self.call = nn.ModuleList(modules), forward
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+def test_samples_that_are_exchanged_on_the_way_are_not_taken_for_one_another():
+    def forward(self, x):
+        return self.m[1](self.m[0](x.flip(0)).flip(0).tanh()) + self.m[2](x)
+
+    network = Calls(forward, nn.Linear(4, 6), nn.Linear(6, 1), nn.Linear(4, 1)).double()
+    x = torch.randn(2, 4, dtype=torch.double)
+    torch.testing.assert_close(empirical_ntk(network, x), by_autograd(network, x))
+
+
+def test_a_layer_that_reads_one_row_for_all_samples_is_no_layer_of_samples():
+    network = Calls(
+        lambda self, x: self.m[2](self.m[0](x) * self.m[1](self.row)),
+        nn.Linear(4, 6), nn.Linear(5, 6), nn.Linear(6, 2),
+    ).double()  # fmt: skip
+    network.row = torch.randn(5, dtype=torch.double)  # as many numbers as there are samples
+    x = torch.randn(5, 4, dtype=torch.double)
+    torch.testing.assert_close(empirical_ntk(network, x), by_autograd(network, x))
+
+
+def test_a_body_without_gradients_has_no_part_in_the_kernel():
+    def forward(self, x):
+        with torch.no_grad():
+            h = self.m[0](x)
+        return self.m[1](h)
+
+    body = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.ReLU())
+    network = Calls(forward, body, nn.Linear(6, 2)).double()
+    x = torch.randn(5, 4, dtype=torch.double)
+    h = body(x).detach()
+    expected = torch.kron(h @ h.T + 1, torch.eye(2, dtype=torch.double))
+    torch.testing.assert_close(empirical_ntk(network, x), expected)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_have_their_kernel_or_none(reentrant):
+    network = Calls(
+        lambda self, x: self.m[1](checkpoint(self.m[0], x, use_reentrant=reentrant)),
+        nn.Sequential(nn.Linear(4, 6), nn.Tanh()), nn.Linear(6, 2),
+    ).double()  # fmt: skip
+    x = torch.randn(5, 4, dtype=torch.double)
+    if reentrant:
+        with pytest.raises(RuntimeError, match=r"incompatible with .grad\(\)"):
+            empirical_ntk(network, x)
+    else:
+        torch.testing.assert_close(empirical_ntk(network, x), by_autograd(network, x))
+
+
+def test_an_ensemble_in_one_pass():
+    members = [nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double() for _ in range(3)]
+    one_by_one = Calls(lambda self, x: sum(member(x) for member in self.m), *members)
+    names, weights = zip(*torch.func.stack_module_state(members)[0].items(), strict=True)
+
+    def forward(self, x):
+        def member(weights):
+            return torch.func.functional_call(self.m[0], dict(zip(names, weights, strict=True)), (x,))
+
+        return torch.vmap(member)([*self.stacked]).sum(0)
+
+    together = Calls(forward, copy.deepcopy(members[0]).requires_grad_(False))
+    together.stacked = nn.ParameterList(weight.detach() for weight in weights)
+    x = torch.randn(5, 4, dtype=torch.double)
+    torch.testing.assert_close(empirical_ntk(together, x), by_autograd(one_by_one, x))
+
+
+def test_hooks_on_gradients_do_nothing_to_the_kernel_and_stay():
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    x = torch.randn(5, 4, dtype=torch.double)
+    expected, calls = by_autograd(network, x), []
+    handle = network[0].weight.register_hook(lambda g: calls.append(1) or g * 0.1)
+    torch.testing.assert_close(empirical_ntk(network, x), expected)
+    assert not calls
+    network(x).sum().backward()
+    assert len(calls) == 1
+    handle.remove()
+    network(x).sum().backward()
+    assert len(calls) == 1
 
 
 def test_norms_with_and_without_affine_parameters():

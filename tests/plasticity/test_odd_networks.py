@@ -312,13 +312,13 @@ def test_a_layer_whose_activation_is_not_known_has_no_jacobian_and_no_units(netw
 
 
 def test_an_activation_that_mixes_units_is_refused_by_name():
-    with pytest.warns(RuntimeWarning, match="GLU mixes units"):
-        values = diagnose(
-            {"net": nn.Sequential(nn.Linear(4, 8), nn.GLU(), nn.Linear(4, 2))},
-            torch.randn(9, 4),
-            ["layer_jacobian_max"],
-        )
-    assert math.isnan(values["plasticity/layer_jacobian_max/net"])
+    network = nn.Sequential(nn.Linear(4, 8), nn.GLU(), nn.Linear(4, 6), nn.Identity(), nn.Linear(6, 2))
+    with pytest.warns(RuntimeWarning, match="no Jacobian of 0: GLU mixes units"):
+        values = diagnose({"net": network}, torch.randn(9, 4), ["layer_jacobian_max"])
+    W = network[2].weight.detach()
+    expected = torch.linalg.matrix_norm(W, 2).item()
+    assert values["plasticity/layer_jacobian_max/net"] == pytest.approx(expected, rel=1e-5)
+    assert "plasticity/layer_jacobian_max/net/linear1" not in values
 
 
 def test_an_activation_made_of_modules_is_one():

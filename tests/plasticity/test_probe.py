@@ -4,7 +4,7 @@ from torch import nn
 
 from isorl.plasticity import METRICS, NetworkSpec, build_mlp, diagnose
 from isorl.plasticity.diagnostics.probe import Probe, slopes
-from isorl.plasticity.diagnostics.record import record
+from isorl.plasticity.diagnostics.record import NotMeasurableError, record
 from isorl.plasticity.networks.activations import ACTIVATIONS, ELEMENTWISE
 
 
@@ -185,10 +185,10 @@ def test_compiled_modules_are_looked_through():
     assert len(Probe(Compiled(network), torch.randn(2, 3)).record.layers) == 2
 
 
-@pytest.mark.parametrize("batch", [torch.zeros(0, 3), torch.zeros(3), None, [1.0]], ids=str)
+@pytest.mark.parametrize("batch", [torch.zeros(0, 3), torch.zeros(3), torch.arange(3), None, [1.0]], ids=str)
 def test_a_batch_that_is_none(batch):
     with pytest.raises(ValueError, match="need a batch tensor"):
-        Probe(nn.Linear(3, 1), batch)
+        Probe(nn.Linear(3, 3), batch)
 
 
 def test_a_batch_that_is_not_finite():
@@ -196,8 +196,101 @@ def test_a_batch_that_is_not_finite():
         Probe(nn.Linear(3, 1), torch.full((2, 3), float("inf")))
 
 
-def test_integer_batches_are_converted():
-    assert Probe(nn.Linear(3, 1), torch.ones(2, 3, dtype=torch.uint8)).record.output.dtype == torch.float32
+class Calls(nn.Module):
+    """A network with a forward pass of its own."""
+
+    def __init__(self, forward, *modules):
+        super().__init__()
+        self.m, self.call = nn.ModuleList(modules), forward
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+@pytest.mark.parametrize(
+    ("network", "batch"),
+    [
+        (nn.Linear(3, 1), torch.ones(2, 3, dtype=torch.uint8)),
+        (nn.Linear(3, 1), torch.ones(2, 3, dtype=torch.double)),
+        (nn.Linear(3, 1).bfloat16(), torch.ones(2, 3)),
+    ],
+    ids=["integers", "double", "bfloat16"],
+)
+def test_batches_are_converted_where_the_network_takes_no_other(network, batch):
+    probe = Probe(network, batch)
+    assert probe.record.output.dtype == probe.batch.dtype == network.weight.dtype
+
+
+def scaled(self, x):
+    return self.m[0](x.float().flatten(1) / 255 if x.dtype == torch.uint8 else x.flatten(1))
+
+
+def parts(self, x):
+    return self.m[0](torch.cat((x.real, x.imag), 1))
+
+
+def one_hot(self, x):
+    return self.m[0](nn.functional.one_hot(x[:, 0], 5).float())
+
+
+def looked_up(self, x):
+    return self.m[0](torch.arange(300.0).reshape(60, 5)[x[:, 0]])
+
+
+def indexed(self, x):
+    return self.m[1](self.m[0](x[:, 0].long()))
+
+
+frozen = nn.Embedding.from_pretrained
+IMAGES = torch.full((3, 3, 2, 2), 51, dtype=torch.uint8)
+PAIR = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+TABLE = torch.arange(300.0).reshape(60, 5)
+ODD = torch.arange(300.0)[:, None] % 2
+INDICES = torch.tensor([[257.0], [3.0]])  # bfloat16 holds no 257
+
+
+@pytest.mark.parametrize(
+    ("network", "batch", "features"),
+    [
+        (Calls(scaled, nn.Linear(12, 2)), IMAGES, torch.full((3, 12), 0.2)),
+        (Calls(parts, nn.Linear(2, 2)), torch.view_as_complex(PAIR)[:, None], PAIR),
+        (Calls(one_hot, nn.Linear(5, 2)), torch.tensor([[4], [0]]), torch.eye(5)[[4, 0]]),
+        (Calls(looked_up, nn.Linear(5, 2)), torch.tensor([[2], [0]]), TABLE[[2, 0]]),
+        (Calls(indexed, frozen(ODD), nn.Linear(1, 2)).bfloat16(), INDICES, torch.ones(2, 1).bfloat16()),
+        (nn.Sequential(frozen(torch.eye(4)), nn.Linear(4, 2)), torch.tensor([3, 1]), torch.eye(4)[[3, 1]]),
+    ],
+    ids=["scaled by itself", "complex", "one-hot", "a table", "indices", "discrete observations"],
+)
+def test_a_batch_that_the_network_takes_is_left_as_it_is(network, batch, features):
+    probe = Probe(network, batch)
+    assert torch.equal(probe.batch, batch)
+    assert probe.batch.dtype == batch.dtype
+    torch.testing.assert_close(probe.record.features(), features)
+    assert probe.ntk_eigenvalues.mean() == pytest.approx(
+        (features.double().square().sum(1) + 1).mean().item(), rel=1e-2
+    )
+
+
+def test_by_complex_numbers_nothing_is_differentiated():
+    probe = Probe(Calls(parts, nn.Linear(2, 2)), torch.tensor([[1 + 2j], [3 - 1j]]))
+    with pytest.raises(NotMeasurableError, match="no real numbers"):
+        _ = probe.input_singular_values
+
+
+def test_a_sequence_in_place_of_the_batch_has_no_input_jacobian():
+    """Of an LSTM that takes the samples for the steps, the first sample depends on no other, the last on all."""
+    network = Calls(lambda self, x: self.m[1](self.m[0](x)[0].flatten(1)), nn.LSTM(4, 6), nn.Linear(18, 2))
+    with pytest.raises(NotMeasurableError, match="depend on other samples"):
+        _ = Probe(network, torch.randn(8, 3, 4)).input_singular_values
+
+
+def test_units_beyond_single_precision():
+    network = nn.Sequential(nn.Linear(3, 4), nn.Softplus(), nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        network[0].weight.zero_()
+        network[0].bias.fill_(-110.0)  # units of 1.7e-48
+    x = torch.ones(5, 3, dtype=torch.double)
+    assert diagnose({"net": network}, x, ["dormant_units"])["plasticity/dormant_units/net"] == 0
 
 
 def test_a_network_of_several_outputs_is_refused():
