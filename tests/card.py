@@ -2,7 +2,7 @@
 
 What mixes them with the processor's fails as it would on a GPU, so that a forgotten `.to(device)` is found on any
 machine. The numbers are the processor's, to the bit. It stands on torch's device for backends written in Python; a
-process that has it has it until its end, at no cost to other tensors.
+process that has it has it until its end, and can no longer be forked once it has computed a gradient.
 """
 
 from typing import Any
