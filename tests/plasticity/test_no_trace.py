@@ -86,9 +86,11 @@ def test_what_a_forward_pass_writes_is_taken_back(graph):
 def test_buffers_that_a_graph_of_the_user_holds_stay_of_use():
     network = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)).eval()
     x = torch.randn(8, 4)
+    (expected,) = torch.autograd.grad(network(x).sum(), network[0].weight)
     loss = network(x).sum()
     diagnose({"n": network}, x)
     loss.backward()
+    assert torch.equal(network[0].weight.grad, expected)
 
 
 def test_backward_hooks_are_no_part_of_the_network():
