@@ -52,9 +52,8 @@ class ContinualDQN(Continual, Fast, DQN):
         ):
             self.replay_buffer_class = CountedReplay
         super()._setup_model()
-        if self.learning_starts != getattr(
-            self, "_moved_to", None
-        ):  # else loaded, with what a switch has made of it
+        # what is loaded may be what a switch has made of it; the warm-up is loaded, too
+        if self.learning_starts != getattr(self, "_moved_to", None):
             self.warmup = self.learning_starts
         self._last_loss: Tensor | None = None
 
@@ -66,10 +65,8 @@ class ContinualDQN(Continual, Fast, DQN):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if reset_num_timesteps:
-            self.learning_starts = (
-                self.warmup
-            )  # a switch may have moved it along the steps that are counted anew
+        if reset_num_timesteps:  # a switch may have moved it along the steps that are counted anew
+            self.learning_starts = self.warmup
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def _choose_fast_parts(self) -> None:

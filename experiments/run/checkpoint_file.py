@@ -40,6 +40,8 @@ def _readable(value: Any) -> bytes | None:
     file = io.BytesIO()
     try:
         torch.save(value, file)
+    except MemoryError:
+        raise
     except Exception:  # whatever pickle meets in objects of others
         return None
     file.seek(0)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from hypothesis import settings
+from torch import nn
 
 settings.register_profile("suite", derandomize=True, max_examples=15, deadline=None, database=None)
 settings.load_profile("suite")
@@ -14,3 +15,14 @@ def _seed():
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
     return torch.device(request.param)
+
+
+class Calls(nn.Module):
+    """A network with a forward pass of its own."""
+
+    def __init__(self, forward, *modules):
+        super().__init__()
+        self.m, self.call = nn.ModuleList(modules), forward
+
+    def forward(self, x):
+        return self.call(self, x)

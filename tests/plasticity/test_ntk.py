@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from isorl.plasticity import NetworkSpec, build_mlp, build_nature_cnn, empirical_ntk
+from tests.plasticity.conftest import Calls
 
 
 def by_autograd(network, x):
@@ -80,17 +81,6 @@ def test_a_layer_used_twice_and_positions():
     network = Twice().double()
     x = torch.randn(3, 5, 4, dtype=torch.double)
     torch.testing.assert_close(empirical_ntk(network, x), by_autograd(network, x))
-
-
-class Calls(nn.Module):
-    """A network with a forward pass of its own."""
-
-    def __init__(self, forward, *modules):
-        super().__init__()
-        self.m, self.call = nn.ModuleList(modules), forward
-
-    def forward(self, x):
-        return self.call(self, x)
 
 
 def test_samples_that_are_exchanged_on_the_way_are_not_taken_for_one_another():

@@ -6,6 +6,7 @@ from isorl.plasticity import METRICS, NetworkSpec, build_mlp, diagnose
 from isorl.plasticity.diagnostics.probe import Probe, slopes
 from isorl.plasticity.diagnostics.record import NotMeasurableError, record
 from isorl.plasticity.networks.activations import ACTIVATIONS, ELEMENTWISE
+from tests.plasticity.conftest import Calls
 
 
 def state_of(network):
@@ -194,17 +195,6 @@ def test_a_batch_that_is_none(batch):
 def test_a_batch_that_is_not_finite():
     with pytest.raises(ValueError, match="not finite"):
         Probe(nn.Linear(3, 1), torch.full((2, 3), float("inf")))
-
-
-class Calls(nn.Module):
-    """A network with a forward pass of its own."""
-
-    def __init__(self, forward, *modules):
-        super().__init__()
-        self.m, self.call = nn.ModuleList(modules), forward
-
-    def forward(self, x):
-        return self.call(self, x)
 
 
 @pytest.mark.parametrize(
